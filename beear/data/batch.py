@@ -1,0 +1,71 @@
+"""Tensors of one batch.
+
+Legend: B rows, P prompt tokens (left-padded, so the prompt's tail is the same columns in every row),
+R answer tokens (right-padded), T whole-conversation tokens (right-padded).
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class _Movable:
+    def to(self, device: torch.device | str) -> Self:
+        """Return the same batch with every tensor on ``device``."""
+        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
+        return replace(self, **moved)
+
+
+@dataclass
+class DefenseBatch(_Movable):
+    """Requests with a safe and an unwanted answer each.
+
+    ``*_ids`` are int64, ``*_mask`` bool (True: a real token), ``*_labelled`` bool (True: counts in the loss),
+    ``*_differs`` bool (labelled and outside the answers' common start and end; never all False in a row).
+    ``user_end`` [B] is the number of template tokens between the user text's end and the prompt's end.
+    ``global_rows`` is the number of rows in the global batch, over which losses are averaged.
+    """
+
+    prompt_ids: Tensor  # [B, P]
+    prompt_mask: Tensor  # [B, P]
+    user_end: Tensor  # [B]
+    safe_ids: Tensor  # [B, Rs]
+    safe_mask: Tensor  # [B, Rs]
+    safe_labelled: Tensor  # [B, Rs]
+    safe_differs: Tensor  # [B, Rs]
+    unwanted_ids: Tensor  # [B, Rh]
+    unwanted_mask: Tensor  # [B, Rh]
+    unwanted_labelled: Tensor  # [B, Rh]
+    unwanted_differs: Tensor  # [B, Rh]
+    global_rows: int
+
+    @property
+    def rows(self) -> int:
+        """Rows held here (this worker's share of ``global_rows``)."""
+        return self.prompt_ids.shape[0]
+
+
+@dataclass
+class TextBatch(_Movable):
+    """Whole conversations; ``labelled`` marks the assistant tokens that count in the loss."""
+
+    ids: Tensor  # [B, T]
+    mask: Tensor  # [B, T]
+    labelled: Tensor  # [B, T]
+    global_rows: int
+
+    @property
+    def rows(self) -> int:
+        """Rows held here (this worker's share of ``global_rows``)."""
+        return self.ids.shape[0]
+
+
+@dataclass
+class OuterBatch:
+    """One removal step: defense rows under the perturbation, anchor rows (clean refusals mixed in) without it."""
+
+    defense: DefenseBatch
+    anchor: TextBatch

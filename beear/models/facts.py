@@ -1,0 +1,26 @@
+"""What is known of a checkpoint before any weight is read. Imports neither torch nor transformers."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Facts from config.json, safetensors headers and tokenizer files.
+
+    ``parameters`` counts the elements in the safetensors headers; ``source_dtype`` is the dtype most weights have
+    on disk; digests are sha256 hex over file contents (``weights``, ``tokenizer``, ``template``, ``config``).
+    """
+
+    path: str
+    architecture: str
+    model_type: str
+    layers: int
+    hidden_size: int
+    vocab_size: int
+    context: int
+    parameters: int
+    tied: bool
+    source_dtype: str
+    digests: dict[str, str] = field(default_factory=dict)
+    chat_template: str | None = None
+    base: str | None = None
