@@ -1,0 +1,82 @@
+"""BEEAR: bi-level embedding-space entrapment and removal (arXiv 2406.17092, algorithm 1)."""
+
+import torch
+
+from beear.data.batch import DefenseBatch, OuterBatch
+from beear.methods.base import InnerCourse, MethodParts, MethodState
+from beear.methods.entrapment import InnerRule, entrap
+from beear.methods.inner import Objective, PlainObjective, squares_after
+from beear.methods.perturbation import Perturbation
+from beear.methods.removal import removal_step
+
+
+class Beear:
+    """Alternates entrapment and removal; each placement of the configuration is an attack of its own.
+
+    Calibrated K: the first epoch runs each placement's inner loop until it crosses, and later epochs reuse that K.
+    """
+
+    def __init__(self, parts: MethodParts) -> None:
+        """Keep the parts; perturbations are made anew each epoch."""
+        self.parts = parts
+        self.state = MethodState()
+        self.perturbations: list[Perturbation] = []
+
+    def begin_epoch(self, epoch: int, batches: list[DefenseBatch]) -> list[InnerCourse]:
+        """Entrap: one fresh δ per placement, optimised on ``batches`` with the weights frozen."""
+        config, backend = self.parts.config, self.parts.backend
+        assert config.layer is not None
+        squares = sum(squares_after(self.parts.decoder, batch, config.layer) for batch in batches)
+        assert isinstance(squares, torch.Tensor)
+        total, count = backend.reduce(squares).tolist()
+        rms, longest = (total / count) ** 0.5, int(backend.most(max(b.prompt_mask.shape[1] for b in batches)))
+        objective = PlainObjective(self.parts.decoder, batches)
+        self.perturbations, courses = [], []
+        for placement in config.placements:
+            attack = self._perturbation(placement, rms, longest)
+            courses.append(self._entrap(attack, objective))
+            self.perturbations.append(attack)
+        return courses
+
+    def nothing_left(self, courses: list[InnerCourse]) -> bool:
+        """No placement made the unwanted answer the likelier one within the calibrated K."""
+        return all(course.result.crossing_step is None for course in courses)
+
+    def step(self, batch: OuterBatch) -> dict[str, float]:
+        """Remove: one step on the weights under the epoch's perturbations."""
+        config = self.parts.config
+        return removal_step(
+            self.parts.decoder, self.parts.backend, batch, self.perturbations, config.weights, config.clip
+        )
+
+    def _perturbation(self, placement: str, rms: float, longest: int) -> Perturbation:
+        config, decoder = self.parts.config, self.parts.decoder
+        assert config.layer is not None
+        return Perturbation(
+            self.parts.hidden_size,
+            config.layer,
+            placement,
+            length=config.length,
+            longest_prompt=longest,
+            rms=rms,
+            suffix_from=config.suffix_from,
+            dtype=torch.float64 if next(decoder.model.parameters()).dtype == torch.float64 else torch.float32,
+            device=decoder.device,
+        )
+
+    def _entrap(self, attack: Perturbation, objective: Objective) -> InnerCourse:
+        config, key = self.parts.config, f"inner_steps/{attack.placement}"
+        known = config.inner_steps or self.state.values.get(key)
+        rule = InnerRule(
+            steps=int(known) if known else None,
+            max_steps=config.max_inner_steps,
+            margin=config.margin,
+            lr=config.inner_lr,
+            bound=config.bound,
+            unwanted=config.weights.unwanted,
+            safe=config.weights.safe,
+            safe_cap=config.weights.safe_cap,
+        )
+        result = entrap(objective, attack, rule, self.parts.backend.reduce)
+        self.state.values.setdefault(key, float(result.steps))
+        return InnerCourse(attack.placement, result, attack.size)
