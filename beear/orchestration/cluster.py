@@ -1,0 +1,114 @@
+"""Connecting to Ray, and refusing at once a plan that the cluster cannot hold."""
+
+import logging
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+
+from beear.config.schema import ParallelConfig
+from beear.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run asks of the cluster: workers with their share each, and a share kept for Ray Data."""
+
+    workers: int
+    cpus_per_worker: float
+    gpus_per_worker: float
+    data_cpus: float
+
+    @property
+    def cpus(self) -> float:
+        """CPUs in all."""
+        return self.workers * self.cpus_per_worker + self.data_cpus
+
+    @property
+    def gpus(self) -> float:
+        """GPUs in all."""
+        return self.workers * self.gpus_per_worker
+
+    def sentence(self) -> str:
+        """Say the plan in one line."""
+        return (
+            f"{self.workers} worker(s) with {self.cpus_per_worker:g} CPU and {self.gpus_per_worker:g} GPU each, "
+            f"{self.data_cpus:g} CPU for data: {self.cpus:g} CPU and {self.gpus:g} GPU in all"
+        )
+
+
+def connect(parallel: ParallelConfig, verbose: bool) -> None:
+    """Join the configured cluster, the job's own, or start a local one.
+
+    Raises:
+        UserError: the address does not answer.
+    """
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    address = parallel.address or os.environ.get("RAY_ADDRESS")
+    level = logging.INFO if verbose else logging.ERROR
+    try:
+        ray.init(
+            address=address or "local",
+            include_dashboard=False if address is None else None,
+            log_to_driver=verbose,
+            logging_level=level,
+            configure_logging=True,
+            runtime_env=_environment(),
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        if address is None:
+            raise
+        raise UserError(f"parallel.address {address}: no Ray cluster answers there ({error})") from error
+    for name in ("ray", "ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(level)
+    _quiet_data()
+
+
+def plan_for(parallel: ParallelConfig) -> Plan:
+    """Return the plan, with a GPU each where the cluster has any and the configuration does not say."""
+    gpus = parallel.gpus_per_worker
+    if gpus is None:
+        gpus = 1.0 if ray.cluster_resources().get("GPU", 0) > 0 else 0.0
+    return Plan(parallel.workers, parallel.cpus_per_worker, gpus, parallel.data_cpus)
+
+
+def check_resources(plan: Plan) -> None:
+    """Compare the plan with the cluster.
+
+    Raises:
+        UserError: the cluster is too small; the sentence names what is missing.
+    """
+    there = ray.cluster_resources()
+    missing = [
+        f"{need - there.get(name, 0.0):g} more {name} (it has {there.get(name, 0.0):g}, the plan needs {need:g})"
+        for name, need in (("CPU", plan.cpus), ("GPU", plan.gpus))
+        if need > there.get(name, 0.0) + 1e-9
+    ]
+    if missing:
+        raise UserError(
+            f"the cluster is too small for {plan.sentence()}: {' and '.join(missing)}; "
+            "lower parallel.workers, parallel.cpus_per_worker or parallel.data_cpus, or add nodes"
+        )
+
+
+def _environment() -> dict[str, object]:
+    threads = os.environ.get("OMP_NUM_THREADS", "1")
+    variables = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
+    for name in ("BEEAR_CACHE", "HF_HUB_OFFLINE"):
+        if name in os.environ:
+            variables[name] = os.environ[name]
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
+    return {"env_vars": variables}
+
+
+def _quiet_data() -> None:
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
