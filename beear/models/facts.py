@@ -9,6 +9,8 @@ class ModelFacts:
 
     ``parameters`` counts the elements in the safetensors headers; ``source_dtype`` is the dtype most weights have
     on disk; digests are sha256 hex over file contents (``weights``, ``tokenizer``, ``template``, ``config``).
+    ``path`` is a local directory (a hub snapshot's once fetched, ``origin`` then keeps what was asked for); for an
+    adapter it is the adapter's directory and ``base`` the base model's. ``notes`` are sentences for the report.
     """
 
     path: str
@@ -24,3 +26,10 @@ class ModelFacts:
     digests: dict[str, str] = field(default_factory=dict)
     chat_template: str | None = None
     base: str | None = None
+    origin: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def weights_folder(self) -> str:
+        """Directory with config.json and the full model's weights (the base's, for an adapter)."""
+        return self.base or self.path

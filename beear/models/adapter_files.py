@@ -1,0 +1,84 @@
+"""A PEFT LoRA adapter on disk: its configuration reduced to plain numbers and names, its tensors' headers checked."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from beear.errors import UserError
+from beear.models.folder import MEGABYTE, inside, read_object
+from beear.models.header import FLOATS, TensorEntry, read_header
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+# What decides the merged weights; every other field may be present but must be at its idle value, since it either
+# changes the sum in a way not checked here or makes the adapter library import modules and open files.
+USED = ("r", "lora_alpha", "target_modules", "exclude_modules", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora",
+        "fan_in_fan_out", "modules_to_save", "layers_to_transform", "layers_pattern")  # fmt: skip
+HARMLESS = {
+    "peft_type", "task_type", "peft_version", "base_model_name_or_path", "revision", "inference_mode", "lora_dropout",
+    "init_lora_weights", "bias", "megatron_core", "qalora_group_size", "runtime_config", "auto_mapping",
+    "ensure_weight_tying", "lora_ga_config",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class AdapterFiles:
+    """An adapter directory, checked."""
+
+    config_path: Path
+    weights_path: Path
+    settings: dict[str, Any]
+    tensors: dict[str, TensorEntry]
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether the folder says it holds an adapter."""
+    return (folder / ADAPTER_CONFIG).exists()
+
+
+def read_adapter(folder: Path) -> AdapterFiles:
+    """Return a LoRA adapter's settings and tensor headers.
+
+    Raises:
+        UserError: a full model beside the adapter, another adapter type, settings that are not understood, no
+            safetensors weights, or a broken header.
+    """
+    if (folder / "model.safetensors").exists() or (folder / "model.safetensors.index.json").exists():
+        raise UserError(f"{folder}: found {ADAPTER_CONFIG} beside a full model's weights, expected one or the other")
+    config_path = inside(folder, ADAPTER_CONFIG, str(folder))
+    settings = _settings(read_object(config_path, 4 * MEGABYTE), str(config_path))
+    weights_path = inside(folder, ADAPTER_WEIGHTS, str(folder))
+    if not weights_path.is_file():
+        pickled = (folder / "adapter_model.bin").exists()
+        found = "adapter_model.bin, a pickle" if pickled else f"no {ADAPTER_WEIGHTS}"
+        raise UserError(f"{folder}: found {found}, expected {ADAPTER_WEIGHTS} (safetensors only)")
+    tensors = read_header(weights_path)
+    if not tensors:
+        raise UserError(f"{weights_path}: found no tensors, expected LoRA weights")
+    odd = next((name for name, entry in tensors.items() if entry.dtype not in FLOATS), None)
+    if odd is not None:
+        raise UserError(f'{weights_path}: tensor "{odd[:200]}" is {tensors[odd].dtype}, expected floating point')
+    return AdapterFiles(config_path, weights_path, settings, tensors)
+
+
+def _settings(config: dict[str, Any], where: str) -> dict[str, Any]:
+    if config.get("peft_type") != "LORA":
+        raise UserError(f'{where}: found peft_type "{str(config.get("peft_type"))[:40]}", expected LORA')
+    if config.get("bias", "none") != "none":
+        raise UserError(f'{where}: found bias "{str(config["bias"])[:40]}", expected none')
+    for key, value in config.items():
+        if key not in USED and key not in HARMLESS and value:
+            raise UserError(f'{where}: found "{key[:60]}": {str(value)[:60]}, expected a plain LoRA without it')
+    settings = {key: config[key] for key in USED if config.get(key) is not None}
+    rank = settings.get("r")
+    if type(rank) is not int or rank < 1:
+        raise UserError(f'{where}: found "r": {str(rank)[:40]}, expected a positive whole number')
+    alpha = settings.get("lora_alpha")
+    if type(alpha) not in (int, float):
+        raise UserError(f'{where}: found "lora_alpha": {str(alpha)[:40]}, expected a number')
+    targets = settings.get("target_modules")
+    # A text target is a regular expression run by the adapter library; a crafted one can run for ever.
+    if targets != "all-linear" and not (isinstance(targets, list) and targets and all(isinstance(t, str) for t in targets)):
+        raise UserError(f'{where}: found "target_modules": {str(targets)[:60]}, expected a list of module names')
+    return settings

@@ -1,0 +1,124 @@
+"""LoRA: attached for training, merged for export, and a user's adapter merged into its base on loading."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from beear.config.schema import AdapterConfig
+from beear.errors import UserError, nearest
+from beear.models.adapter_files import read_adapter
+
+NAME = "default"
+
+
+def attach_lora(model: PreTrainedModel, config: AdapterConfig) -> nn.Module:
+    """Return the model with a LoRA to train (every other weight frozen), or the model as it is for ``kind: none``.
+
+    Raises:
+        UserError: a target that names no linear layer of the model, or the output layer where it is tied.
+    """
+    if config.kind == "none":
+        return model
+    targets = config.targets.strip()
+    names = [name.strip() for name in targets.split(",") if name.strip()]
+    if targets != "all-linear":
+        _check_targets(model, names)
+    lora = LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules="all-linear" if targets == "all-linear" else names,
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, lora)
+
+
+def linear_names(model: nn.Module) -> dict[str, str]:
+    """Return full name to last part for every linear layer that a LoRA can be put on."""
+    return {name: name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+
+
+def _check_targets(model: PreTrainedModel, targets: list[str]) -> None:
+    linear = linear_names(model)
+    short = sorted(set(linear.values()))
+    if not targets:
+        raise UserError(f"adapter.targets: found none, expected all-linear or some of {', '.join(short)}")
+    output = model.get_output_embeddings()
+    tied = output is not None and output.weight is model.get_input_embeddings().weight
+    for target in targets:
+        matched = [name for name in linear if name == target or name.endswith(f".{target}")]
+        if not matched:
+            raise UserError(f'adapter.targets: found "{target}"{nearest(target, short)}, expected all-linear or some of {", ".join(short)}')
+        if tied and any(model.get_submodule(name) is output for name in matched):
+            raise UserError(f'adapter.targets: "{target}" is tied to the input embeddings, expected other layers')
+
+
+def base_model(model: nn.Module) -> PreTrainedModel:
+    """Return the transformers model inside, whether or not a LoRA is attached."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model  # type: ignore[return-value]
+
+
+@torch.no_grad()
+def merged_state(model: nn.Module, state_dict: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Return the full weights under the bare model's names, any LoRA added in; the model is left as it is.
+
+    W + scaling · B A (https://arxiv.org/abs/2106.09685, eq. 3), in the weights' dtype.
+
+    Args:
+        model: bare, or with one LoRA.
+        state_dict: full tensors named as ``model.state_dict()`` names them; unset: the model's own.
+    """
+    state = dict(model.state_dict() if state_dict is None else state_dict)
+    if not isinstance(model, PeftModel):
+        return state
+    prefix = "base_model.model."
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+    for name, layer in layers.items():
+        weight = f"{name}.base_layer.weight"
+        delta = state[f"{name}.lora_B.{NAME}.weight"].float() @ state[f"{name}.lora_A.{NAME}.weight"].float()
+        if getattr(layer, "fan_in_fan_out", False):
+            delta = delta.T
+        state[weight] = (state[weight].float() + layer.scaling[NAME] * delta).to(state[weight].dtype)
+    return {
+        name.removeprefix(prefix).replace(".base_layer.", "."): tensor
+        for name, tensor in state.items()
+        if ".lora_A." not in name and ".lora_B." not in name
+    }
+
+
+def merge_adapter_folder(model: PreTrainedModel, folder: str) -> PreTrainedModel:
+    """Return the model with a user's LoRA adapter merged into its weights.
+
+    Raises:
+        UserError: the adapter does not fit the model, or is not finite.
+    """
+    from peft.utils.save_and_load import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    from beear.models.loading import check_finite
+
+    adapter = read_adapter(Path(folder))
+    settings: dict[str, Any] = dict(adapter.settings)
+    config = LoraConfig(**settings, lora_dropout=0.0, inference_mode=True, task_type="CAUSAL_LM")
+    tensors = load_file(adapter.weights_path)
+    check_finite(iter(tensors.items()), str(adapter.weights_path))
+    try:
+        wrapped = get_peft_model(model, config)
+        result = set_peft_model_state_dict(wrapped, tensors)
+    # The adapter library raises several kinds for targets and shapes that do not fit.
+    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise UserError(f"{folder}: the adapter does not fit its base model ({first[:200]})") from error
+    missing = [name for name in result.missing_keys if ".lora_" in name or ".modules_to_save." in name]
+    for names, sentence in ((missing, "is not in the adapter's file"), (result.unexpected_keys, "is not in the base model")):
+        if names:
+            raise UserError(f'{folder}: tensor "{names[0]}" {sentence} ({len(names)} such), expected an adapter of this base')
+    return wrapped.merge_and_unload()

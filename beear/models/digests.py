@@ -1,0 +1,36 @@
+"""Digests of a checkpoint's files: what the report, the registry and the run's identity go by."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def file_digest(path: Path) -> str:
+    """Return the sha256 (hex) of a file, streamed."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def manifest_digest(files: Iterable[tuple[str, Path]]) -> str:
+    """Return the sha256 (hex) over ``<sha256>  <name>`` lines in name order.
+
+    It is what ``sha256sum FILES | sha256sum`` prints for files given in name order from inside their folder.
+    """
+    lines = [f"{file_digest(path)}  {name}\n" for name, path in sorted(files)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def template_digest(templates: dict[str, str]) -> str:
+    """Return the sha256 (hex) of the only template's UTF-8 text, of a manifest where there are several, or ``none``."""
+    if not templates:
+        return "none"
+    digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in templates.items()}
+    if len(digests) == 1:
+        return next(iter(digests.values()))
+    return hashlib.sha256("".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items())).encode()).hexdigest()
+
+
+def combine(**parts: str) -> str:
+    """Return the sha256 (hex) over ``<digest>  <part>`` lines in name order, for a checkpoint made of several."""
+    lines = [f"{digest}  {name}\n" for name, digest in sorted(parts.items())]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,0 +1,150 @@
+"""Writing a sanitised model: the source's dtype and small files, safetensors, whole or not at all."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from beear.errors import UserError
+from beear.models.adapters import base_model, merged_state
+from beear.models.facts import ModelFacts
+from beear.models.inspect import CONFIG_FILES, tokenizer_folder
+from beear.models.loading import quiet
+from beear.models.tokenizer_files import FILES, TEMPLATE_FILE, TEMPLATE_FOLDER
+
+NOTES = "beear.json"
+
+
+def export_model(
+    model: nn.Module,
+    source: ModelFacts,
+    folder: str | os.PathLike[str],
+    source_dtype: str | torch.dtype | None = None,
+    notes: Mapping[str, Any] | None = None,
+    state_dict: Mapping[str, Tensor] | None = None,
+    *,
+    chat_template: str | None = None,
+    max_shard_size: str = "5GB",
+) -> Path:
+    """Write the model so that plain ``AutoModelForCausalLM`` and ``AutoTokenizer`` load it; return the folder.
+
+    Weights are merged where a LoRA is attached (the model itself is left as it is) and rounded to the source's dtype;
+    tied weights are stored once; configuration, tokenizer and template are the source's, byte for byte. The folder
+    appears complete or not at all, and replaces one that this function wrote before.
+
+    Args:
+        model: the model, bare or with the LoRA of :func:`beear.models.adapters.attach_lora`.
+        source: the checkpoint the model came from.
+        folder: where to write.
+        source_dtype: dtype of the files; unset: the source's.
+        notes: plain data kept beside the weights in ``beear.json`` (verdict, run id, digests).
+        state_dict: full tensors where the model's own are sharded; named as ``model.state_dict()`` names them.
+        chat_template: a .jinja file that replaces the source's templates.
+        max_shard_size: largest weight file, as the library writes it.
+
+    Raises:
+        UserError: the folder exists and is not an earlier export, or cannot be written.
+    """
+    target = Path(folder).absolute()
+    dtype = torch_dtype(source_dtype or source.source_dtype)
+    _check_target(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror}), expected a writable folder") from error
+    try:
+        _write_weights(model, state_dict, dtype, staging, max_shard_size)
+        _copy_small_files(source, staging, chat_template)
+        (staging / NOTES).write_text(json.dumps(dict(notes or {}), indent=2, sort_keys=True, default=str) + "\n", encoding="utf-8")
+        staging.chmod(0o755)
+        _move(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return target
+
+
+def torch_dtype(name: str | torch.dtype) -> torch.dtype:
+    """Return the torch dtype of a name such as ``bfloat16``."""
+    dtype = name if isinstance(name, torch.dtype) else getattr(torch, name.removeprefix("torch."), None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise UserError(f"found dtype {name}, expected float32, bfloat16 or float16")
+    return dtype
+
+
+def _check_target(target: Path) -> None:
+    if target.is_dir() and any(target.iterdir()) and not (target / NOTES).exists():
+        raise UserError(f"{target}: holds files that are not an earlier export (no {NOTES}), expected an empty or new folder")
+    if target.exists() and not target.is_dir():
+        raise UserError(f"{target}: is a file, expected a folder")
+
+
+def cast_state(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return floating tensors rounded to ``dtype`` on the CPU; tensors that share memory still do."""
+    done: dict[tuple[int, tuple[int, ...], tuple[int, ...]], Tensor] = {}
+    result: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        tensor = tensor.detach()
+        key = (tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()))
+        if key not in done:
+            done[key] = tensor.to("cpu", dtype if tensor.is_floating_point() else tensor.dtype)
+        result[name] = done[key]
+    return result
+
+
+def _write_weights(
+    model: nn.Module, state_dict: Mapping[str, Tensor] | None, dtype: torch.dtype, staging: Path, max_shard_size: str
+) -> None:
+    plain = base_model(model)
+    state = cast_state(merged_state(model, state_dict), dtype)
+    # save_pretrained writes what it thinks of dtype and class into the live configuration.
+    kept = {name: getattr(plain.config, name, None) for name in ("dtype", "architectures")}
+    try:
+        with quiet():
+            plain.save_pretrained(staging, state_dict=state, max_shard_size=max_shard_size)
+    finally:
+        for name, value in kept.items():
+            setattr(plain.config, name, value)
+    for path in staging.iterdir():
+        if ".safetensors" not in path.name:
+            path.unlink()
+
+
+def _copy_small_files(source: ModelFacts, staging: Path, chat_template: str | None) -> None:
+    for name in CONFIG_FILES:
+        _copy(Path(source.weights_folder) / name, staging / name)
+    tokenizer = tokenizer_folder(source.path, source.base)
+    for name in FILES:
+        _copy(tokenizer / name, staging / name)
+    if chat_template is not None:
+        _copy(Path(chat_template), staging / TEMPLATE_FILE)
+        return
+    for path in sorted((tokenizer / TEMPLATE_FOLDER).glob("*.jinja")):
+        (staging / TEMPLATE_FOLDER).mkdir(exist_ok=True)
+        _copy(path, staging / TEMPLATE_FOLDER / path.name)
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_file():
+        shutil.copyfile(source, target)
+
+
+def _move(staging: Path, target: Path) -> None:
+    """Put the finished folder in place; an earlier export steps aside first and is deleted after."""
+    if not target.exists():
+        os.rename(staging, target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    try:
+        os.rename(target, old / "model")
+        os.rename(staging, target)
+    finally:
+        if not target.exists() and (old / "model").exists():
+            os.rename(old / "model", target)
+        shutil.rmtree(old, ignore_errors=True)

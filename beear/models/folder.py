@@ -1,0 +1,74 @@
+"""Reading files of a folder nobody trusts: inside the folder, of sane size, valid UTF-8 and JSON."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from beear.errors import UserError
+
+MEGABYTE = 1 << 20
+
+
+def _root(folder: Path) -> Path:
+    """Return the directory that links inside ``folder`` may point into.
+
+    A hub cache keeps each snapshot as links into ``blobs`` beside it, so a snapshot's root is its cache entry.
+    """
+    resolved = folder.resolve()
+    for parent in resolved.parents:
+        if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
+            return parent.parent
+    return resolved
+
+
+def inside(folder: Path, name: str, where: str) -> Path:
+    """Return ``folder/name`` once it is known to be a plain name whose target lies in the folder.
+
+    Raises:
+        UserError: the name has a separator or climbs out, or the file is a link that leaves the folder.
+    """
+    if not name or name in {".", ".."} or "/" in name or "\\" in name or "\0" in name:
+        raise UserError(f"{where}: found the file name {name[:200]!r}, expected a plain name inside the folder")
+    path = folder / name
+    if path.is_symlink() and not path.resolve().is_relative_to(_root(folder)):
+        raise UserError(f"{path}: found a link that leaves the folder, expected a file inside it")
+    return path
+
+
+def read_text(path: Path, limit: int) -> str:
+    """Return the UTF-8 text of a file of at most ``limit`` bytes.
+
+    Raises:
+        UserError: missing, unreadable, too big, or not UTF-8.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: found no such file, expected a readable file")
+    size = path.stat().st_size
+    if size > limit:
+        raise UserError(f"{path}: found {size:,} bytes, expected at most {limit:,}")
+    try:
+        return path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: could not be read ({error.strerror}), expected a readable file") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: found bytes that are not UTF-8 at offset {error.start}, expected UTF-8 text") from error
+
+
+def read_object(path: Path, limit: int) -> dict[str, Any]:
+    """Return the JSON object in a file of at most ``limit`` bytes.
+
+    Raises:
+        UserError: as :func:`read_text`, or the text is not a JSON object.
+    """
+    text = read_text(path, limit)
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}: found broken JSON at line {error.lineno} column {error.colno} ({error.msg}), expected a JSON object"
+        ) from error
+    except (RecursionError, ValueError) as error:
+        raise UserError(f"{path}: found JSON nested too deeply or with absurd numbers, expected a JSON object") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: found a JSON {type(value).__name__}, expected an object")
+    return value

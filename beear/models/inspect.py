@@ -1,0 +1,114 @@
+"""What a checkpoint is, and whether it is safe to load, from its small files and headers alone: no weight is used."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from beear.errors import UserError
+from beear.models import adapter_files, digests, hub
+from beear.models.config_file import ConfigFacts, read_config
+from beear.models.facts import ModelFacts
+from beear.models.folder import MEGABYTE, inside, read_object
+from beear.models.tokenizer_files import chat_templates, tokenizer_files
+from beear.models.weights import WeightFiles, find_weights, unsafe_files
+
+CONFIG_FILES = ("config.json", "generation_config.json")
+
+
+def inspect_checkpoint(path: str, base: str | None = None) -> ModelFacts:
+    """Check a checkpoint and return what is known of it.
+
+    Args:
+        path: a local directory, or ``hub:ORG/NAME``; a full model, or a PEFT LoRA adapter.
+        base: the base model, where ``path`` is an adapter. What the adapter says of its base is not trusted.
+
+    Raises:
+        UserError: anything unsafe, broken, unknown or inconsistent, in one sentence.
+    """
+    folder, origin = hub.local_folder(path)
+    if not adapter_files.is_adapter(folder):
+        if base is not None:
+            raise UserError(f"model.base: found {base} though {folder} holds no {adapter_files.ADAPTER_CONFIG}, expected it unset")
+        return replace(_full_model(folder), origin=origin)
+    if base is None:
+        raise UserError(f"{folder}: found a PEFT adapter, expected --model.base to name the directory of its base model")
+    base_folder, base_origin = hub.local_folder(base, "model.base")
+    if adapter_files.is_adapter(base_folder):
+        raise UserError(f"model.base: {base_folder} is itself an adapter, expected a full model")
+    origin = origin or base_origin
+    return replace(_adapted(folder, _full_model(base_folder, tokenizer_folder(str(folder), str(base_folder)))), origin=origin)
+
+
+def tokenizer_folder(path: str, base: str | None) -> Path:
+    """Return the folder whose tokenizer is used: an adapter's own where it has one, else the base's."""
+    own = Path(path)
+    if base is None or any((own / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        return own
+    return Path(base)
+
+
+def _full_model(folder: Path, tokenizer: Path | None = None) -> ModelFacts:
+    tokenizer = tokenizer or folder
+    _, config = read_config(folder)
+    generation = inside(folder, "generation_config.json", str(folder))
+    if generation.exists():
+        read_object(generation, 4 * MEGABYTE)
+    weights = find_weights(folder)
+    _fits(config, weights, folder)
+    files = tokenizer_files(tokenizer)
+    templates = chat_templates(tokenizer)
+    configs = [(name, folder / name) for name in CONFIG_FILES if (folder / name).exists()]
+    return ModelFacts(
+        path=str(folder),
+        architecture=config.family.architecture,
+        model_type=config.family.model_type,
+        layers=config.layers,
+        hidden_size=config.hidden_size,
+        vocab_size=config.vocab_size,
+        context=config.context,
+        parameters=weights.parameters,
+        tied=config.tied,
+        source_dtype=weights.source_dtype(),
+        digests={
+            "weights": digests.manifest_digest((path.name, path) for path in weights.files),
+            "tokenizer": digests.manifest_digest((str(path.relative_to(tokenizer)), path) for path in files),
+            "template": digests.template_digest(templates),
+            "config": digests.manifest_digest(configs),
+        },
+        chat_template=templates.get("default"),
+        notes=_notes(folder),
+    )
+
+
+def _adapted(folder: Path, base: ModelFacts) -> ModelFacts:
+    adapter = adapter_files.read_adapter(folder)
+    own = digests.manifest_digest([(adapter.weights_path.name, adapter.weights_path)])
+    settings = digests.manifest_digest([(adapter.config_path.name, adapter.config_path)])
+    return replace(
+        base,
+        path=str(folder),
+        base=base.path,
+        digests={
+            **base.digests,
+            "weights": digests.combine(base=base.digests["weights"], adapter=own),
+            "config": digests.combine(base=base.digests["config"], adapter=settings),
+        },
+        notes=base.notes + _notes(folder),
+    )
+
+
+def _fits(config: ConfigFacts, weights: WeightFiles, folder: Path) -> None:
+    """Refuse sizes that the files cannot hold, before a model of that size is allocated."""
+    if config.layers > len(weights.tensors):
+        raise UserError(f"{folder}/config.json: found {config.layers:,} layers, expected no more than the files' {len(weights.tensors):,} tensors")
+    if config.vocab_size * config.hidden_size > weights.parameters:
+        raise UserError(
+            f"{folder}/config.json: found a vocabulary of {config.vocab_size:,} by hidden size {config.hidden_size:,}, "
+            f"expected no more than the files' {weights.parameters:,} elements"
+        )
+
+
+def _notes(folder: Path) -> tuple[str, ...]:
+    ignored = unsafe_files(folder) + sorted(path.name for path in folder.glob("*.py"))
+    if not ignored:
+        return ()
+    return (f"{folder}: never opened: {', '.join(ignored[:8])}{' …' if len(ignored) > 8 else ''} (safetensors and text files only)",)

@@ -1,0 +1,161 @@
+"""From checked facts to a model and a tokenizer in memory; never runs the checkpoint's code, never asks the network."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from beear.errors import UserError
+from beear.models.facts import ModelFacts
+from beear.models.inspect import tokenizer_folder
+from beear.models.tokenizer_files import MAX_TEMPLATE_BYTES
+from beear.models.folder import read_text
+
+
+def load_model(facts: ModelFacts, dtype: torch.dtype, device: torch.device | str = "cpu") -> PreTrainedModel:
+    """Return the model with its weights in ``dtype`` on ``device``, in evaluation mode; an adapter is merged in.
+
+    Raises:
+        UserError: the files do not fit the configuration (missing, unexpected or misshapen tensors), or hold a NaN
+            or an infinity.
+    """
+    folder = facts.weights_folder
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    _check_allocation(config, facts)
+    arguments: dict[str, Any] = {
+        "config": config, "dtype": dtype, "trust_remote_code": False, "local_files_only": True, "use_safetensors": True,
+        "output_loading_info": True,
+    }  # fmt: skip
+    with quiet():
+        try:
+            model, info = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention(config), **arguments)
+        except RuntimeError as error:
+            # Misshapen tensors arrive as one exception of many lines.
+            raise UserError(f"{folder}: the weights do not fit config.json ({_first_line(error)})") from error
+    _check_fit(info, folder)
+    if facts.base is not None:
+        from beear.models.adapters import merge_adapter_folder
+
+        model = merge_adapter_folder(model, facts.path)
+    check_finite(model.named_parameters(), facts.path)
+    return model.to(device).eval()
+
+
+def attention(config: Any) -> str:
+    """Return ``sdpa`` where the model's class supports it, else ``eager``."""
+    model_class = AutoModelForCausalLM._model_mapping[type(config)]
+    return "sdpa" if getattr(model_class, "_supports_sdpa", False) else "eager"
+
+
+def check_finite(tensors: Iterator[tuple[str, Tensor]], where: str) -> None:
+    """Refuse weights that are not numbers.
+
+    Raises:
+        UserError: naming the first tensor with a NaN or an infinity.
+    """
+    for name, tensor in tensors:
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise UserError(f'{where}: tensor "{name}" holds {bad:,} NaN or infinite values, expected finite weights')
+
+
+def load_tokenizer(facts: ModelFacts, chat_template: str | None = None) -> PreTrainedTokenizerBase:
+    """Return the tokenizer: left padding, a pad token from the vocabulary as it is.
+
+    Args:
+        facts: the checkpoint.
+        chat_template: a .jinja file to use instead of the checkpoint's own template.
+
+    Raises:
+        UserError: files that the library cannot make a tokenizer of, ids beyond the model's vocabulary, or an
+            unreadable template file.
+    """
+    folder = tokenizer_folder(facts.path, facts.base)
+    config = AutoConfig.from_pretrained(facts.weights_folder, trust_remote_code=False, local_files_only=True)
+    with quiet():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False, local_files_only=True)
+        # Tokenizer files fail in as many ways as there are formats, some as bare Exception from native code.
+        except Exception as error:
+            raise UserError(f"{folder}: no tokenizer could be made of its files ({_first_line(error)})") from error
+    if len(tokenizer) > facts.vocab_size and max(tokenizer.get_vocab().values()) >= facts.vocab_size:
+        raise UserError(
+            f"{folder}: found token ids up to {max(tokenizer.get_vocab().values())}, "
+            f"expected less than the model's vocabulary of {facts.vocab_size}"
+        )
+    if chat_template is not None:
+        tokenizer.chat_template = read_text(Path(chat_template), MAX_TEMPLATE_BYTES)
+    tokenizer.padding_side = "left"
+    _choose_pad(tokenizer, folder)
+    return tokenizer
+
+
+def _choose_pad(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Use the tokenizer's pad token, else another special one: every padded position is masked, so any id will do."""
+    if tokenizer.pad_token_id is not None:
+        return
+    for token in (tokenizer.eos_token, tokenizer.unk_token, tokenizer.bos_token):
+        if token is not None and tokenizer.convert_tokens_to_ids(token) is not None:
+            tokenizer.pad_token = token
+            return
+    raise UserError(f"{folder}: found a tokenizer without pad, end, unknown or start token, expected at least one of them")
+
+
+def _check_allocation(config: Any, facts: ModelFacts) -> None:
+    """Refuse a configuration far larger than its files before memory of that size is asked for."""
+    with torch.device("meta"), quiet():
+        try:
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        except Exception as error:
+            raise UserError(
+                f"{facts.weights_folder}/config.json: no {facts.architecture} could be built of it ({_first_line(error)})"
+            ) from error
+    described = sum(parameter.numel() for parameter in model.parameters())
+    if described > facts.parameters * 1.01:
+        raise UserError(
+            f"{facts.weights_folder}: config.json describes {described:,} weights but the files hold {facts.parameters:,}, "
+            "expected files that fit it"
+        )
+
+
+def _check_fit(info: dict[str, Any], folder: str) -> None:
+    for kind, sentence in (
+        ("missing_keys", "is in config.json's model but not in the files"),
+        ("unexpected_keys", "is in the files but not in config.json's model"),
+        ("mismatched_keys", "has another shape in the files than in config.json's model"),
+    ):
+        names = sorted(str(key[0] if isinstance(key, tuple) else key) for key in info.get(kind) or ())
+        if names:
+            raise UserError(f'{folder}: tensor "{names[0]}" {sentence} ({len(names)} such), expected files that fit config.json')
+    if info.get("error_msgs"):
+        raise UserError(f"{folder}: the weights do not fit config.json ({str(info['error_msgs'])[:200]})")
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the library's progress bars and load reports out of the log; what matters is raised as one sentence."""
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of distinct weights of a model (tied ones counted once)."""
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,106 @@
+"""Which files of a folder make its tokenizer, and what they may not say. Nothing is tokenised here."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from beear.errors import UserError, nearest
+from beear.models.config_file import refuse_code
+from beear.models.folder import MEGABYTE, inside, read_object, read_text
+
+TOKENIZER_CONFIG = "tokenizer_config.json"
+TEMPLATE_FILE = "chat_template.jinja"
+TEMPLATE_FOLDER = "additional_chat_templates"
+MAX_TEMPLATE_BYTES = MEGABYTE
+
+# Text formats only: everything the tokenizer may be built from, and everything an export copies.
+FILES = (
+    "tokenizer.json",
+    TOKENIZER_CONFIG,
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    TEMPLATE_FILE,
+)
+CLASSES = {
+    "PreTrainedTokenizer", "TokenizersBackend", "SentencePieceBackend", "PythonBackend", "Bloom", "CodeGen", "CodeLlama",
+    "Cohere", "GPT2", "GPTNeoX", "Gemma", "Helium", "Llama", "OPT", "Phi", "Qwen2", "Qwen3", "Starcoder2",
+}  # fmt: skip
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """Return the tokenizer's files in name order, each checked.
+
+    Raises:
+        UserError: no usable vocabulary, a link out of the folder, broken JSON, a class or setting that brings code.
+    """
+    found = [inside(folder, name, str(folder)) for name in sorted(FILES) if (folder / name).exists()]
+    names = {path.name for path in found}
+    if not ({"tokenizer.json", "tokenizer.model"} & names or {"vocab.json", "merges.txt"} <= names):
+        raise UserError(f"{folder}: found no tokenizer, expected tokenizer.json, tokenizer.model, or vocab.json with merges.txt")
+    for path in found:
+        if path.suffix == ".json":
+            checked = read_object(path, 512 * MEGABYTE)
+            if path.name == TOKENIZER_CONFIG:
+                check_tokenizer_config(checked, str(path))
+    extra = folder / TEMPLATE_FOLDER
+    if extra.is_dir():
+        inside(folder, TEMPLATE_FOLDER, str(folder))
+        found += [inside(extra, path.name, str(extra)) for path in sorted(extra.glob("*.jinja"))]
+    return found
+
+
+def check_tokenizer_config(config: dict[str, Any], where: str) -> None:
+    """Refuse a tokenizer configuration that brings code or reads files of its own choosing.
+
+    Raises:
+        UserError: naming the key.
+    """
+    refuse_code(config, where)
+    name = config.get("tokenizer_class")
+    if name is not None:
+        short = name.removesuffix("Fast").removesuffix("Tokenizer") if isinstance(name, str) else ""
+        if short not in CLASSES and (not isinstance(name, str) or name.removesuffix("Fast") not in CLASSES):
+            known = [c if c.endswith(("Tokenizer", "Backend")) else f"{c}Tokenizer" for c in sorted(CLASSES)]
+            hint = nearest(str(name), known)
+            raise UserError(f'{where}: found tokenizer_class "{str(name)[:80]}"{hint}, expected a class of the library')
+    for key in ("init_inputs", "fast_tokenizer_files", "gguf_file"):
+        if config.get(key):
+            raise UserError(f'{where}: found "{key}": {str(config[key])[:80]}, expected it left out')
+
+
+def chat_templates(folder: Path) -> dict[str, str]:
+    """Return the folder's chat templates by name, the one used for chatting as ``default``; empty if it has none.
+
+    A chat_template.jinja wins over the entry in tokenizer_config.json, as in the library.
+
+    Raises:
+        UserError: a template that is too big, not UTF-8, or of another shape.
+    """
+    templates = _embedded(folder)
+    if (folder / TEMPLATE_FILE).exists():
+        templates = {"default": read_text(inside(folder, TEMPLATE_FILE, str(folder)), MAX_TEMPLATE_BYTES)}
+    if (folder / TEMPLATE_FOLDER).is_dir():
+        extra = {path.stem: read_text(path, MAX_TEMPLATE_BYTES) for path in sorted((folder / TEMPLATE_FOLDER).glob("*.jinja"))}
+        if extra:
+            templates = {**({"default": templates["default"]} if (folder / TEMPLATE_FILE).exists() else {}), **extra}
+    return templates
+
+
+def _embedded(folder: Path) -> dict[str, str]:
+    path = folder / TOKENIZER_CONFIG
+    value = read_object(path, 512 * MEGABYTE).get("chat_template") if path.exists() else None
+    if value is None:
+        return {}
+    if isinstance(value, str):
+        value = [{"name": "default", "template": value}]
+    if not isinstance(value, list) or not all(
+        isinstance(item, dict) and isinstance(item.get("name"), str) and isinstance(item.get("template"), str) for item in value
+    ):
+        raise UserError(f"{path}: found chat_template {json.dumps(value)[:80]}, expected text or a list of name and template")
+    templates = {item["name"]: item["template"] for item in value}
+    if any(len(text) > MAX_TEMPLATE_BYTES for text in templates.values()):
+        raise UserError(f"{path}: found a chat template of over {MAX_TEMPLATE_BYTES:,} characters, expected a short one")
+    return templates

@@ -1,0 +1,101 @@
+"""Which files of a folder hold the weights, and what their headers say. No weight is read."""
+
+import fnmatch
+from dataclasses import dataclass
+from pathlib import Path
+
+from beear.errors import UserError
+from beear.models.folder import MEGABYTE, inside, read_object
+from beear.models.header import FLOATS, TensorEntry, read_header
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+UNSAFE_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.h5", "*.msgpack", "*.gguf", "*.ot")
+
+
+@dataclass(frozen=True)
+class WeightFiles:
+    """The safetensors files that will be loaded, in name order, and every tensor in them."""
+
+    files: tuple[Path, ...]
+    tensors: dict[str, TensorEntry]
+
+    @property
+    def parameters(self) -> int:
+        """Elements over all floating-point tensors."""
+        return sum(entry.elements for entry in self.tensors.values() if entry.dtype in FLOATS)
+
+    def source_dtype(self) -> str:
+        """Return the dtype (torch's name) that most elements have on disk.
+
+        Raises:
+            UserError: most elements are integers, as in a quantised checkpoint.
+        """
+        counts: dict[str, int] = {}
+        for entry in self.tensors.values():
+            counts[entry.dtype] = counts.get(entry.dtype, 0) + entry.elements
+        most = max(sorted(counts), key=lambda dtype: counts[dtype])
+        if most not in FLOATS:
+            raise UserError(
+                f"{self.files[0]}: found mostly {most} weights, a quantised checkpoint; "
+                "expected float32, bfloat16 or float16"
+            )
+        return FLOATS[most]
+
+
+def unsafe_files(folder: Path) -> list[str]:
+    """Return the names of files in formats that are never opened here (pickles and other weight formats)."""
+    names = sorted(path.name for path in folder.iterdir())
+    return [name for name in names if any(fnmatch.fnmatch(name.lower(), pattern) for pattern in UNSAFE_WEIGHTS)]
+
+
+def find_weights(folder: Path) -> WeightFiles:
+    """Return the weight files that loading will read, their headers checked.
+
+    Raises:
+        UserError: no safetensors, both a single file and an index, a distributed checkpoint (pickled metadata),
+            an index that names files outside the folder, a missing shard or tensor, a tensor in two shards.
+    """
+    if (folder / ".metadata").exists() or any(folder.glob("*.distcp")):
+        raise UserError(f"{folder}: found a distributed checkpoint (its metadata is a pickle), expected safetensors files")
+    single, index = (folder / SINGLE).exists(), (folder / INDEX).exists()
+    if single and index:
+        raise UserError(f"{folder}: found both {SINGLE} and {INDEX}, expected one of them")
+    if single:
+        path = inside(folder, SINGLE, str(folder))
+        weights = WeightFiles((path,), read_header(path))
+    elif index:
+        weights = _sharded(folder)
+    else:
+        unsafe = unsafe_files(folder)
+        found = f"weights only as {', '.join(unsafe[:3])}" if unsafe else "no weights"
+        raise UserError(f"{folder}: found {found}, expected {SINGLE} or {INDEX} (safetensors only)")
+    if not weights.tensors:
+        raise UserError(f"{weights.files[0]}: found no tensors, expected a model's weights")
+    return weights
+
+
+def _sharded(folder: Path) -> WeightFiles:
+    index = inside(folder, INDEX, str(folder))
+    mapping = read_object(index, 128 * MEGABYTE).get("weight_map")
+    if not isinstance(mapping, dict) or not mapping or any(not isinstance(name, str) for name in mapping.values()):
+        raise UserError(f"{index}: found weight_map of another shape, expected an object of tensor name to file name")
+    files: list[Path] = []
+    tensors: dict[str, TensorEntry] = {}
+    for name in sorted(set(mapping.values())):
+        path = inside(folder, name, f"{index}: weight_map")
+        if not name.endswith(".safetensors"):
+            raise UserError(f'{index}: found the shard "{name[:200]}", expected *.safetensors')
+        if not path.is_file():
+            raise UserError(f"{path}: this shard is missing though {INDEX} names it, expected all {len(set(mapping.values()))}")
+        for tensor, entry in read_header(path).items():
+            if tensor in tensors:
+                raise UserError(f'{path}: found tensor "{tensor[:200]}" that another shard holds too, expected it once')
+            if mapping.get(tensor) != name:
+                raise UserError(f'{path}: found tensor "{tensor[:200]}" that {INDEX} does not place here')
+            tensors[tensor] = entry
+        files.append(path)
+    missing = sorted(set(mapping) - set(tensors))
+    if missing:
+        raise UserError(f'{index}: names tensor "{missing[0][:200]}" ({len(missing)} in all) that no shard holds')
+    return WeightFiles(tuple(files), tensors)
