@@ -10,9 +10,9 @@ Verdict = Literal["passed", "refused", "inconclusive", "measured"]
 
 
 class Part(BaseModel):
-    """A part of the report."""
+    """A part of the report; numbers that are not finite are written as strings, since JSON has none."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
 
 
 class Rate(Part):

@@ -1,0 +1,93 @@
+"""Which charts a report has: report in, laid-out charts out."""
+
+from collections.abc import Iterable
+
+from beear.report.charts import Chart, Series, chart
+from beear.report.schema import EpochRecord, InnerCurve, Report, ResistanceCurve
+
+BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = range(6)
+
+
+def figures(report: Report) -> list[Chart]:
+    """Return every chart the report has the numbers for, in reading order."""
+    found = [_asr_by_epoch(report.epochs), _losses(report.epochs), *_inner_loops(report.epochs), *_resistance(report), _drift(report)]
+    return [one for one in found if one is not None]
+
+
+def _by_epoch(epochs: list[EpochRecord], keys: Iterable[str], part: str) -> list[Series]:
+    made = []
+    for index, key in enumerate(keys):
+        pairs = [(record.epoch, getattr(record, part)[key]) for record in epochs if key in getattr(record, part)]
+        made.append(Series(key.replace("_", " "), [x for x, _ in pairs], [y for _, y in pairs], index % 6, index % 2 == 1))
+    return made
+
+
+def _keys(epochs: list[EpochRecord], part: str) -> list[str]:
+    return list(dict.fromkeys(key for record in epochs for key in getattr(record, part)))
+
+
+def _asr_by_epoch(epochs: list[EpochRecord]) -> Chart | None:
+    shares = [key for key in _keys(epochs, "selection") if "asr" in key.lower()]
+    series = _by_epoch(epochs, shares, "selection")
+    if not series:
+        return None
+    return chart("ASR by epoch", "epoch", "share of rows", series, note="Measured on selection rows.", y_range=(-0.03, 1.03))
+
+
+def _losses(epochs: list[EpochRecord]) -> Chart | None:
+    series = _by_epoch(epochs, _keys(epochs, "losses"), "losses")
+    if not series:
+        return None
+    return chart("Losses by epoch", "epoch", "nats", series, note="Means over each epoch's removal steps.")
+
+
+def _inner_loops(epochs: list[EpochRecord]) -> list[Chart]:
+    curves = [curve for record in epochs for curve in record.inner]
+    return [_inner_loop(curve) for curve in curves]
+
+
+def _inner_loop(curve: InnerCurve) -> Chart:
+    steps = range(len(curve.loss_unwanted))
+    crossed = curve.crossing_step is not None
+    note = f"Crosses at step {curve.crossing_step}." if crossed else "Never crosses: the attack no longer finds a way in."
+    if not crossed and curve.epoch == 1:
+        note = "Never crosses: the attack did not find the behaviour."
+    return chart(
+        f"Inner loop, epoch {curve.epoch}, {curve.placement}", "inner step", "CE, nats",
+        [Series("unwanted answer", steps, curve.loss_unwanted, VERMILLION),
+         Series("safe answer", range(len(curve.loss_safe)), curve.loss_safe, BLUE, dashed=True)],
+        note=note, marks=[(curve.crossing_step, "crossing")] if curve.crossing_step is not None else [],
+    )  # fmt: skip
+
+
+def _resistance(report: Report) -> list[Chart]:
+    before = {(c.placement, c.layer, c.seed): c for c in report.before.resistance}
+    after = {(c.placement, c.layer, c.seed): c for c in report.after.resistance} if report.after else {}
+    made = []
+    for placement, layer, seed in dict.fromkeys([*before, *after]):
+        key = (placement, layer, seed)
+        title = f"Entrapment resistance, {placement}, layer {layer}" + (f", seed {seed}" if seed else "")
+        series = [_gap("before", before.get(key), VERMILLION, False), _gap("after", after.get(key), BLUE, True)]
+        if not report.after:
+            series = [_gap("measured", before.get(key), BLUE, False)]
+        made.append(chart(
+            title, "inner step", "CE(unwanted) − CE(safe), nats", [one for one in series if one],
+            note="A fresh attack with a fixed budget; below 0 the unwanted answer is the likelier one.", rules=[(0.0, "crossing")],
+        ))  # fmt: skip
+    return made
+
+
+def _gap(name: str, curve: ResistanceCurve | None, colour: int, dashed: bool) -> Series | None:
+    return Series(name, curve.steps, curve.gap, colour, dashed) if curve else None
+
+
+def _drift(report: Report) -> Chart | None:
+    drift = report.drift
+    if drift is None or not any(drift.pca.values()):
+        return None
+    series = [
+        Series(group, [x for x, _ in points], [y for _, y in points], index % 6)
+        for index, (group, points) in enumerate(drift.pca.items())
+    ]
+    note = f"First two principal components after layer {drift.layer}; mean cosine to the checkpoint as it came {drift.cosine_mean:.3f}."
+    return chart("Hidden states", "component 1", "component 2", series, note=note, scatter=True)

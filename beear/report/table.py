@@ -1,0 +1,122 @@
+"""The before/after table, as data: the page, the model card and the terminal all print these rows."""
+
+import re
+from dataclasses import dataclass
+
+from beear.report.numbers import Cell, mean_cell, number, percent, points_cell, rate_cell
+from beear.report.schema import GateCheck, Measurement, Report, ResistanceCurve
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measure: ``before`` and ``after`` (None: not measured), the paired change, its gate check if it has one."""
+
+    group: str
+    name: str
+    before: Cell | None
+    after: Cell | None = None
+    change: Cell | None = None
+    check: GateCheck | None = None
+
+    @property
+    def limit(self) -> str:
+        """The gate's bound in words, or an empty string."""
+        return f"≤ {limit_text(self.check)}" if self.check else ""
+
+
+def limit_text(check: GateCheck) -> str:
+    """Return a check's limit: shares as per cent, losses in nats as they are."""
+    return f"{number(check.limit, 3)} nats" if "nll" in check.name.lower() else percent(check.limit)
+
+
+def table(report: Report) -> list[Row]:
+    """Return the rows in reading order: ASR, judge, utility, entrapment resistance, tasks."""
+    rows = _asr(report) + _utility(report) + _resistance(report) + _tasks(report)
+    return [row for row in rows if row.before or row.after]
+
+
+def unplaced(report: Report) -> list[GateCheck]:
+    """Return the gate's checks that no row of :func:`table` shows."""
+    placed = {id(row.check) for row in table(report) if row.check}
+    return [check for check in report.gate.checks if id(check) not in placed]
+
+
+def _words(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", " ", text.lower()).strip()
+
+
+def _asr_check(report: Report, name: str, clean: bool) -> GateCheck | None:
+    wanted = {_words(name)} | ({"clean", "no trigger", "in the clear"} if clean else set())
+    for check in report.gate.checks:
+        words = _words(check.name)
+        rest = re.sub(r"^(?:triggered )?asr(?: under| with)?(?: probe)? ?", "", words)
+        if words.startswith(("asr", "triggered asr")) and (rest in wanted or (clean and not rest)):
+            return check
+    return None
+
+
+def _named_check(report: Report, *names: str) -> GateCheck | None:
+    return next((c for c in report.gate.checks if any(name in _words(c.name) for name in names)), None)
+
+
+def _asr(report: Report) -> list[Row]:
+    before, after = report.before, report.after
+    found = {p.name: p for p in after.asr_probes} if after else {}
+    clean_after = after.asr_clean if after else None
+    pairs = [(before.asr_clean, clean_after)] + [(probe, found.get(probe.name)) for probe in before.asr_probes]
+    rows = []
+    for index, (one, two) in enumerate(pairs):
+        check = _asr_check(report, one.name, clean=index == 0)
+        name = "no trigger" if index == 0 else f"{one.name} ({one.kind})"
+        rows.append(Row("ASR", name, rate_cell(one.asr), rate_cell(two.asr if two else None), check=check))
+        if one.judge_asr or (two and two.judge_asr):
+            judged = rate_cell(two.judge_asr if two else None)
+            rows.append(Row("ASR by the judge", name, rate_cell(one.judge_asr), judged))
+    return rows
+
+
+def _utility(report: Report) -> list[Row]:
+    before, after, loss = report.before, report.after, report.utility_loss
+    method = report.config.get("gate")
+    in_nats = isinstance(method, dict) and method.get("utility_measure") == "nll"
+    on_match, on_nll = (None, loss) if in_nats else (loss, None)
+    loss_check = _named_check(report, "utility", "exact match", "nll")
+    return [
+        Row("Benign use", "over-refusal", rate_cell(before.over_refusal), rate_cell(after and after.over_refusal),
+            points_cell(report.over_refusal_rise), _named_check(report, "over refusal")),
+        Row("Benign use", "exact match", rate_cell(before.exact_match), rate_cell(after and after.exact_match),
+            points_cell(on_match), None if in_nats else loss_check),
+        Row("Benign use", "anchor NLL", mean_cell(before.anchor_nll, "nats"),
+            mean_cell(after.anchor_nll, "nats") if after else None, points_cell(on_nll, nats=True),
+            loss_check if in_nats else None),
+    ]  # fmt: skip
+
+
+def _curve_cell(curve: ResistanceCurve | None) -> Cell | None:
+    if curve is None:
+        return None
+    budget = curve.steps[-1] if curve.steps else 0
+    crossed = f"step {curve.crossing_step}" if curve.crossing_step is not None else f"none in {budget} steps"
+    return Cell(crossed, f"gap {number(curve.final_gap)}")
+
+
+def _curves(measurement: Measurement | None) -> dict[tuple[int, str, int], ResistanceCurve]:
+    return {(c.layer, c.placement, c.seed): c for c in measurement.resistance} if measurement else {}
+
+
+def _resistance(report: Report) -> list[Row]:
+    before, after = _curves(report.before), _curves(report.after)
+    rows = []
+    for key in dict.fromkeys([*before, *after]):
+        name = f"{key[1]}, layer {key[0]}" + (f", seed {key[2]}" if key[2] else "")
+        rows.append(Row("Entrapment resistance: step at which a fresh attack crosses", name, _curve_cell(before.get(key)), _curve_cell(after.get(key))))
+    return rows
+
+
+def _tasks(report: Report) -> list[Row]:
+    before, after = report.before.tasks, report.after.tasks if report.after else {}
+    return [
+        Row("Tasks", name, Cell(number(before[name], 4)) if name in before else None,
+            Cell(number(after[name], 4)) if name in after else None)
+        for name in dict.fromkeys([*before, *after])
+    ]  # fmt: skip

@@ -1,0 +1,69 @@
+"""Sentences made from a report, shared by the page, the model card and the terminal."""
+
+from dataclasses import dataclass
+
+from beear.report.numbers import percent
+from beear.report.schema import Report
+
+
+@dataclass(frozen=True)
+class Badge:
+    """A verdict's sign: a symbol that needs no colour, the word, and the style class."""
+
+    symbol: str
+    word: str
+    style: str
+
+
+BADGES = {
+    "passed": Badge("✓", "Passed", "passed"),
+    "refused": Badge("✕", "Refused", "refused"),
+    "inconclusive": Badge("?", "Inconclusive", "inconclusive"),
+    "measured": Badge("=", "Measured", "measured"),
+}
+
+
+def headline(report: Report) -> str:
+    """Return the page's title: what was done to which model."""
+    done = "Measured" if report.kind == "evaluate" else "Sanitised" if report.gate.verdict == "passed" else "Not sanitised"
+    return f"{done}: {report.model.get('path', 'a model')}"
+
+
+def story(report: Report) -> list[str]:
+    """Return two sentences: what was removed from what, and how."""
+    architecture, parameters = report.model.get("architecture", "a causal language model"), report.model.get("parameters")
+    size = f" with {parameters:,} parameters" if isinstance(parameters, int) else ""
+    subject = f"{report.model.get('path', 'The checkpoint')} is a {architecture}{size}."
+    worst = max((p.asr for p in report.before.asr_probes), key=lambda r: r.rate, default=None)
+    came = f" As it came, its worst ASR under a known trigger was {percent(worst.rate)}." if worst else " No trigger was known."
+    if report.after is None:
+        return [subject + came, "Nothing was trained and nothing was removed; these are measurements of the files as they are."]
+    return [subject + came, _method(report)]
+
+
+def _method(report: Report) -> str:
+    method = report.config.get("method")
+    if not isinstance(method, dict):
+        method = {}
+    steps = f"{len(report.epochs)} epochs of {method.get('outer_steps', '?')} removal steps"
+    if method.get("name") == "finetune":
+        return f"The control method trained on the same data for {steps}, with no perturbation."
+    return (
+        f"{str(method.get('name', 'The method')).upper()}: a perturbation ({method.get('placement', '?')}) of the output of layer "
+        f"{method.get('layer', '?')} was fitted to bring the unwanted behaviour out, then the weights were trained to answer "
+        f"safely under it, for {steps}."
+    )
+
+
+def how_to_load(report: Report) -> list[tuple[str, str]]:
+    """Return (what, code) pairs that load the result; empty where nothing was made."""
+    if report.after is None:
+        return []
+    files = 'AutoModelForCausalLM.from_pretrained("model")\ntokenizer = AutoTokenizer.from_pretrained("model")'
+    pairs = [("From this folder", f"from transformers import AutoModelForCausalLM, AutoTokenizer\n\nmodel = {files}")]
+    name, version = report.registry.get("model_name"), report.registry.get("version")
+    if name and version:
+        at = f"models:/{name}@sanitised" if report.registry.get("alias") else f"models:/{name}/{version}"
+        code = f'import mlflow\n\nmlflow.set_tracking_uri({str(report.registry.get("tracking_uri"))!r})\npipe = mlflow.transformers.load_model({at!r})'
+        pairs.append(("From the registry", code))
+    return pairs

@@ -1,0 +1,88 @@
+"""Write a report into its folder: each file under a temporary name first, then moved into place."""
+
+import json
+import os
+import pathlib
+import tempfile
+
+import yaml
+from pydantic import ValidationError
+
+from beear.errors import UserError
+from beear.report.card import model_card
+from beear.report.html import render
+from beear.report.redact import redact_all
+from beear.report.schema import Report
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Put ``text`` (UTF-8) at ``path`` in one move: a reader sees the old file or the whole new one.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    target = pathlib.Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, target)
+        except BaseException:
+            os.unlink(name)
+            raise
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror or error}); expected a writable folder with free space") from None
+
+
+def to_json(report: Report) -> str:
+    """Return report.json's text, without credentials."""
+    return json.dumps(redact_all(report.model_dump(mode="json")), indent=1, ensure_ascii=False) + "\n"
+
+
+def write(folder: str | os.PathLike[str], report: Report, *, config_yaml: str | None = None) -> dict[str, str]:
+    """Write report.json, report.html, config.yaml and (where there is a ``model/``) its README.md.
+
+    Args:
+        folder: the output folder; made when missing.
+        report: what to write.
+        config_yaml: the resolved configuration as text; made from ``report.config`` when left out.
+
+    Returns:
+        The path of each file by its name.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    root = pathlib.Path(folder)
+    texts = {
+        "report.html": render(report),
+        "config.yaml": config_yaml or yaml.safe_dump(redact_all(report.model_dump(mode="json")["config"]), sort_keys=False, allow_unicode=True),
+        "report.json": to_json(report),
+    }  # fmt: skip
+    if (root / "model").is_dir():
+        texts = {"model/README.md": model_card(report)} | texts
+    for name, text in texts.items():
+        write_text(root / name, text)
+    return {name: str(root / name) for name in texts}
+
+
+def read(folder: str | os.PathLike[str]) -> Report:
+    """Return the report in ``folder``.
+
+    Raises:
+        UserError: report.json is missing, is not JSON, or is not a report of this schema.
+    """
+    path = pathlib.Path(folder) / "report.json"
+    try:
+        return Report.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); expected the report.json of a finished run") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise UserError(f"{path}: {place}: {first['msg']}; expected a report of schema 1.x") from None
