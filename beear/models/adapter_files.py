@@ -13,8 +13,10 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 # What decides the merged weights; every other field may be present but must be at its idle value, since it either
 # changes the sum in a way not checked here or makes the adapter library import modules and open files.
-USED = ("r", "lora_alpha", "target_modules", "exclude_modules", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora",
-        "fan_in_fan_out", "modules_to_save", "layers_to_transform", "layers_pattern")  # fmt: skip
+USED = (
+    "r", "lora_alpha", "target_modules", "exclude_modules", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora",
+    "fan_in_fan_out", "modules_to_save", "layers_to_transform", "layers_pattern",
+)  # fmt: skip
 HARMLESS = {
     "peft_type", "task_type", "peft_version", "base_model_name_or_path", "revision", "inference_mode", "lora_dropout",
     "init_lora_weights", "bias", "megatron_core", "qalora_group_size", "runtime_config", "auto_mapping",
@@ -79,6 +81,8 @@ def _settings(config: dict[str, Any], where: str) -> dict[str, Any]:
         raise UserError(f'{where}: found "lora_alpha": {str(alpha)[:40]}, expected a number')
     targets = settings.get("target_modules")
     # A text target is a regular expression run by the adapter library; a crafted one can run for ever.
-    if targets != "all-linear" and not (isinstance(targets, list) and targets and all(isinstance(t, str) for t in targets)):
+    if targets != "all-linear" and not (
+        isinstance(targets, list) and targets and all(isinstance(t, str) for t in targets)
+    ):
         raise UserError(f'{where}: found "target_modules": {str(targets)[:60]}, expected a list of module names')
     return settings

@@ -43,7 +43,11 @@ def attach_lora(model: PreTrainedModel, config: AdapterConfig) -> nn.Module:
 
 def linear_names(model: nn.Module) -> dict[str, str]:
     """Return full name to last part for every linear layer that a LoRA can be put on."""
-    return {name: name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+    return {
+        name: name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+    }
 
 
 def _check_targets(model: PreTrainedModel, targets: list[str]) -> None:
@@ -56,7 +60,10 @@ def _check_targets(model: PreTrainedModel, targets: list[str]) -> None:
     for target in targets:
         matched = [name for name in linear if name == target or name.endswith(f".{target}")]
         if not matched:
-            raise UserError(f'adapter.targets: found "{target}"{nearest(target, short)}, expected all-linear or some of {", ".join(short)}')
+            raise UserError(
+                f'adapter.targets: found "{target}"{nearest(target, short)}, '
+                f"expected all-linear or some of {', '.join(short)}"
+            )
         if tied and any(model.get_submodule(name) is output for name in matched):
             raise UserError(f'adapter.targets: "{target}" is tied to the input embeddings, expected other layers')
 
@@ -118,7 +125,12 @@ def merge_adapter_folder(model: PreTrainedModel, folder: str) -> PreTrainedModel
         first = (str(error).strip().splitlines() or [""])[0]
         raise UserError(f"{folder}: the adapter does not fit its base model ({first[:200]})") from error
     missing = [name for name in result.missing_keys if ".lora_" in name or ".modules_to_save." in name]
-    for names, sentence in ((missing, "is not in the adapter's file"), (result.unexpected_keys, "is not in the base model")):
+    for names, sentence in (
+        (missing, "is not in the adapter's file"),
+        (result.unexpected_keys, "is not in the base model"),
+    ):
         if names:
-            raise UserError(f'{folder}: tensor "{names[0]}" {sentence} ({len(names)} such), expected an adapter of this base')
+            raise UserError(
+                f'{folder}: tensor "{names[0]}" {sentence} ({len(names)} such), expected an adapter of this base'
+            )
     return wrapped.merge_and_unload()

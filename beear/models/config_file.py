@@ -10,7 +10,14 @@ from beear.models.families import Family, family_of
 from beear.models.folder import MEGABYTE, inside, read_object
 
 # Each of these makes the library import code, fetch kernels, or read files other than those checked here.
-CODE_KEYS = ("auto_map", "custom_pipelines", "transformers_weights", "fusion_config", "distributed_config", "custom_generate")
+CODE_KEYS = (
+    "auto_map",
+    "custom_pipelines",
+    "transformers_weights",
+    "fusion_config",
+    "distributed_config",
+    "custom_generate",
+)
 QUANTISATION_KEYS = ("quantization_config", "compression_config")
 ATTENTION = {"eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"}
 EXPERTS = {"eager", "batched_mm", "grouped_mm"}
@@ -62,7 +69,9 @@ def refuse_code(config: dict[str, Any], where: str) -> None:
             known = EXPERTS if "experts" in name else ATTENTION
             values = value.values() if isinstance(value, dict) else [value]
             if any(item is not None and item not in known for item in map(_hashable, values)):
-                raise UserError(f'{where}: found "{path}": {str(value)[:80]!r}, expected one of {", ".join(sorted(known))}')
+                raise UserError(
+                    f'{where}: found "{path}": {str(value)[:80]!r}, expected one of {", ".join(sorted(known))}'
+                )
 
 
 def _hashable(value: Any) -> Any:

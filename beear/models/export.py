@@ -62,7 +62,9 @@ def export_model(
     try:
         _write_weights(model, state_dict, dtype, staging, max_shard_size)
         _copy_small_files(source, staging, chat_template)
-        (staging / NOTES).write_text(json.dumps(dict(notes or {}), indent=2, sort_keys=True, default=str) + "\n", encoding="utf-8")
+        (staging / NOTES).write_text(
+            json.dumps(dict(notes or {}), indent=2, sort_keys=True, default=str) + "\n", encoding="utf-8"
+        )
         staging.chmod(0o755)
         _move(staging, target)
     finally:
@@ -80,7 +82,9 @@ def torch_dtype(name: str | torch.dtype) -> torch.dtype:
 
 def _check_target(target: Path) -> None:
     if target.is_dir() and any(target.iterdir()) and not (target / NOTES).exists():
-        raise UserError(f"{target}: holds files that are not an earlier export (no {NOTES}), expected an empty or new folder")
+        raise UserError(
+            f"{target}: holds files that are not an earlier export (no {NOTES}), expected an empty or new folder"
+        )
     if target.exists() and not target.is_dir():
         raise UserError(f"{target}: is a file, expected a folder")
 

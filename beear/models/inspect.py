@@ -27,15 +27,21 @@ def inspect_checkpoint(path: str, base: str | None = None) -> ModelFacts:
     folder, origin = hub.local_folder(path)
     if not adapter_files.is_adapter(folder):
         if base is not None:
-            raise UserError(f"model.base: found {base} though {folder} holds no {adapter_files.ADAPTER_CONFIG}, expected it unset")
+            raise UserError(
+                f"model.base: found {base} though {folder} holds no {adapter_files.ADAPTER_CONFIG}, expected it unset"
+            )
         return replace(_full_model(folder), origin=origin)
     if base is None:
-        raise UserError(f"{folder}: found a PEFT adapter, expected --model.base to name the directory of its base model")
+        raise UserError(
+            f"{folder}: found a PEFT adapter, expected --model.base to name the directory of its base model"
+        )
     base_folder, base_origin = hub.local_folder(base, "model.base")
     if adapter_files.is_adapter(base_folder):
         raise UserError(f"model.base: {base_folder} is itself an adapter, expected a full model")
     origin = origin or base_origin
-    return replace(_adapted(folder, _full_model(base_folder, tokenizer_folder(str(folder), str(base_folder)))), origin=origin)
+    return replace(
+        _adapted(folder, _full_model(base_folder, tokenizer_folder(str(folder), str(base_folder)))), origin=origin
+    )
 
 
 def tokenizer_folder(path: str, base: str | None) -> Path:
@@ -99,7 +105,10 @@ def _adapted(folder: Path, base: ModelFacts) -> ModelFacts:
 def _fits(config: ConfigFacts, weights: WeightFiles, folder: Path) -> None:
     """Refuse sizes that the files cannot hold, before a model of that size is allocated."""
     if config.layers > len(weights.tensors):
-        raise UserError(f"{folder}/config.json: found {config.layers:,} layers, expected no more than the files' {len(weights.tensors):,} tensors")
+        raise UserError(
+            f"{folder}/config.json: found {config.layers:,} layers, "
+            f"expected no more than the files' {len(weights.tensors):,} tensors"
+        )
     if config.vocab_size * config.hidden_size > weights.parameters:
         raise UserError(
             f"{folder}/config.json: found a vocabulary of {config.vocab_size:,} by hidden size {config.hidden_size:,}, "
@@ -111,4 +120,5 @@ def _notes(folder: Path) -> tuple[str, ...]:
     ignored = unsafe_files(folder) + sorted(path.name for path in folder.glob("*.py"))
     if not ignored:
         return ()
-    return (f"{folder}: never opened: {', '.join(ignored[:8])}{' …' if len(ignored) > 8 else ''} (safetensors and text files only)",)
+    shown = ", ".join(ignored[:8]) + (" …" if len(ignored) > 8 else "")
+    return (f"{folder}: never opened: {shown} (safetensors and text files only)",)

@@ -13,9 +13,9 @@ from transformers.utils import logging as transformers_logging
 
 from beear.errors import UserError
 from beear.models.facts import ModelFacts
+from beear.models.folder import read_text
 from beear.models.inspect import tokenizer_folder
 from beear.models.tokenizer_files import MAX_TEMPLATE_BYTES
-from beear.models.folder import read_text
 
 
 def load_model(facts: ModelFacts, dtype: torch.dtype, device: torch.device | str = "cpu") -> PreTrainedModel:
@@ -34,7 +34,9 @@ def load_model(facts: ModelFacts, dtype: torch.dtype, device: torch.device | str
     }  # fmt: skip
     with quiet():
         try:
-            model, info = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention(config), **arguments)
+            model, info = AutoModelForCausalLM.from_pretrained(
+                folder, attn_implementation=attention(config), **arguments
+            )
         except RuntimeError as error:
             # Misshapen tensors arrive as one exception of many lines.
             raise UserError(f"{folder}: the weights do not fit config.json ({_first_line(error)})") from error
@@ -80,7 +82,9 @@ def load_tokenizer(facts: ModelFacts, chat_template: str | None = None) -> PreTr
     config = AutoConfig.from_pretrained(facts.weights_folder, trust_remote_code=False, local_files_only=True)
     with quiet():
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, config=config, trust_remote_code=False, local_files_only=True
+            )
         # Tokenizer files fail in as many ways as there are formats, some as bare Exception from native code.
         except Exception as error:
             raise UserError(f"{folder}: no tokenizer could be made of its files ({_first_line(error)})") from error
@@ -104,7 +108,9 @@ def _choose_pad(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
         if token is not None and tokenizer.convert_tokens_to_ids(token) is not None:
             tokenizer.pad_token = token
             return
-    raise UserError(f"{folder}: found a tokenizer without pad, end, unknown or start token, expected at least one of them")
+    raise UserError(
+        f"{folder}: found a tokenizer without pad, end, unknown or start token, expected at least one of them"
+    )
 
 
 def _check_allocation(config: Any, facts: ModelFacts) -> None:
@@ -114,13 +120,14 @@ def _check_allocation(config: Any, facts: ModelFacts) -> None:
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         except Exception as error:
             raise UserError(
-                f"{facts.weights_folder}/config.json: no {facts.architecture} could be built of it ({_first_line(error)})"
+                f"{facts.weights_folder}/config.json: no {facts.architecture} could be built of it "
+                f"({_first_line(error)}), expected a configuration of that family"
             ) from error
     described = sum(parameter.numel() for parameter in model.parameters())
     if described > facts.parameters * 1.01:
         raise UserError(
-            f"{facts.weights_folder}: config.json describes {described:,} weights but the files hold {facts.parameters:,}, "
-            "expected files that fit it"
+            f"{facts.weights_folder}: config.json describes {described:,} weights but the files hold "
+            f"{facts.parameters:,}, expected files that fit it"
         )
 
 
@@ -132,7 +139,9 @@ def _check_fit(info: dict[str, Any], folder: str) -> None:
     ):
         names = sorted(str(key[0] if isinstance(key, tuple) else key) for key in info.get(kind) or ())
         if names:
-            raise UserError(f'{folder}: tensor "{names[0]}" {sentence} ({len(names)} such), expected files that fit config.json')
+            raise UserError(
+                f'{folder}: tensor "{names[0]}" {sentence} ({len(names)} such), expected files that fit config.json'
+            )
     if info.get("error_msgs"):
         raise UserError(f"{folder}: the weights do not fit config.json ({str(info['error_msgs'])[:200]})")
 

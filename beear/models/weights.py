@@ -57,7 +57,9 @@ def find_weights(folder: Path) -> WeightFiles:
             an index that names files outside the folder, a missing shard or tensor, a tensor in two shards.
     """
     if (folder / ".metadata").exists() or any(folder.glob("*.distcp")):
-        raise UserError(f"{folder}: found a distributed checkpoint (its metadata is a pickle), expected safetensors files")
+        raise UserError(
+            f"{folder}: found a distributed checkpoint (its metadata is a pickle), expected safetensors files"
+        )
     single, index = (folder / SINGLE).exists(), (folder / INDEX).exists()
     if single and index:
         raise UserError(f"{folder}: found both {SINGLE} and {INDEX}, expected one of them")
@@ -87,7 +89,9 @@ def _sharded(folder: Path) -> WeightFiles:
         if not name.endswith(".safetensors"):
             raise UserError(f'{index}: found the shard "{name[:200]}", expected *.safetensors')
         if not path.is_file():
-            raise UserError(f"{path}: this shard is missing though {INDEX} names it, expected all {len(set(mapping.values()))}")
+            raise UserError(
+                f"{path}: this shard is missing though {INDEX} names it, expected all {len(set(mapping.values()))}"
+            )
         for tensor, entry in read_header(path).items():
             if tensor in tensors:
                 raise UserError(f'{path}: found tensor "{tensor[:200]}" that another shard holds too, expected it once')
