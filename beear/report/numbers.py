@@ -57,12 +57,12 @@ def mean_cell(mean: Mean | None, unit: str) -> Cell | None:
 
 
 def points_cell(paired: Paired | None, *, nats: bool = False) -> Cell | None:
-    """Return a paired difference (positive is worse) in percentage points, or in nats."""
+    """Return a paired difference (positive is worse) in percentage points (pp), or in nats."""
     if paired is None:
         return None
-    scale, digits, unit = (1, 3, "nats") if nats else (100, 1, "points")
+    scale, digits, unit = (1, 3, "nats") if nats else (100, 1, "pp")
     sign = "+" if number(scale * paired.difference, digits).strip("0.") and paired.difference > 0 else ""
-    span = f"{number(scale * paired.low, digits)} to {number(scale * paired.high, digits)}"
+    span = f"{number(scale * paired.low, digits)}…{number(scale * paired.high, digits)}"
     return Cell(f"{sign}{number(scale * paired.difference, digits)} {unit}", span, paired.n)
 
 

@@ -96,7 +96,7 @@ def _curve_cell(curve: ResistanceCurve | None) -> Cell | None:
     if curve is None:
         return None
     budget = curve.steps[-1] if curve.steps else 0
-    crossed = f"step {curve.crossing_step}" if curve.crossing_step is not None else f"none in {budget} steps"
+    crossed = f"step {curve.crossing_step}" if curve.crossing_step is not None else f"none in {budget}"
     return Cell(crossed, f"gap {number(curve.final_gap)}")
 
 

@@ -40,9 +40,9 @@ def summary(report: Report, *, where: dict[str, str] | None = None, colour: bool
 def _table(report: Report) -> Table:
     rows, both = table(report), report.after is not None
     made = Table(box=None, pad_edge=False, header_style="bold")
-    made.add_column("", min_width=20)
+    made.add_column("", min_width=12)
     for title in ["before" if both else "measured", *(["after", "worse by"] if both else []), "limit", "check"]:
-        made.add_column(title, no_wrap=True)
+        made.add_column(title, no_wrap=title in ("limit", "check"))
     group = ""
     for row in rows:
         if row.group != group:

@@ -1,0 +1,186 @@
+"""Register a finished output folder: weights up once, evidence beside them, the alias only for a passed gate."""
+
+import pathlib
+import re
+import tempfile
+from dataclasses import dataclass
+
+from beear.errors import UserError
+from beear.registry.connection import environment, lost_errors, patience, reason
+from beear.registry.errors import RegistrationPending
+from beear.registry.flatten import metric_name, metrics_of
+from beear.registry.run import Run
+from beear.registry.stage import stage
+from beear.report.redact import redact
+from beear.report.schema import Report
+from beear.report.write import write
+
+ALIAS = "sanitised"
+_UPLOAD_SECONDS = 3600
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A registered version and how to name it."""
+
+    name: str
+    version: str
+    alias: str | None
+    uri: str
+
+    @property
+    def model_uri(self) -> str:
+        """The address ``mlflow.transformers.load_model`` takes."""
+        return f"models:/{self.name}@{self.alias}" if self.alias else f"models:/{self.name}/{self.version}"
+
+
+def default_name(path: str) -> str:
+    """Return a registered model's name made from ``model.path``: its last part, without what MLflow refuses."""
+    last = re.split(r"[/\\:]", path.rstrip("/\\"))[-1]
+    return re.sub(r"[^\w.\-]+", "-", last).strip("-.") or "model"
+
+
+def check_name(name: str) -> None:
+    """Refuse a registered model name that MLflow refuses.
+
+    Raises:
+        UserError: the name is empty, too long, or holds ``/``, ``:``, a quote or a control character.
+    """
+    if not 0 < len(name) <= 250 or re.search(r"[/:'\"`\x00-\x1f]", name):
+        raise UserError(f'tracking.register_as: "{name}" is not a model name; expected up to 250 characters without / : or quotes')
+
+
+def register(folder: str, report: Report, name: str, run: Run) -> Registered:
+    """Register ``folder``/model with its report, close the run, and write where it is into the report's files.
+
+    Args:
+        folder: a complete output folder (report.json, report.html, config.yaml, model/).
+        report: the same report; its ``registry`` part is filled here.
+        name: registered model name.
+        run: the run that made the model.
+
+    Raises:
+        RegistrationPending: the server did not take it; the folder is complete and says how to register it.
+        UserError: the name is one MLflow refuses.
+    """
+    check_name(name)
+    report.registry |= {
+        "tracking_uri": redact(run.uri), "experiment": run.experiment, "mlflow_run_id": run.run_id, "identity": run.identity,
+        "model_name": name, "version": None, "alias": None,
+    }  # fmt: skip
+    write(folder, report, config_yaml=_config_text(folder))
+    try:
+        run.deliver()
+        version = _version(folder, report, name, run)
+        alias = ALIAS if report.gate.verdict == "passed" else None
+        report.registry |= {"version": version, "alias": alias}
+        write(folder, report, config_yaml=_config_text(folder))
+        _log_report(folder, report, run)
+        if alias:
+            run.client.set_registered_model_alias(name, alias, version)
+        run.client.set_terminated(run.run_id, "FINISHED")
+    except lost_errors() as error:
+        raise RegistrationPending(folder, redact(run.uri), reason(error, run.uri), credentials=redact(run.uri) != run.uri) from None
+    return Registered(name, version, alias, redact(run.uri))
+
+
+def log_report(folder: str, report: Report, run: Run) -> None:
+    """Log a report that has no model to register (measuring only) and close the run.
+
+    Raises:
+        RegistrationPending: the server did not take it; the folder is complete.
+    """
+    report.registry |= {
+        "tracking_uri": redact(run.uri), "experiment": run.experiment, "mlflow_run_id": run.run_id, "identity": run.identity,
+    }  # fmt: skip
+    write(folder, report, config_yaml=_config_text(folder))
+    try:
+        run.deliver()
+        _log_report(folder, report, run)
+        run.client.set_terminated(run.run_id, "FINISHED")
+    except lost_errors() as error:
+        raise RegistrationPending(folder, redact(run.uri), reason(error, run.uri), credentials=redact(run.uri) != run.uri) from None
+
+
+def _config_text(folder: str) -> str | None:
+    path = pathlib.Path(folder) / "config.yaml"
+    return path.read_text(encoding="utf-8") if path.exists() else None
+
+
+def _log_report(folder: str, report: Report, run: Run) -> None:
+    from mlflow.entities import Metric, RunTag
+
+    metrics = [Metric(key, value, 0, 0) for key, value in metrics_of(report).items()]
+    tags = [RunTag("verdict", report.gate.verdict), RunTag("code_version", report.code_version)]
+    for start in range(0, len(metrics), 500):
+        run.client.log_batch(run.run_id, metrics=metrics[start : start + 500])
+    run.client.log_batch(run.run_id, tags=tags)
+    for file in ("report.json", "report.html"):
+        run.client.log_artifact(run.run_id, str(pathlib.Path(folder) / file), "report")
+
+
+def _version(folder: str, report: Report, name: str, run: Run) -> str:
+    """Return the version for this run's weights: the one that is there already, or a new one."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run.client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    tags = version_tags(report, run)
+    for found in run.client.search_model_versions(f"name = '{name}' and run_id = '{run.run_id}'"):
+        if found.tags.get("weights_after") == tags["weights_after"] and found.tags.get("identity") == run.identity:
+            return str(found.version)
+    model_id = _upload(folder, name, run)
+    # A database store resolves models:/ at the process-wide address, whatever address the client has.
+    with environment(MLFLOW_TRACKING_URI=run.uri):
+        made = run.client.create_model_version(
+            name, source=f"models:/{model_id}", run_id=run.run_id, tags=tags, description=redact(report.gate.sentence), model_id=model_id
+        )
+    return str(made.version)
+
+
+def _upload(folder: str, name: str, run: Run) -> str:
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model
+
+    experiment_id = run.client.get_run(run.run_id).info.experiment_id
+    logged = run.client.create_logged_model(experiment_id, name=name, source_run_id=run.run_id)
+    run.client.log_outputs(run.run_id, [LoggedModelOutput(logged.model_id, 0)])
+    model = Model(artifact_path=logged.artifact_location, run_id=run.run_id, model_uuid=logged.model_id, model_id=logged.model_id)
+    # Beside the checkpoint: hard links do not cross file systems.
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".upload-") as place, patience(_UPLOAD_SECONDS):
+        target = str(pathlib.Path(place) / "model")
+        stage(str(pathlib.Path(folder) / "model"), target, model)
+        run.client.log_model_artifacts(logged.model_id, target)
+    run.client.finalize_logged_model(logged.model_id, "READY")
+    return str(logged.model_id)
+
+
+def version_tags(report: Report, run: Run) -> dict[str, str]:
+    """Return the registered version's tags: verdict, identity, digests, source and lineage."""
+    tags = {
+        "verdict": report.gate.verdict,
+        "identity": run.identity,
+        "weights_before": report.before.weights_digest,
+        "weights_after": report.after.weights_digest if report.after else report.before.weights_digest,
+        "source": str(report.model.get("path", "")),
+        "code_version": report.code_version,
+        "lineage_run_id": run.run_id,
+        "run": report.run_id,
+    }
+    for part, facts in (("model", report.model), ("template", report.template), ("data", report.data)):
+        tags |= _digests(part, facts)
+    return {key: redact(value)[:5000] for key, value in tags.items() if value}
+
+
+def _digests(part: str, facts: dict[str, object]) -> dict[str, str]:
+    """Return the digests a part of the report holds, as ``part.name``."""
+    found = {}
+    single, several = facts.get("digest"), facts.get("digests")
+    if isinstance(single, str):
+        found[f"{part}.digest"] = single
+    if isinstance(several, dict):
+        found |= {metric_name(f"{part}.{key}"): value for key, value in several.items() if isinstance(value, str)}
+    return found
