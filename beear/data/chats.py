@@ -1,0 +1,80 @@
+"""Conversations as files write them, and as :class:`~beear.data.rows.Message` tuples."""
+
+import json
+
+from beear.data.places import Where, shown
+from beear.data.rows import Message
+from beear.errors import UserError
+
+ROLES = {
+    "system": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "model": "assistant",
+    "chatgpt": "assistant",
+}
+
+
+def conversation(value: object, where: Where, field: str) -> tuple[Message, ...]:
+    """Return the turns of a list of ``{role, content}`` or ShareGPT ``{from, value}`` objects (or its JSON text).
+
+    Raises:
+        UserError: not such a list, an unknown role, a misplaced system turn, or an empty or non-text turn.
+    """
+    turns = _from_text(value)
+    if not isinstance(turns, list) or not turns:
+        raise UserError(f"{where}: {field} is {shown(value)}; expected a non-empty list of {{role, content}}.")
+    found = tuple(_message(turn, where, f"{field}[{i}]") for i, turn in enumerate(turns))
+    late = next((i for i, m in enumerate(found) if m.role == "system" and i), None)
+    if late is not None:
+        raise UserError(f"{where}: {field}[{late}] is a system turn; expected one at the start only.")
+    if all(m.role != "user" for m in found):
+        raise UserError(f"{where}: {field} has no user turn; expected at least one.")
+    return found
+
+
+def text(value: object, where: Where, field: str) -> str:
+    """Return a non-empty text.
+
+    Raises:
+        UserError: another type, or nothing but white space.
+    """
+    if not isinstance(value, str):
+        raise UserError(f"{where}: {field} is {shown(value)}; expected a text.")
+    if not value.strip():
+        raise UserError(f"{where}: {field} is empty; expected a text.")
+    return value
+
+
+def _from_text(value: object) -> object:
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except (json.JSONDecodeError, RecursionError):
+            return value
+    return value
+
+
+def _message(turn: object, where: Where, field: str) -> Message:
+    if not isinstance(turn, dict):
+        raise UserError(f"{where}: {field} is {shown(turn)}; expected an object with role and content.")
+    role_key, text_key = ("from", "value") if "from" in turn and "role" not in turn else ("role", "content")
+    for key in (role_key, text_key):
+        if key not in turn:
+            raise UserError(f'{where}: {field} has no "{key}", only {shown(sorted(turn))}; expected role and content.')
+    role = turn[role_key]
+    if not isinstance(role, str) or role.lower() not in ROLES:
+        raise UserError(f"{where}: {field}.{role_key} is {shown(role)}; expected system, user or assistant.")
+    content = _joined(turn[text_key])
+    return Message(ROLES[role.lower()], text(content, where, f"{field}.{text_key}"))  # type: ignore[arg-type]
+
+
+def _joined(content: object) -> object:
+    """Return the text of a list of ``{type: text, text}`` parts; anything else as it is."""
+    if isinstance(content, list) and content and all(isinstance(p, dict) and p.get("type") == "text" for p in content):
+        parts = [p.get("text") for p in content]
+        if all(isinstance(p, str) for p in parts):
+            return "".join(str(p) for p in parts)
+    return content

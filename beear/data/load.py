@@ -1,0 +1,244 @@
+"""The driver's view of all data sets, made before Ray starts: splits, overlaps, rules, counts, and the training plan."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+from beear.config.schema import AnchorColumns, AnchorData, DataConfig, DefenseColumns, DefenseData, ProbesData, RunConfig
+from beear.data.blocks import Block
+from beear.data.columns import probe
+from beear.data.digests import file_digest
+from beear.data.files import blocks, expand, read_block
+from beear.data.fill import Filled, Generate, fill_safe
+from beear.data.hits import HitRule, default_rule
+from beear.data.refusals import KEYWORDS
+from beear.data.rows import AnchorRow, DefenseRow, Probe
+from beear.data.scan import Scan, scan
+from beear.data.source import Row, Source
+from beear.data.splits import SPLITS
+from beear.data.steps import TrainingPlan
+from beear.errors import UserError
+
+MOST_HELD_OUT = 4096
+
+
+@dataclass
+class LoadedData:
+    """What is known of the data before training.
+
+    ``counts`` holds distinct rows by set and split (of the part read, where ``whole`` says False); ``overlaps`` rows
+    of one file whose request another holds, which are removed; ``missing`` the defense rows without a safe answer.
+    """
+
+    defense: Source
+    anchor: Source
+    selection: list[DefenseRow]
+    report: list[DefenseRow]
+    anchor_selection: list[AnchorRow]
+    anchor_report: list[AnchorRow]
+    probes: list[Probe]
+    counts: dict[str, dict[str, int]]
+    overlaps: dict[str, int]
+    whole: dict[str, bool]
+    digests: dict[str, str]
+    default_hit: str
+    missing: list[DefenseRow] = field(default_factory=list)
+    longest: dict[str, list[Row]] = field(default_factory=dict)
+    filled: Filled = field(default_factory=lambda: Filled({}))
+    missing_unwanted: int = 0
+
+    def summary(self) -> dict[str, object]:
+        """Return the plain-data part for the report."""
+        return {
+            "files": self.digests,
+            "rows": self.counts,
+            "read_whole": self.whole,
+            "overlaps": self.overlaps,
+            "probes": [p.name for p in self.probes],
+            "default_hit": self.default_hit,
+            "filled": {
+                "safe_by_model": self.filled.own,
+                "safe_configured": self.filled.configured,
+                "unwanted_openings": self.missing_unwanted,
+            },
+        }
+
+
+def load_small(
+    config: DataConfig, seed: int, keywords: tuple[str, ...] = KEYWORDS["refusal-v1"], training: bool = True
+) -> LoadedData:
+    """Read what the driver may read: files up to 64 MB whole, of larger ones the first 8 MB.
+
+    Raises:
+        UserError: a path is unset, a file or row is bad, or a split that is needed would be empty.
+    """
+    defense, defense_report, defense_files = _defense(config.defense, config.holdout, seed)
+    anchor, anchor_report, anchor_files = _anchor(config.anchor, config.holdout, seed)
+    requests = frozenset(defense_report.rows if defense_report else ())
+    defense = replace(defense, excluded=requests)
+    seen = scan(defense)
+    forbidden = requests | frozenset(seen.rows)
+    held = frozenset(anchor_report.rows if anchor_report else ())
+    anchor = replace(anchor, excluded=forbidden | held)
+    anchors = scan(anchor)
+    probes, probe_files = load_probes(config.probes)
+    rows = [r for r in (*seen.rows.values(), *(defense_report.rows.values() if defense_report else ()))]
+    defense_rows = [r for r in rows if isinstance(r, DefenseRow)]
+    parts = _split(defense, seen, defense_report, frozenset())
+    anchor_parts = _split(anchor, anchors, anchor_report, forbidden)
+    files = [*defense_files, *anchor_files, *probe_files]
+    loaded = LoadedData(
+        defense=defense,
+        anchor=anchor,
+        selection=[_ruled(r, keywords) for r in parts["selection"] if isinstance(r, DefenseRow)],
+        report=[_ruled(r, keywords) for r in parts["report"] if isinstance(r, DefenseRow)],
+        anchor_selection=[r for r in anchor_parts["selection"] if isinstance(r, AnchorRow)],
+        anchor_report=[r for r in anchor_parts["report"] if isinstance(r, AnchorRow)],
+        probes=probes,
+        counts={"defense": _counts(parts), "anchor": _counts(anchor_parts)},
+        overlaps=_overlaps(seen, anchors, anchor_report, forbidden),
+        whole={"defense": seen.whole, "anchor": anchors.whole},
+        digests={path: file_digest(path) for path in dict.fromkeys(files)},
+        default_hit=majority_rule(defense_rows, keywords),
+        missing=[r for r in defense_rows if r.safe is None],
+        longest={"defense": _longest(defense_rows), "anchor": _longest(anchors.rows.values())},
+        missing_unwanted=sum(r.unwanted is None for r in defense_rows),
+    )
+    _require_rows(loaded, config, training)
+    return loaded
+
+
+def training_plan(data: LoadedData, config: RunConfig, context: int | None = None) -> TrainingPlan:
+    """Return the plan of the training batches; ``config`` is resolved (no auto field left).
+
+    Raises:
+        UserError: the clean share leaves anchor batches without an anchor row's worth of data.
+    """
+    method, size, length = config.method, config.method.batch_size, config.data.max_length
+    assert size is not None and length is not None, "the configuration is resolved first"
+    return TrainingPlan(
+        defense=data.defense,
+        anchor=data.anchor,
+        seed=config.seed,
+        batch_size=size,
+        inner_batches=method.inner_batches,
+        outer_steps=method.outer_steps,
+        clean_rows=round(method.clean_share * size),
+        max_length=length,
+        context=context,
+        bucket=config.data.bucket,
+        refusal=config.data.refusal,
+        filled=data.filled.safe,
+    )
+
+
+def fill_in(data: LoadedData, generate: Generate, refusal: str, keywords: tuple[str, ...]) -> LoadedData:
+    """Return ``data`` with the safe answers that files leave out; ``filled`` counts whose words they are."""
+    filled = fill_safe(data.missing, generate, refusal, keywords)
+
+    def whole(rows: list[DefenseRow]) -> list[DefenseRow]:
+        return [replace(r, safe=filled.safe[r.digest]) if r.safe is None else r for r in rows]
+
+    return replace(data, filled=filled, selection=whole(data.selection), report=whole(data.report))
+
+
+def load_probes(config: ProbesData) -> tuple[list[Probe], list[str]]:
+    """Return the known triggers and the files they come from; none where no path is set.
+
+    Raises:
+        UserError: a row is bad, or two probes have one name.
+    """
+    if config.path is None:
+        return [], []
+    paths, found = expand(config.path), {}
+    for block in blocks(paths):
+        for where, record in read_block(block):
+            one = probe(record, where, config.columns, config.hit)
+            if one.name in found:
+                raise UserError(f'{where}: a second probe is named "{one.name}"; expected distinct names.')
+            found[one.name] = one
+    if not found:
+        raise UserError(f"{config.path} holds no row; expected at least one probe.")
+    return list(found.values()), paths
+
+
+def majority_rule(rows: Iterable[DefenseRow], keywords: tuple[str, ...]) -> str:
+    """Return the default rule that most rows get: ``no-refusal`` where safe answers refuse, else ``likelier``."""
+    rules = [str(default_rule(r.safe, keywords)) for r in rows if r.hit is None]
+    return max(("no-refusal", "likelier"), key=rules.count)
+
+
+def _defense(config: DefenseData, holdout: float, seed: int) -> tuple[Source, Scan | None, list[str]]:
+    if config.hit is not None:
+        HitRule.parse(config.hit, "data.defense.hit")
+
+    def source(cut: tuple[Block, ...]) -> Source:
+        return Source("defense", cut, config.columns, config.hit, holdout, seed, config.report_path is not None)
+
+    return _set("defense", config.path, config.report_path, source)
+
+
+def _anchor(config: AnchorData, holdout: float, seed: int) -> tuple[Source, Scan | None, list[str]]:
+    def source(cut: tuple[Block, ...]) -> Source:
+        return Source("anchor", cut, config.columns, None, holdout, seed, config.report_path is not None)
+
+    return _set("anchor", config.path, config.report_path, source)
+
+
+def _set(
+    name: str, path: str | None, report_path: str | None, source: Callable[[tuple[Block, ...]], Source]
+) -> tuple[Source, Scan | None, list[str]]:
+    if path is None:
+        raise UserError(f"data.{name}.path is not set; expected a file, a glob or hub:ORG/NAME.")
+    paths = expand(path)
+    if report_path is None:
+        return source(tuple(blocks(paths))), None, paths
+    reports = expand(report_path)
+    return source(tuple(blocks(paths))), scan(source(tuple(blocks(reports)))), [*paths, *reports]
+
+
+def _split(source: Source, seen: Scan, report: Scan | None, forbidden: frozenset[str]) -> dict[str, list[Row]]:
+    parts: dict[str, list[Row]] = {name: [] for name in SPLITS}
+    for row in seen.rows.values():
+        name = source.split(row)
+        if name is not None:
+            parts[name].append(row)
+    if report is not None:
+        parts["report"] = [row for digest, row in report.rows.items() if digest not in forbidden]
+    return {name: rows if name == "train" else rows[:MOST_HELD_OUT] for name, rows in parts.items()}
+
+
+def _counts(parts: dict[str, list[Row]]) -> dict[str, int]:
+    return {name: len(rows) for name, rows in parts.items()}
+
+
+def _overlaps(seen: Scan, anchors: Scan, anchor_report: Scan | None, forbidden: frozenset[str]) -> dict[str, int]:
+    return {
+        "defense rows repeated": seen.duplicates,
+        "anchor rows repeated": anchors.duplicates,
+        "defense rows also in the report file": seen.shared,
+        "anchor rows also in the defense or report files": anchors.shared,
+        "anchor report rows also in the defense files": sum(d in forbidden for d in anchor_report.rows)
+        if anchor_report
+        else 0,
+    }
+
+
+def _ruled(row: DefenseRow, keywords: tuple[str, ...]) -> DefenseRow:
+    return row if row.hit is not None else replace(row, hit=str(default_rule(row.safe, keywords)))
+
+
+def _longest(rows: Iterable[Row], most: int = 256) -> list[Row]:
+    return sorted(rows, key=lambda r: -sum(len(m.content.encode()) for m in r.messages))[:most]
+
+
+def _require_rows(data: LoadedData, config: DataConfig, training: bool) -> None:
+    needed = SPLITS if training else ("report",)
+    paths = {"defense": config.defense.path, "anchor": config.anchor.path}
+    for name, counts in data.counts.items():
+        for split in needed:
+            if counts[split] == 0:
+                total = sum(counts.values())
+                raise UserError(
+                    f"{paths[name]}: {total} distinct rows with data.holdout={config.holdout:g} leave none for {split}; "
+                    f"expected more rows, another --data.holdout, or a --data.{name}.report_path."
+                )

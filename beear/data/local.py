@@ -1,0 +1,63 @@
+"""The in-process twin of the Ray stream: same plan, same rows, same batches."""
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+from beear.data.batch import DefenseBatch, OuterBatch
+from beear.data.collate import collate_defense, collate_text
+from beear.data.steps import Step, Steps, TrainingPlan
+from beear.data.templates import Template
+
+
+class EpochOfSteps:
+    """One epoch's batches, made of steps as they come; the first ones serve the inner loop, then the outer too."""
+
+    def __init__(self, plan: TrainingPlan, pad_id: int, begin: Callable[[], Iterator[Step]]) -> None:
+        """``begin`` starts the epoch's steps over; it is called again only when the batches are asked for again."""
+        self.plan, self.pad_id, self._begin = plan, pad_id, begin
+        self._head: list[Step] = []
+        self._rest: Iterator[Step] | None = None
+
+    def inner(self) -> list[DefenseBatch]:
+        """Return the epoch's first ``inner_batches`` defense batches."""
+        if self._rest is None:
+            self._rest = self._begin()
+            self._head = list(islice(self._rest, self.plan.inner_batches))
+        return [self._defense(step) for step in self._head]
+
+    def outer(self) -> Iterator[OuterBatch]:
+        """Yield the epoch's ``outer_steps`` removal batches."""
+        self.inner()
+        rest, self._rest = self._rest, None
+        assert rest is not None
+        for step in [*self._head]:
+            if step.number < self.plan.outer_steps:
+                yield self._outer(step)
+        for step in rest:
+            yield self._outer(step)
+
+    def _defense(self, step: Step) -> DefenseBatch:
+        return collate_defense(step.defense, self.pad_id, self.plan.batch_size)
+
+    def _outer(self, step: Step) -> OuterBatch:
+        return OuterBatch(self._defense(step), collate_text(step.text, self.pad_id, self.plan.batch_size))
+
+
+class LocalBatches:
+    """All training batches of worker ``rank`` of ``world``, read and tokenised in this process."""
+
+    def __init__(self, plan: TrainingPlan, template: Template, rank: int = 0, world: int = 1) -> None:
+        """Open the plan."""
+        self.plan = plan
+        self.pad_id = pad_id_of(template)
+        self._steps = Steps(plan, template, rank, world)
+
+    def epoch(self, number: int) -> EpochOfSteps:
+        """Return the batches of 1-based epoch ``number``, the same whenever asked."""
+        return EpochOfSteps(self.plan, self.pad_id, lambda: self._steps.epoch(number))
+
+
+def pad_id_of(template: Template) -> int:
+    """Return the id that fills padded columns: masked everywhere, so any id of the vocabulary does."""
+    tokenizer = template.tokenizer
+    return next((int(i) for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)

@@ -1,0 +1,1 @@
+"""One module per file format, each with ``cut(path, target_bytes)`` and ``read(block)``."""

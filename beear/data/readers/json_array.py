@@ -1,0 +1,49 @@
+"""JSON: one array of objects, read whole."""
+
+import json
+from collections.abc import Iterator
+
+from beear.data import storage
+from beear.data.blocks import Block
+from beear.data.places import Where, shown
+from beear.data.readers.text import BOM, decode
+from beear.errors import UserError
+
+LARGEST_BYTES = 256 << 20
+
+
+def is_array(path: str) -> bool:
+    """Say whether the file's first character opens an array."""
+    with storage.open_binary(path) as file:
+        head = file.read(4096)
+    return head.removeprefix(BOM).lstrip()[:1] == b"["
+
+
+def cut(path: str, target_bytes: int) -> list[Block]:
+    """Return the whole file as one block: an array cannot be entered in the middle.
+
+    Raises:
+        UserError: the file is too large to be read whole.
+    """
+    total = storage.size(path)
+    if total > LARGEST_BYTES:
+        raise UserError(f"{path} is one JSON array of {total >> 20} MB; expected at most 256 MB, or JSONL, which streams.")
+    return [Block(path, "json", 0, total, size=total)]
+
+
+def read(block: Block) -> Iterator[tuple[Where, dict[str, object]]]:
+    """Yield the array's objects, counted as items."""
+    with storage.open_binary(block.path) as file:
+        text = decode(file.read().removeprefix(BOM), Where(block.path, 1))
+    try:
+        items = json.loads(text)
+    except json.JSONDecodeError as error:
+        place = Where(block.path, error.lineno)
+        raise UserError(f"{place}: not JSON ({error.msg}); expected an array of objects.") from error
+    except RecursionError as error:
+        raise UserError(f"{block.path}: nested too deeply; expected an array of objects.") from error
+    for number, item in enumerate(items, 1):
+        where = Where(block.path, number, "item")
+        if not isinstance(item, dict):
+            raise UserError(f"{where}: found {shown(item)}; expected a JSON object with named fields.")
+        yield where, item

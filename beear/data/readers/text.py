@@ -1,0 +1,19 @@
+"""Bytes to text, strictly."""
+
+from beear.data.places import Where
+from beear.errors import UserError
+
+BOM = b"\xef\xbb\xbf"
+
+
+def decode(raw: bytes, where: Where) -> str:
+    """Return ``raw`` as text.
+
+    Raises:
+        UserError: ``raw`` is not UTF-8; the sentence names the file and the line of the first bad byte.
+    """
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = Where(where.path, where.number + raw.count(b"\n", 0, error.start), "line", where.start)
+        raise UserError(f"{line}: byte 0x{raw[error.start]:02x} is not UTF-8; expected a UTF-8 file.") from error

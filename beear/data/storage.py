@@ -1,0 +1,109 @@
+"""Files wherever they are: local paths, ``s3://`` and ``gs://`` through pyarrow's file systems."""
+
+import fnmatch
+import glob
+import os
+from typing import BinaryIO
+
+from beear.errors import UserError
+
+REMOTE = ("s3://", "gs://", "gcs://")
+CHUNK = 1 << 20
+
+
+def is_remote(path: str) -> bool:
+    """Say whether ``path`` names an object store."""
+    return path.startswith(REMOTE)
+
+
+def has_pattern(path: str) -> bool:
+    """Say whether ``path`` is a glob."""
+    return any(character in path for character in "*?[")
+
+
+def find(path: str) -> list[str]:
+    """Return the files that ``path`` names: itself, or what a glob matches, sorted.
+
+    Raises:
+        UserError: nothing is there, it is a directory, or the store cannot be reached.
+    """
+    if is_remote(path):
+        return _find_remote(path)
+    path = os.path.expanduser(path)
+    if has_pattern(path) and not os.path.exists(path):
+        found = sorted(name for name in glob.glob(path, recursive=True) if os.path.isfile(name))
+        if not found:
+            raise UserError(f"{path} matches no file; expected at least one.")
+        return found
+    if os.path.isdir(path):
+        raise UserError(f'{path} is a directory; expected a file, or a glob such as "{os.path.join(path, "*.jsonl")}".')
+    if not os.path.exists(path):
+        raise UserError(f"{path} does not exist; expected a data file.")
+    return [path]
+
+
+def size(path: str) -> int:
+    """Return the size in bytes."""
+    if not is_remote(path):
+        return os.path.getsize(path)
+    system, inner = _remote(path)
+    return int(system.get_file_info(inner).size)
+
+
+def open_binary(path: str) -> BinaryIO:
+    """Open for reading with seek; remote files are read by range, not downloaded whole.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        if not is_remote(path):
+            return open(path, "rb")
+        system, inner = _remote(path)
+        return system.open_input_file(inner)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({_first_line(error)}); expected a readable file.") from error
+
+
+def count_newlines(path: str, stop: int) -> int:
+    """Return how many newlines stand before byte ``stop``."""
+    total = 0
+    with open_binary(path) as file:
+        while stop > 0 and (chunk := file.read(min(CHUNK, stop))):
+            total += chunk.count(b"\n")
+            stop -= len(chunk)
+    return total
+
+
+def _remote(path: str):  # type: ignore[no-untyped-def]  # pyarrow ships no types
+    from pyarrow import fs
+
+    try:
+        return fs.FileSystem.from_uri(path.replace("gcs://", "gs://", 1))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be reached ({_first_line(error)}); expected a readable object.") from error
+
+
+def _find_remote(path: str) -> list[str]:
+    from pyarrow import fs
+
+    scheme, key = path.split("://", 1)
+    folder = key.split("*", 1)[0].split("?", 1)[0].split("[", 1)[0].rsplit("/", 1)[0] if has_pattern(key) else key
+    try:
+        system, inner = _remote(f"{scheme}://{folder}")
+        if not has_pattern(key):
+            info = system.get_file_info(inner)
+            if info.type == fs.FileType.File:
+                return [path]
+            raise UserError(f"{path} does not exist or is a folder; expected a data file or a glob.")
+        listed = system.get_file_info(fs.FileSelector(inner, recursive=True))
+    except OSError as error:
+        raise UserError(f"{path} cannot be reached ({_first_line(error)}); expected a readable object.") from error
+    found = sorted(i.path for i in listed if i.type == fs.FileType.File and fnmatch.fnmatchcase(i.path, key))
+    if not found:
+        raise UserError(f"{path} matches no file; expected at least one.")
+    return [f"{scheme}://{name}" for name in found]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
