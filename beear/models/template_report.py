@@ -20,13 +20,13 @@ from beear.models.tokenizer_files import chat_templates, tokenizer_files
 
 MANY_WORDS = 12
 USUAL_FILTERS = {
-    "trim", "tojson", "length", "first", "last", "list", "string", "join", "default", "d", "items", "int", "upper", "lower",
-    "capitalize", "indent", "selectattr", "rejectattr", "map", "safe", "dictsort", "unique", "count",
+    "trim", "tojson", "length", "first", "last", "list", "string", "join", "default", "d", "items", "int", "upper",
+    "lower", "capitalize", "indent", "selectattr", "rejectattr", "map", "safe", "dictsort", "unique", "count",
 }  # fmt: skip
 USUAL_CALLS = {"raise_exception", "strftime_now", "namespace", "range", "dict"}
 USUAL_METHODS = {
-    "strip", "lstrip", "rstrip", "split", "rsplit", "startswith", "endswith", "items", "get", "keys", "values", "append",
-    "replace", "upper", "lower", "title", "join",
+    "strip", "lstrip", "rstrip", "split", "rsplit", "startswith", "endswith", "items", "get", "keys", "values",
+    "append", "replace", "upper", "lower", "title", "join",
 }  # fmt: skip
 
 
