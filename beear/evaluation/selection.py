@@ -1,0 +1,44 @@
+"""The light measure after each epoch, on selection rows, shared over the training workers."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from beear.config.schema import RunConfig
+from beear.data.rows import AnchorRow, DefenseRow, Probe
+from beear.evaluation.measure import MeasuredRows, headline, measure_rows
+from beear.evaluation.subject import Subject
+from beear.parallel.base import Backend
+
+
+class SelectionMeasure:
+    """Calls give ASR, exact match, over-refusal and anchor NLL on selection rows, the same on every worker.
+
+    Without ``probes`` no trigger informs the run; a caller that passes them must say so in the report.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        defense: Sequence[DefenseRow],
+        anchor: Sequence[AnchorRow],
+        config: RunConfig,
+        hit: str | None,
+        backend: Backend,
+        probes: Sequence[Probe] = (),
+        compute: torch.dtype | None = None,
+    ) -> None:
+        """Keep the rows; every worker is given all of them and measures its own share. ``hit``: rows' own rule else."""
+        self.subject = Subject.of(model, tokenizer, compute=compute)
+        ruled = [replace(row, hit=row.hit or hit) for row in defense]
+        self.rows = MeasuredRows(ruled, anchor, probes).first(config.evaluate.selection_rows)
+        self.config, self.backend = config.evaluate, backend
+
+    def __call__(self) -> dict[str, float]:
+        """Measure the model as it is now."""
+        mine = measure_rows(self.subject, self.rows, self.config, (self.backend.rank, self.backend.world))
+        return headline(self.backend.gather(mine))
