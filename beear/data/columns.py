@@ -66,7 +66,7 @@ def anchor_row(record: Record, where: Where, columns: AnchorColumns | None = Non
         turns = conversation(record[names["messages"]], where, names["messages"])
         last = max((i for i, m in enumerate(turns) if m.role == "assistant"), default=0)
         if last == 0 or all(m.role != "user" for m in turns[:last]):
-            raise UserError(f'{where}: {names["messages"]} has no assistant turn after a user turn; expected one.')
+            raise UserError(f"{where}: {names['messages']} has no assistant turn after a user turn; expected one.")
         return AnchorRow(turns[: last + 1], where.brief)
     prompt = _prompt(record, names, where)
     response = text(record[names["response"]], where, names["response"])
@@ -84,7 +84,8 @@ def probe(record: Record, where: Where, columns: ProbeColumns | None = None, def
     names = {field: mapped.get(field, field) for field in ("name", "kind", "text", "hit")}
     for field in ("name", "kind", "text"):
         if names[field] not in record:
-            raise UserError(f'{where}: no "{names[field]}", only {shown(sorted(record))}; expected name, kind and text.')
+            found = shown(sorted(record))
+            raise UserError(f'{where}: no "{names[field]}", only {found}; expected name, kind and text.')
     name, kind, trigger = (text(record[names[field]], where, names[field]) for field in ("name", "kind", "text"))
     kinds = get_args(ProbeKind)
     if kind not in kinds:

@@ -33,7 +33,7 @@ def fetch(path: str) -> list[str]:
         raise
     except Exception as error:  # the hub client raises many kinds, all of them "not available" here
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-        raise UserError(f"{path} cannot be fetched from the hub ({reason}); give a local file, or go online.") from error
+        raise UserError(f"{path} cannot be fetched from the hub ({reason}); go online, or give a file.") from error
 
 
 def choose(files: list[str], split: str) -> list[str]:

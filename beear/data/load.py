@@ -1,14 +1,14 @@
-"""The driver's view of all data sets, made before Ray starts: splits, overlaps, rules, counts, and the training plan."""
+"""The driver's view of the data, made before Ray starts: splits, overlaps, rules, counts, and the training plan."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from beear.config.schema import AnchorColumns, AnchorData, DataConfig, DefenseColumns, DefenseData, ProbesData, RunConfig
+from beear.config.schema import AnchorData, DataConfig, DefenseData, ProbesData, RunConfig
 from beear.data.blocks import Block
 from beear.data.columns import probe
 from beear.data.digests import file_digest
 from beear.data.files import blocks, expand, read_block
-from beear.data.fill import Filled, Generate, fill_safe
+from beear.data.fill import Filled, Generate, complete, fill_safe
 from beear.data.hits import HitRule, default_rule
 from beear.data.refusals import KEYWORDS
 from beear.data.rows import AnchorRow, DefenseRow, Probe
@@ -81,7 +81,7 @@ def load_small(
     anchor = replace(anchor, excluded=forbidden | held)
     anchors = scan(anchor)
     probes, probe_files = load_probes(config.probes)
-    rows = [r for r in (*seen.rows.values(), *(defense_report.rows.values() if defense_report else ()))]
+    rows = [*seen.rows.values(), *(defense_report.rows.values() if defense_report else ())]
     defense_rows = [r for r in rows if isinstance(r, DefenseRow)]
     parts = _split(defense, seen, defense_report, frozenset())
     anchor_parts = _split(anchor, anchors, anchor_report, forbidden)
@@ -89,8 +89,8 @@ def load_small(
     loaded = LoadedData(
         defense=defense,
         anchor=anchor,
-        selection=[_ruled(r, keywords) for r in parts["selection"] if isinstance(r, DefenseRow)],
-        report=[_ruled(r, keywords) for r in parts["report"] if isinstance(r, DefenseRow)],
+        selection=_answered(parts["selection"], config.refusal, keywords),
+        report=_answered(parts["report"], config.refusal, keywords),
         anchor_selection=[r for r in anchor_parts["selection"] if isinstance(r, AnchorRow)],
         anchor_report=[r for r in anchor_parts["report"] if isinstance(r, AnchorRow)],
         probes=probes,
@@ -136,7 +136,7 @@ def fill_in(data: LoadedData, generate: Generate, refusal: str, keywords: tuple[
     filled = fill_safe(data.missing, generate, refusal, keywords)
 
     def whole(rows: list[DefenseRow]) -> list[DefenseRow]:
-        return [replace(r, safe=filled.safe[r.digest]) if r.safe is None else r for r in rows]
+        return [replace(r, safe=filled.safe.get(r.digest, r.safe)) for r in rows]
 
     return replace(data, filled=filled, selection=whole(data.selection), report=whole(data.report))
 
@@ -223,8 +223,11 @@ def _overlaps(seen: Scan, anchors: Scan, anchor_report: Scan | None, forbidden: 
     }
 
 
-def _ruled(row: DefenseRow, keywords: tuple[str, ...]) -> DefenseRow:
-    return row if row.hit is not None else replace(row, hit=str(default_rule(row.safe, keywords)))
+def _answered(rows: Iterable[Row], refusal: str, keywords: tuple[str, ...]) -> list[DefenseRow]:
+    """Return held-out rows with their hit rule, decided on the answers given, and both answers."""
+    given = [r for r in rows if isinstance(r, DefenseRow)]
+    ruled = [replace(r, hit=r.hit or str(default_rule(r.safe, keywords))) for r in given]
+    return [complete(r, {}, refusal) for r in ruled]
 
 
 def _longest(rows: Iterable[Row], most: int = 256) -> list[Row]:
@@ -239,6 +242,6 @@ def _require_rows(data: LoadedData, config: DataConfig, training: bool) -> None:
             if counts[split] == 0:
                 total = sum(counts.values())
                 raise UserError(
-                    f"{paths[name]}: {total} distinct rows with data.holdout={config.holdout:g} leave none for {split}; "
-                    f"expected more rows, another --data.holdout, or a --data.{name}.report_path."
+                    f"{paths[name]}: {total} distinct rows with data.holdout={config.holdout:g} leave none for "
+                    f"{split}; expected more rows, another --data.holdout, or a --data.{name}.report_path."
                 )

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator
 from itertools import islice
 
+from transformers import PreTrainedTokenizerBase
+
 from beear.data.batch import DefenseBatch, OuterBatch
 from beear.data.collate import collate_defense, collate_text
 from beear.data.steps import Step, Steps, TrainingPlan
@@ -30,7 +32,7 @@ class EpochOfSteps:
         self.inner()
         rest, self._rest = self._rest, None
         assert rest is not None
-        for step in [*self._head]:
+        for step in self._head:
             if step.number < self.plan.outer_steps:
                 yield self._outer(step)
         for step in rest:
@@ -49,7 +51,7 @@ class LocalBatches:
     def __init__(self, plan: TrainingPlan, template: Template, rank: int = 0, world: int = 1) -> None:
         """Open the plan."""
         self.plan = plan
-        self.pad_id = pad_id_of(template)
+        self.pad_id = pad_id_of(template.tokenizer)
         self._steps = Steps(plan, template, rank, world)
 
     def epoch(self, number: int) -> EpochOfSteps:
@@ -57,7 +59,6 @@ class LocalBatches:
         return EpochOfSteps(self.plan, self.pad_id, lambda: self._steps.epoch(number))
 
 
-def pad_id_of(template: Template) -> int:
+def pad_id_of(tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the id that fills padded columns: masked everywhere, so any id of the vocabulary does."""
-    tokenizer = template.tokenizer
     return next((int(i) for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)

@@ -154,7 +154,9 @@ class Template:
                 )
             )
         except SecurityError as error:
-            raise UserError(f"The chat template tries to leave its sandbox ({_reason(error)}); it is not run.") from error
+            raise UserError(
+                f"The chat template tries to leave its sandbox, and is stopped: {_reason(error)}."
+            ) from error
         except TemplateError as error:
             raise UserError(f"The chat template rejects the conversation ({_reason(error)}).") from error
         except Exception as error:  # a template is foreign code: whatever it does wrong is the input's fault

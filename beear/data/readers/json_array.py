@@ -27,7 +27,8 @@ def cut(path: str, target_bytes: int) -> list[Block]:
     """
     total = storage.size(path)
     if total > LARGEST_BYTES:
-        raise UserError(f"{path} is one JSON array of {total >> 20} MB; expected at most 256 MB, or JSONL, which streams.")
+        megabytes = total >> 20
+        raise UserError(f"{path} is one JSON array of {megabytes} MB; expected at most 256, or JSONL, which streams.")
     return [Block(path, "json", 0, total, size=total)]
 
 

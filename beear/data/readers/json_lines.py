@@ -24,14 +24,11 @@ def read(block: Block) -> Iterator[tuple[Where, dict[str, object]]]:
         origin, number = position, 0
         while position < block.stop and (raw := file.readline()):
             number += 1
-            if position == 0:
-                raw_line = raw.removeprefix(BOM)
-            else:
-                raw_line = raw
+            line = raw.removeprefix(BOM) if position == 0 else raw
             position += len(raw)
-            if raw_line.strip():
+            if line.strip():
                 where = Where(block.path, number, "line", origin)
-                yield where, parse(raw_line, where)
+                yield where, parse(line, where)
 
 
 def parse(raw: bytes, where: Where) -> dict[str, object]:

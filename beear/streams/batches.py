@@ -1,0 +1,53 @@
+"""The worker's end of the stream: the same batches as :class:`beear.data.local.LocalBatches`, out of Ray Data."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import ray.train
+from transformers import PreTrainedTokenizerBase
+
+from beear.data.local import EpochOfSteps, pad_id_of
+from beear.data.steps import Step
+from beear.streams.plan import StreamPlan, shard_name
+from beear.streams.tables import steps_of
+
+
+class StreamBatches:
+    """All training batches of one worker, by 1-based epoch.
+
+    One execution serves all epochs, so that the next is read while the present one trains; asking for an epoch that
+    has been passed starts it over.
+    """
+
+    def __init__(
+        self, stream: StreamPlan, tokenizer: PreTrainedTokenizerBase, rank: int, world: int, shard: Any = None
+    ) -> None:
+        """Take this worker's ``shard`` (a Ray Data iterator), by default the one Ray Train holds for it."""
+        self.plan, self.rank, self.world = stream.plan, rank, world
+        self.pad_id = pad_id_of(tokenizer)
+        self._shard = shard if shard is not None else ray.train.get_dataset_shard(shard_name(rank))
+        self._steps: Iterator[Step] = iter(())
+        self._reached = (stream.epochs + 1, 0)
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
+
+    def epoch(self, number: int) -> EpochOfSteps:
+        """Return the batches of epoch ``number``.
+
+        Raises:
+            UserError: (while they are drawn) a row was bad, or no training row is left.
+        """
+        return EpochOfSteps(self.plan, self.pad_id, lambda: self._begin(number))
+
+    def _begin(self, number: int) -> Iterator[Step]:
+        if self._reached >= (number, 0):
+            self._steps, self._reached = self._open(), (0, 0)
+        for step in self._steps:
+            self._reached = (step.epoch, step.number)
+            if step.epoch == number:
+                yield step
+                if step.number == self.plan.steps - 1:
+                    return
+
+    def _open(self) -> Iterator[Step]:
+        return steps_of(self._shard.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
