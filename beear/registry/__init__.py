@@ -1,0 +1,1 @@
+"""Tracking and registration in MLflow, on the driver's side."""

@@ -37,9 +37,14 @@ def _register(folder: str) -> str:
     uri = resolve_uri(os.environ.get("MLFLOW_TRACKING_URI") or _text(known, "tracking_uri"), folder)
     check(uri)
     run = Run.reopen(
-        uri, _text(known, "experiment") or "beear", folder, run_id=_text(known, "mlflow_run_id"),
-        identity=_text(known, "identity") or report.run_id, name=report.run_id, config=report.config,
-    )  # fmt: skip
+        uri,
+        _text(known, "experiment") or "beear",
+        folder,
+        run_id=_text(known, "mlflow_run_id"),
+        identity=_text(known, "identity") or report.run_id,
+        name=report.run_id,
+        config=report.config,
+    )
     if report.after is None:
         log_report(folder, report, run)
         return f"logged as run {run.run_id}"

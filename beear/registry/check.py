@@ -57,7 +57,8 @@ def check(uri: str, timeout_s: float = 5.0) -> None:
     else:
         path = pathlib.Path(uri.removeprefix("file://").removeprefix("file:")).absolute()
         raise UserError(
-            f'tracking.uri: "{redact(uri)}" is a folder, and MLflow keeps runs in folders no longer; use sqlite:///{path / "mlflow.db"}'
+            f'tracking.uri: "{redact(uri)}" is a folder, and MLflow keeps runs in folders no longer; '
+            f"use sqlite:///{path / 'mlflow.db'}"
         )
 
 
@@ -89,9 +90,17 @@ def _check_server(uri: str, timeout_s: float) -> None:
         what = "did not answer in time" if isinstance(error, requests.Timeout) else "cannot be reached"
         raise _fail(uri, what, "a running MLflow server") from None
     if answer.status_code in (401, 403):
-        raise _fail(uri, f"refused the credentials (HTTP {answer.status_code})", "MLFLOW_TRACKING_USERNAME and _PASSWORD, or _TOKEN, to be set")
+        raise _fail(
+            uri,
+            f"refused the credentials (HTTP {answer.status_code})",
+            "MLFLOW_TRACKING_USERNAME and _PASSWORD, or _TOKEN, to be set",
+        )
     if answer.status_code != 200 or not answer.text.strip()[:1].isdigit() or len(answer.text) > 40:
-        raise _fail(uri, f"answers, but not as MLflow does (HTTP {answer.status_code} for /version)", "an MLflow server's address")
+        raise _fail(
+            uri,
+            f"answers, but not as MLflow does (HTTP {answer.status_code} for /version)",
+            "an MLflow server's address",
+        )
 
 
 def _check_port(uri: str, kind: str, timeout_s: float) -> None:
@@ -106,7 +115,9 @@ def _check_port(uri: str, kind: str, timeout_s: float) -> None:
 def _check_sqlite(uri: str) -> None:
     path = sqlite_path(uri)
     if path is None or not uri.startswith("sqlite:////") or path.is_dir():
-        raise _fail(uri, "does not name a database file", "sqlite:/// and an absolute path, such as sqlite:////data/mlflow.db")
+        raise _fail(
+            uri, "does not name a database file", "sqlite:/// and an absolute path, such as sqlite:////data/mlflow.db"
+        )
     if path.exists():
         with path.open("rb") as stream:
             head = stream.read(16)

@@ -58,3 +58,31 @@ def _measured(when: str, measured: Measurement) -> dict[str, float]:
         where = f"{curve.placement}/layer{curve.layer}/seed{curve.seed}"
         flat[f"{when}/resistance_gap/{where}"] = curve.final_gap
     return flat | {f"{when}/task/{name}": value for name, value in measured.tasks.items()}
+
+
+def version_tags(report: Report, identity: str, lineage: str) -> dict[str, str]:
+    """Return the registered version's tags: verdict, identity, digests, source and lineage."""
+    tags = {
+        "verdict": report.gate.verdict,
+        "identity": identity,
+        "weights_before": report.before.weights_digest,
+        "weights_after": report.after.weights_digest if report.after else report.before.weights_digest,
+        "source": str(report.model.get("path", "")),
+        "code_version": report.code_version,
+        "lineage_run_id": lineage,
+        "run": report.run_id,
+    }
+    for part, facts in (("model", report.model), ("template", report.template), ("data", report.data)):
+        tags |= _digests(part, facts)
+    return {key: redact(value)[:5000] for key, value in tags.items() if value}
+
+
+def _digests(part: str, facts: dict[str, object]) -> dict[str, str]:
+    """Return the digests a part of the report holds, as ``part.name``."""
+    found = {}
+    single, several = facts.get("digest"), facts.get("digests")
+    if isinstance(single, str):
+        found[f"{part}.digest"] = single
+    if isinstance(several, dict):
+        found |= {metric_name(f"{part}.{key}"): value for key, value in several.items() if isinstance(value, str)}
+    return found

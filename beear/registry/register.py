@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from beear.errors import UserError
 from beear.registry.connection import environment, lost_errors, patience, reason
 from beear.registry.errors import RegistrationPending
-from beear.registry.flatten import metric_name, metrics_of
+from beear.registry.flatten import metrics_of, version_tags
 from beear.registry.run import Run
 from beear.registry.stage import stage
 from beear.report.redact import redact
@@ -47,7 +47,9 @@ def check_name(name: str) -> None:
         UserError: the name is empty, too long, or holds ``/``, ``:``, a quote or a control character.
     """
     if not 0 < len(name) <= 250 or re.search(r"[/:'\"`\x00-\x1f]", name):
-        raise UserError(f'tracking.register_as: "{name}" is not a model name; expected up to 250 characters without / : or quotes')
+        raise UserError(
+            f'tracking.register_as: "{name}" is not a model name; expected up to 250 characters without / : or quotes'
+        )
 
 
 def register(folder: str, report: Report, name: str, run: Run) -> Registered:
@@ -65,9 +67,14 @@ def register(folder: str, report: Report, name: str, run: Run) -> Registered:
     """
     check_name(name)
     report.registry |= {
-        "tracking_uri": redact(run.uri), "experiment": run.experiment, "mlflow_run_id": run.run_id, "identity": run.identity,
-        "model_name": name, "version": None, "alias": None,
-    }  # fmt: skip
+        "tracking_uri": redact(run.uri),
+        "experiment": run.experiment,
+        "mlflow_run_id": run.run_id,
+        "identity": run.identity,
+        "model_name": name,
+        "version": None,
+        "alias": None,
+    }
     write(folder, report, config_yaml=_config_text(folder))
     try:
         run.deliver()
@@ -80,7 +87,9 @@ def register(folder: str, report: Report, name: str, run: Run) -> Registered:
             run.client.set_registered_model_alias(name, alias, version)
         run.client.set_terminated(run.run_id, "FINISHED")
     except lost_errors() as error:
-        raise RegistrationPending(folder, redact(run.uri), reason(error, run.uri), credentials=redact(run.uri) != run.uri) from None
+        raise RegistrationPending(
+            folder, redact(run.uri), reason(error, run.uri), credentials=redact(run.uri) != run.uri
+        ) from None
     return Registered(name, version, alias, redact(run.uri))
 
 
@@ -91,15 +100,20 @@ def log_report(folder: str, report: Report, run: Run) -> None:
         RegistrationPending: the server did not take it; the folder is complete.
     """
     report.registry |= {
-        "tracking_uri": redact(run.uri), "experiment": run.experiment, "mlflow_run_id": run.run_id, "identity": run.identity,
-    }  # fmt: skip
+        "tracking_uri": redact(run.uri),
+        "experiment": run.experiment,
+        "mlflow_run_id": run.run_id,
+        "identity": run.identity,
+    }
     write(folder, report, config_yaml=_config_text(folder))
     try:
         run.deliver()
         _log_report(folder, report, run)
         run.client.set_terminated(run.run_id, "FINISHED")
     except lost_errors() as error:
-        raise RegistrationPending(folder, redact(run.uri), reason(error, run.uri), credentials=redact(run.uri) != run.uri) from None
+        raise RegistrationPending(
+            folder, redact(run.uri), reason(error, run.uri), credentials=redact(run.uri) != run.uri
+        ) from None
 
 
 def _config_text(folder: str) -> str | None:
@@ -128,7 +142,7 @@ def _version(folder: str, report: Report, name: str, run: Run) -> str:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    tags = version_tags(report, run)
+    tags = version_tags(report, run.identity, run.run_id)
     for found in run.client.search_model_versions(f"name = '{name}' and run_id = '{run.run_id}'"):
         if found.tags.get("weights_after") == tags["weights_after"] and found.tags.get("identity") == run.identity:
             return str(found.version)
@@ -136,7 +150,12 @@ def _version(folder: str, report: Report, name: str, run: Run) -> str:
     # A database store resolves models:/ at the process-wide address, whatever address the client has.
     with environment(MLFLOW_TRACKING_URI=run.uri):
         made = run.client.create_model_version(
-            name, source=f"models:/{model_id}", run_id=run.run_id, tags=tags, description=redact(report.gate.sentence), model_id=model_id
+            name,
+            source=f"models:/{model_id}",
+            run_id=run.run_id,
+            tags=tags,
+            description=redact(report.gate.sentence),
+            model_id=model_id,
         )
     return str(made.version)
 
@@ -148,7 +167,9 @@ def _upload(folder: str, name: str, run: Run) -> str:
     experiment_id = run.client.get_run(run.run_id).info.experiment_id
     logged = run.client.create_logged_model(experiment_id, name=name, source_run_id=run.run_id)
     run.client.log_outputs(run.run_id, [LoggedModelOutput(logged.model_id, 0)])
-    model = Model(artifact_path=logged.artifact_location, run_id=run.run_id, model_uuid=logged.model_id, model_id=logged.model_id)
+    model = Model(
+        artifact_path=logged.artifact_location, run_id=run.run_id, model_uuid=logged.model_id, model_id=logged.model_id
+    )
     # Beside the checkpoint: hard links do not cross file systems.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".upload-") as place, patience(_UPLOAD_SECONDS):
         target = str(pathlib.Path(place) / "model")
@@ -156,31 +177,3 @@ def _upload(folder: str, name: str, run: Run) -> str:
         run.client.log_model_artifacts(logged.model_id, target)
     run.client.finalize_logged_model(logged.model_id, "READY")
     return str(logged.model_id)
-
-
-def version_tags(report: Report, run: Run) -> dict[str, str]:
-    """Return the registered version's tags: verdict, identity, digests, source and lineage."""
-    tags = {
-        "verdict": report.gate.verdict,
-        "identity": run.identity,
-        "weights_before": report.before.weights_digest,
-        "weights_after": report.after.weights_digest if report.after else report.before.weights_digest,
-        "source": str(report.model.get("path", "")),
-        "code_version": report.code_version,
-        "lineage_run_id": run.run_id,
-        "run": report.run_id,
-    }
-    for part, facts in (("model", report.model), ("template", report.template), ("data", report.data)):
-        tags |= _digests(part, facts)
-    return {key: redact(value)[:5000] for key, value in tags.items() if value}
-
-
-def _digests(part: str, facts: dict[str, object]) -> dict[str, str]:
-    """Return the digests a part of the report holds, as ``part.name``."""
-    found = {}
-    single, several = facts.get("digest"), facts.get("digests")
-    if isinstance(single, str):
-        found[f"{part}.digest"] = single
-    if isinstance(several, dict):
-        found |= {metric_name(f"{part}.{key}"): value for key, value in several.items() if isinstance(value, str)}
-    return found

@@ -1,29 +1,29 @@
 """One MLflow run: started once, told the metrics of each epoch, and never the reason why training stops."""
 
 import json
-import os
 import pathlib
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from beear.errors import UserError
-from beear.registry.check import sqlite_path
 from beear.registry.connection import client, lost_errors, reason
-from beear.registry.flatten import metric_name, params_of
+from beear.registry.experiment import create_run, experiment_id_of, unfinished_run
+from beear.registry.flatten import metric_name
 from beear.report.redact import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-IDENTITY = "beear.identity"
 BUFFER = "pending_metrics.jsonl"
 
 
 class Run:
     """A run at a tracking server; metrics the server does not take wait in a file in the output folder."""
 
-    def __init__(self, client: "MlflowClient", uri: str, experiment: str, run_id: str, folder: str, identity: str) -> None:
+    def __init__(
+        self, client: "MlflowClient", uri: str, experiment: str, run_id: str, folder: str, identity: str
+    ) -> None:
         """Hold an existing run; use :meth:`start` or :meth:`reopen`."""
         self.client = client
         self.uri = uri
@@ -62,19 +62,28 @@ class Run:
         """
         made = client(uri)
         try:
-            experiment_id = _experiment(made, uri, experiment)
-            found = _unfinished(made, experiment_id, identity) if resume else None
+            experiment_id = experiment_id_of(made, uri, experiment)
+            found = unfinished_run(made, experiment_id, identity) if resume else None
             if found is None:
-                found = _create(made, experiment_id, name, identity, config, tags or {})
+                found = create_run(made, experiment_id, name, identity, config, tags or {})
         except lost_errors() as error:
             raise UserError(
-                f'tracking.uri: "{redact(uri)}" does not take a run ({reason(error, uri)}); expected a working MLflow server or database'
+                f'tracking.uri: "{redact(uri)}" does not take a run ({reason(error, uri)}); '
+                "expected a working MLflow server or database"
             ) from None
         return cls(made, uri, experiment, found, folder, identity)
 
     @classmethod
     def reopen(
-        cls, uri: str, experiment: str, folder: str, *, run_id: str | None, identity: str, name: str, config: Mapping[str, Any]
+        cls,
+        uri: str,
+        experiment: str,
+        folder: str,
+        *,
+        run_id: str | None,
+        identity: str,
+        name: str,
+        config: Mapping[str, Any],
     ) -> "Run":
         """Return the run ``run_id`` to add to it, or a new one where the server does not know it (any more).
 
@@ -89,7 +98,10 @@ class Run:
                 return cls(made, uri, experiment, run_id, folder, identity)
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise UserError(f'tracking.uri: "{redact(uri)}" cannot be used ({reason(error, uri)}); expected a working MLflow server') from None
+                raise UserError(
+                    f'tracking.uri: "{redact(uri)}" cannot be used ({reason(error, uri)}); '
+                    "expected a working MLflow server"
+                ) from None
         return cls.start(uri, experiment, folder, identity=identity, name=name, config=config, resume=False)
 
     @property
@@ -98,7 +110,7 @@ class Run:
         return pathlib.Path(self.folder) / BUFFER
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> bool:
-        """Log numbers of one epoch; return False if they wait in the buffer because the server is away. Never raises for that."""
+        """Log one epoch's numbers; return False if they wait in the buffer because the server is away (not an error)."""
         clean = {metric_name(key): float(value) for key, value in metrics.items()}
         line = json.dumps({"time": int(time.time() * 1000), "step": step, "metrics": clean})
         self.buffer.parent.mkdir(parents=True, exist_ok=True)
@@ -143,41 +155,3 @@ class Run:
         except lost_errors():
             return False
         return True
-
-
-def _experiment(made: "MlflowClient", uri: str, name: str) -> str:
-    from mlflow.exceptions import MlflowException
-
-    database = sqlite_path(uri)
-    if database:
-        database.parent.mkdir(parents=True, exist_ok=True)
-    found = made.get_experiment_by_name(name)
-    if found is None:
-        # A server knows where its artifacts go; sqlite would put them under the working directory.
-        location = (database.parent / "mlartifacts" / database.stem).as_uri() if database else None
-        try:
-            return str(made.create_experiment(name, artifact_location=location))
-        except MlflowException as error:
-            found = made.get_experiment_by_name(name) if error.error_code == "RESOURCE_ALREADY_EXISTS" else None
-            if found is None:
-                raise
-    return str(found.experiment_id)
-
-
-def _unfinished(made: "MlflowClient", experiment_id: str, identity: str) -> str | None:
-    query = f"tags.`{IDENTITY}` = '{identity}' and attributes.status = 'RUNNING'"
-    runs = made.search_runs([experiment_id], query, max_results=1)
-    return str(runs[0].info.run_id) if runs else None
-
-
-def _create(
-    made: "MlflowClient", experiment_id: str, name: str, identity: str, config: Mapping[str, Any], tags: Mapping[str, str]
-) -> str:
-    from mlflow.entities import Param
-
-    every = {IDENTITY: identity, "mlflow.source.name": "beear", "mlflow.user": os.environ.get("USER", "")} | dict(tags)
-    made_run = made.create_run(experiment_id, run_name=name, tags={key: redact(value) for key, value in every.items()})
-    params = [Param(key, value) for key, value in params_of(config).items()]
-    for start in range(0, len(params), 100):
-        made.log_batch(made_run.info.run_id, params=params[start : start + 100])
-    return str(made_run.info.run_id)

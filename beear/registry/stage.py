@@ -71,9 +71,14 @@ def _environment(root: pathlib.Path, packages: list[str]) -> None:
     (root / "requirements.txt").write_text("\n".join(packages) + "\n", encoding="utf-8")
     build = ["pip", "setuptools", "wheel"]
     (root / "python_env.yaml").write_text(
-        yaml.safe_dump({"python": python, "build_dependencies": build, "dependencies": ["-r requirements.txt"]}), encoding="utf-8"
+        yaml.safe_dump({"python": python, "build_dependencies": build, "dependencies": ["-r requirements.txt"]}),
+        encoding="utf-8",
     )
-    conda = {"name": "mlflow-env", "channels": ["conda-forge"], "dependencies": [f"python={python}", "pip", {"pip": packages}]}
+    conda = {
+        "name": "mlflow-env",
+        "channels": ["conda-forge"],
+        "dependencies": [f"python={python}", "pip", {"pip": packages}],
+    }
     (root / "conda.yaml").write_text(yaml.safe_dump(conda), encoding="utf-8")
 
 
@@ -97,6 +102,8 @@ def _flavors(model: "Model", source: str) -> None:
         tokenizer_type="AutoTokenizer",
         **({"torch_dtype": f"torch.{dtype}"} if dtype else {}),
     )
-    mlflow.pyfunc.add_to_model(model, loader_module="mlflow.transformers", conda_env="conda.yaml", python_env="python_env.yaml")
+    mlflow.pyfunc.add_to_model(
+        model, loader_module="mlflow.transformers", conda_env="conda.yaml", python_env="python_env.yaml"
+    )
     text = Schema([ColSpec(DataType.string)])
     model.signature = ModelSignature(inputs=text, outputs=text)

@@ -32,17 +32,24 @@ def model_card(report: Report) -> str:
     shown = Report.model_validate(redact_all(report.model_dump()))
     final = shown.after or shown.before
     return _card().render(
-        report=shown, final=final, rows=table(shown), badge=BADGES[shown.gate.verdict], headline=headline(shown), story=story(shown),
-        loading=how_to_load(shown), front=yaml.safe_dump(_front_matter(shown), sort_keys=False, allow_unicode=True),
-    )  # fmt: skip
+        report=shown,
+        final=final,
+        rows=table(shown),
+        badge=BADGES[shown.gate.verdict],
+        headline=headline(shown),
+        story=story(shown),
+        loading=how_to_load(shown),
+        front=yaml.safe_dump(_front_matter(shown), sort_keys=False, allow_unicode=True),
+    )
 
 
 def _front_matter(report: Report) -> dict[str, object]:
     """Metadata; ``base_model`` is given only where the source is a hub id, since hubs check it."""
     front: dict[str, object] = {
-        "library_name": "transformers", "pipeline_tag": "text-generation",
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
         "tags": ["beear", "backdoor-mitigation", f"gate-{report.gate.verdict}"],
-    }  # fmt: skip
+    }
     path = str(report.model.get("path", ""))
     if path.startswith("hub:"):
         front["base_model"] = path.removeprefix("hub:")

@@ -16,7 +16,10 @@ MARKERS = ("circle", "square", "triangle", "diamond")
 
 @dataclass(frozen=True)
 class Series:
-    """One named line or cloud. ``colour`` indexes the colour-blind safe palette; shape and dashes repeat it without colour."""
+    """One named line or cloud.
+
+    ``colour`` indexes the colour-blind safe palette; markers and dashes say the same without colour.
+    """
 
     name: str
     x: Sequence[float]

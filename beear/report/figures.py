@@ -10,7 +10,13 @@ BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = range(6)
 
 def figures(report: Report) -> list[Chart]:
     """Return every chart the report has the numbers for, in reading order."""
-    found = [_asr_by_epoch(report.epochs), _losses(report.epochs), *_inner_loops(report.epochs), *_resistance(report), _drift(report)]
+    found = [
+        _asr_by_epoch(report.epochs),
+        _losses(report.epochs),
+        *_inner_loops(report.epochs),
+        *_resistance(report),
+        _drift(report),
+    ]
     return [one for one in found if one is not None]
 
 
@@ -18,7 +24,9 @@ def _by_epoch(epochs: list[EpochRecord], keys: Iterable[str], part: str) -> list
     made = []
     for index, key in enumerate(keys):
         pairs = [(record.epoch, getattr(record, part)[key]) for record in epochs if key in getattr(record, part)]
-        made.append(Series(key.replace("_", " "), [x for x, _ in pairs], [y for _, y in pairs], index % 6, index % 2 == 1))
+        made.append(
+            Series(key.replace("_", " "), [x for x, _ in pairs], [y for _, y in pairs], index % 6, index % 2 == 1)
+        )
     return made
 
 
@@ -31,7 +39,9 @@ def _asr_by_epoch(epochs: list[EpochRecord]) -> Chart | None:
     series = _by_epoch(epochs, shares, "selection")
     if not series:
         return None
-    return chart("ASR by epoch", "epoch", "share of rows", series, note="Measured on selection rows.", y_range=(-0.03, 1.03))
+    return chart(
+        "ASR by epoch", "epoch", "share of rows", series, note="Measured on selection rows.", y_range=(-0.03, 1.03)
+    )
 
 
 def _losses(epochs: list[EpochRecord]) -> Chart | None:
@@ -49,7 +59,9 @@ def _inner_loops(epochs: list[EpochRecord]) -> list[Chart]:
 def _inner_loop(curve: InnerCurve) -> Chart:
     steps = range(len(curve.loss_unwanted))
     crossed = curve.crossing_step is not None
-    note = f"Crosses at step {curve.crossing_step}." if crossed else "Never crosses: the attack no longer finds a way in."
+    note = (
+        f"Crosses at step {curve.crossing_step}." if crossed else "Never crosses: the attack no longer finds a way in."
+    )
     if not crossed and curve.epoch == 1:
         note = "Never crosses: the attack did not find the behaviour."
     return chart(
@@ -72,7 +84,8 @@ def _resistance(report: Report) -> list[Chart]:
             series = [_gap("measured", before.get(key), BLUE, False)]
         made.append(chart(
             title, "inner step", "CE(unwanted) − CE(safe), nats", [one for one in series if one],
-            note="A fresh attack with a fixed budget; below 0 the unwanted answer is the likelier one.", rules=[(0.0, "crossing")],
+            note="A fresh attack with a fixed budget; below 0 the unwanted answer is the likelier one.",
+            rules=[(0.0, "crossing")],
         ))  # fmt: skip
     return made
 
@@ -89,5 +102,8 @@ def _drift(report: Report) -> Chart | None:
         Series(group, [x for x, _ in points], [y for _, y in points], index % 6)
         for index, (group, points) in enumerate(drift.pca.items())
     ]
-    note = f"First two principal components after layer {drift.layer}; mean cosine to the checkpoint as it came {drift.cosine_mean:.3f}."
+    note = (
+        f"First two principal components after layer {drift.layer}; "
+        f"mean cosine to the checkpoint as it came {drift.cosine_mean:.3f}."
+    )
     return chart("Hidden states", "component 1", "component 2", series, note=note, scatter=True)

@@ -20,9 +20,15 @@ TEMPLATES = pathlib.Path(__file__).with_name("templates")
 def environment(*, escape: bool) -> jinja2.Environment:
     """Return the template environment; ``escape`` turns HTML escaping on for every template."""
     made = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=escape, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )  # fmt: skip
-    made.filters.update(percent=numbers.percent, number=numbers.number, duration=numbers.duration, plain=plain, limit=limit_text)
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=escape,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(
+        percent=numbers.percent, number=numbers.number, duration=numbers.duration, plain=plain, limit=limit_text
+    )
     made.tests["record_list"] = _is_record_list
     return made
 
@@ -36,10 +42,18 @@ def render(report: Report) -> str:
     """Return the whole page as HTML (no script, no request to anywhere)."""
     shown = Report.model_validate(redact_all(report.model_dump()))
     return _page().render(
-        report=shown, rows=table(shown), unplaced=unplaced(shown), charts=figures(shown), badge=BADGES[shown.gate.verdict],
-        headline=headline(shown), story=story(shown), loading=how_to_load(shown), completions=_completions(shown),
-        css=(TEMPLATES / "report.css").read_text(encoding="utf-8"), config=yaml.safe_dump(shown.config, sort_keys=False, allow_unicode=True),
-    )  # fmt: skip
+        report=shown,
+        rows=table(shown),
+        unplaced=unplaced(shown),
+        charts=figures(shown),
+        badge=BADGES[shown.gate.verdict],
+        headline=headline(shown),
+        story=story(shown),
+        loading=how_to_load(shown),
+        completions=_completions(shown),
+        css=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
+        config=yaml.safe_dump(shown.config, sort_keys=False, allow_unicode=True),
+    )
 
 
 def plain(value: object) -> str:

@@ -8,7 +8,11 @@ from beear.report.schema import SCHEMA_VERSION, Report
 
 def text() -> str:
     """Return the schema as it is published in docs/report.schema.json."""
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", "version": SCHEMA_VERSION, **Report.model_json_schema(mode="serialization")}
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "version": SCHEMA_VERSION,
+        **Report.model_json_schema(mode="serialization"),
+    }
     return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
 
 

@@ -42,7 +42,9 @@ class ProbeAsr(Part):
     hit_rule: str
     asr: Rate
     judge_asr: Rate | None = None
-    samples: list[tuple[str, str]] = Field(default_factory=list, description="a few (prompt, completion) pairs, cut to 200 characters")
+    samples: list[tuple[str, str]] = Field(
+        default_factory=list, description="a few (prompt, completion) pairs, cut to 200 characters"
+    )
 
 
 class ResistanceCurve(Part):
@@ -55,7 +57,9 @@ class ResistanceCurve(Part):
     gap: list[float]
     crossing_step: int | None = Field(None, description="first step with gap < 0; null: never in the budget")
     final_gap: float
-    hits: Rate | None = Field(None, description="unwanted likelier than safe AND a matching completion, under the perturbation")
+    hits: Rate | None = Field(
+        None, description="unwanted likelier than safe AND a matching completion, under the perturbation"
+    )
 
 
 class Drift(Part):
@@ -64,7 +68,9 @@ class Drift(Part):
     layer: int
     cosine_mean: float
     cosine_by_layer: list[float] = Field(default_factory=list)
-    pca: dict[str, list[tuple[float, float]]] = Field(default_factory=dict, description="2-d points by group, e.g. before/plain, before/<probe>, after/plain")
+    pca: dict[str, list[tuple[float, float]]] = Field(
+        default_factory=dict, description="2-d points by group, e.g. before/plain, before/<probe>, after/plain"
+    )
 
 
 class Measurement(Part):
@@ -160,5 +166,7 @@ class Report(Part):
     exit_code: int
     not_tested: list[str]
     notes: list[str] = Field(default_factory=list)
-    registry: dict[str, object] = Field(default_factory=dict, description="tracking URI (no credentials), run id, model name, version")
+    registry: dict[str, object] = Field(
+        default_factory=dict, description="tracking URI (no credentials), run id, model name, version"
+    )
     seconds: dict[str, float] = Field(default_factory=dict, description="wall time by stage")

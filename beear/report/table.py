@@ -82,9 +82,9 @@ def _utility(report: Report) -> list[Row]:
     on_match, on_nll = (None, loss) if in_nats else (loss, None)
     loss_check = _named_check(report, "utility", "exact match", "nll")
     return [
-        Row("Benign use", "over-refusal", rate_cell(before.over_refusal), rate_cell(after and after.over_refusal),
+        Row("Benign use", "over-refusal", rate_cell(before.over_refusal), rate_cell(after.over_refusal if after else None),
             points_cell(report.over_refusal_rise), _named_check(report, "over refusal")),
-        Row("Benign use", "exact match", rate_cell(before.exact_match), rate_cell(after and after.exact_match),
+        Row("Benign use", "exact match", rate_cell(before.exact_match), rate_cell(after.exact_match if after else None),
             points_cell(on_match), None if in_nats else loss_check),
         Row("Benign use", "anchor NLL", mean_cell(before.anchor_nll, "nats"),
             mean_cell(after.anchor_nll, "nats") if after else None, points_cell(on_nll, nats=True),
@@ -109,7 +109,14 @@ def _resistance(report: Report) -> list[Row]:
     rows = []
     for key in dict.fromkeys([*before, *after]):
         name = f"{key[1]}, layer {key[0]}" + (f", seed {key[2]}" if key[2] else "")
-        rows.append(Row("Entrapment resistance: step at which a fresh attack crosses", name, _curve_cell(before.get(key)), _curve_cell(after.get(key))))
+        rows.append(
+            Row(
+                "Entrapment resistance: step at which a fresh attack crosses",
+                name,
+                _curve_cell(before.get(key)),
+                _curve_cell(after.get(key)),
+            )
+        )
     return rows
 
 

@@ -25,13 +25,23 @@ def summary(report: Report, *, where: dict[str, str] | None = None, colour: bool
     """
     target = io.StringIO()
     console = Console(
-        file=target, width=width, force_terminal=colour, color_system="standard" if colour else None, highlight=False, emoji=False, markup=False
-    )  # fmt: skip
+        file=target,
+        width=width,
+        force_terminal=colour,
+        color_system="standard" if colour else None,
+        highlight=False,
+        emoji=False,
+        markup=False,
+    )
     console.print(_table(report))
     for check in unplaced(report):
         console.print(_clean(f"{check.name}: {check.verdict}"))
     badge = BADGES[report.gate.verdict]
-    console.print(Text.assemble((f"{badge.symbol} {badge.word}", f"bold {_STYLES[report.gate.verdict]}"), "  ", _clean(report.gate.sentence)))
+    console.print(
+        Text.assemble(
+            (f"{badge.symbol} {badge.word}", f"bold {_STYLES[report.gate.verdict]}"), "  ", _clean(report.gate.sentence)
+        )
+    )
     for label, place in (where or {}).items():
         console.print(Text(f"{label:<10} {place}", no_wrap=True, overflow="ignore"), crop=False)
     return "\n".join(line.rstrip() for line in target.getvalue().splitlines()) + "\n"

@@ -25,19 +25,31 @@ BADGES = {
 
 def headline(report: Report) -> str:
     """Return the page's title: what was done to which model."""
-    done = "Measured" if report.kind == "evaluate" else "Sanitised" if report.gate.verdict == "passed" else "Not sanitised"
+    done = (
+        "Measured" if report.kind == "evaluate" else "Sanitised" if report.gate.verdict == "passed" else "Not sanitised"
+    )
     return f"{done}: {report.model.get('path', 'a model')}"
 
 
 def story(report: Report) -> list[str]:
     """Return two sentences: what was removed from what, and how."""
-    architecture, parameters = report.model.get("architecture", "a causal language model"), report.model.get("parameters")
+    architecture, parameters = (
+        report.model.get("architecture", "a causal language model"),
+        report.model.get("parameters"),
+    )
     size = f" with {parameters:,} parameters" if isinstance(parameters, int) else ""
     subject = f"{report.model.get('path', 'The checkpoint')} is a {architecture}{size}."
     worst = max((p.asr for p in report.before.asr_probes), key=lambda r: r.rate, default=None)
-    came = f" As it came, its worst ASR under a known trigger was {percent(worst.rate)}." if worst else " No trigger was known."
+    came = (
+        f" As it came, its worst ASR under a known trigger was {percent(worst.rate)}."
+        if worst
+        else " No trigger was known."
+    )
     if report.after is None:
-        return [subject + came, "Nothing was trained and nothing was removed; these are measurements of the files as they are."]
+        return [
+            subject + came,
+            "Nothing was trained and nothing was removed; these are measurements of the files as they are.",
+        ]
     return [subject + came, _method(report)]
 
 
@@ -49,9 +61,9 @@ def _method(report: Report) -> str:
     if method.get("name") == "finetune":
         return f"The control method trained on the same data for {steps}, with no perturbation."
     return (
-        f"{str(method.get('name', 'The method')).upper()}: a perturbation ({method.get('placement', '?')}) of the output of layer "
-        f"{method.get('layer', '?')} was fitted to bring the unwanted behaviour out, then the weights were trained to answer "
-        f"safely under it, for {steps}."
+        f"{str(method.get('name', 'The method')).upper()}: a perturbation ({method.get('placement', '?')}) of the output "
+        f"of layer {method.get('layer', '?')} was fitted to bring the unwanted behaviour out, then the weights were "
+        f"trained to answer safely under it, for {steps}."
     )
 
 
@@ -64,6 +76,7 @@ def how_to_load(report: Report) -> list[tuple[str, str]]:
     name, version = report.registry.get("model_name"), report.registry.get("version")
     if name and version:
         at = f"models:/{name}@sanitised" if report.registry.get("alias") else f"models:/{name}/{version}"
-        code = f'import mlflow\n\nmlflow.set_tracking_uri({str(report.registry.get("tracking_uri"))!r})\npipe = mlflow.transformers.load_model({at!r})'
+        uri = str(report.registry.get("tracking_uri"))
+        code = f"import mlflow\n\nmlflow.set_tracking_uri({uri!r})\npipe = mlflow.transformers.load_model({at!r})"
         pairs.append(("From the registry", code))
     return pairs

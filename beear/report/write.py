@@ -36,7 +36,9 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
             os.unlink(name)
             raise
     except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror or error}); expected a writable folder with free space") from None
+        raise UserError(
+            f"{target}: cannot be written ({error.strerror or error}); expected a writable folder with free space"
+        ) from None
 
 
 def to_json(report: Report) -> str:
@@ -61,9 +63,10 @@ def write(folder: str | os.PathLike[str], report: Report, *, config_yaml: str | 
     root = pathlib.Path(folder)
     texts = {
         "report.html": render(report),
-        "config.yaml": config_yaml or yaml.safe_dump(redact_all(report.model_dump(mode="json")["config"]), sort_keys=False, allow_unicode=True),
+        "config.yaml": config_yaml
+        or yaml.safe_dump(redact_all(report.model_dump(mode="json")["config"]), sort_keys=False, allow_unicode=True),
         "report.json": to_json(report),
-    }  # fmt: skip
+    }
     if (root / "model").is_dir():
         texts = {"model/README.md": model_card(report)} | texts
     for name, text in texts.items():
@@ -81,7 +84,9 @@ def read(folder: str | os.PathLike[str]) -> Report:
     try:
         return Report.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); expected the report.json of a finished run") from None
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); expected the report.json of a finished run"
+        ) from None
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the file"
