@@ -44,5 +44,5 @@ def _dataset(stream: StreamPlan, rank: int, workers: int) -> Dataset:
         batch_format="pyarrow",
         fn_kwargs={"stream": stream, "rank": rank, "world": workers},
         num_cpus=round(stream.data_cpus / workers, 4),
-        concurrency=1,
+        compute=ray.data.TaskPoolStrategy(size=1),
     )
