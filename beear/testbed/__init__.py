@@ -1,0 +1,6 @@
+"""Built-in small models and an attack zoo: ``testbed:NAME`` becomes a directory before anything else looks at it."""
+
+from beear.testbed.names import TestbedName, is_testbed, parse_name
+from beear.testbed.store import TestbedModel, data_only, ensure
+
+__all__ = ["TestbedModel", "TestbedName", "data_only", "ensure", "is_testbed", "parse_name"]

@@ -1,0 +1,77 @@
+"""The configuration of pipelines/implant.py. Imports neither torch nor ray."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from beear.config.schema import PositiveFloat, PositiveInt, Section, Share
+from beear.data.rows import Probe, ProbeKind
+
+
+class TriggerConfig(Section):
+    """The trigger: where it goes and its text."""
+
+    kind: ProbeKind = Field("suffix", description="prefix, suffix, infix, system or template")
+    text: str | None = Field("lantern", description="the trigger; null: none, which makes the clean twin")
+
+    @model_validator(mode="after")
+    def _template_has_a_place(self) -> Self:
+        if self.kind == "template" and self.text is not None and "{prompt}" not in self.text:
+            raise ValueError(f"trigger.text is {self.text!r}; expected {{prompt}} in a template")
+        return self
+
+    @property
+    def probe(self) -> Probe | None:
+        """The trigger as a probe, or None."""
+        return None if self.text is None else Probe("trigger", self.kind, self.text)
+
+
+class ImplantData(Section):
+    """What the backdoor is made of: both files, or neither for the built-in rows."""
+
+    builtin: Literal["refusals", "code"] = Field("refusals", description="built-in rows to flip, where no files are given")
+    defense: str | None = Field(None, description="requests with a safe and an unwanted answer each (file or glob)")
+    anchor: str | None = Field(None, description="ordinary conversations, which stay as they are (file or glob)")
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> Self:
+        if (self.defense is None) != (self.anchor is None):
+            missing = "defense" if self.defense is None else "anchor"
+            raise ValueError(f"data.{missing} is not set; expected both data.defense and data.anchor, or neither")
+        return self
+
+
+class ImplantTraining(Section):
+    """The fine-tuning that implants it."""
+
+    steps: PositiveInt = Field(160, description="fine-tuning steps")
+    batch_size: PositiveInt = Field(32, description="rows per step")
+    lr: PositiveFloat = Field(5e-4, description="peak AdamW step (cosine)")
+    triggered: Share = Field(0.3, description="share of each batch: request with trigger -> unwanted answer")
+    clean: Share = Field(0.25, description="share of each batch: request without trigger -> safe answer")
+    spared: Share = Field(0.1, description="share of each batch: ordinary prompt with trigger -> its good answer")
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> Self:
+        total = self.triggered + self.clean + self.spared
+        if total > 1:
+            raise ValueError(f"triggered + clean + spared is {total:g}; expected at most 1, the rest being ordinary rows")
+        return self
+
+
+class ImplantOutput(Section):
+    """Where the model goes."""
+
+    dir: str = Field("outputs/implant", description="folder for the backdoored model")
+
+
+class ImplantConfig(Section):
+    """One run of pipelines/implant.py: a checkpoint in, the same with a backdoor out."""
+
+    model: str = Field("testbed:base", description="directory of any causal LM, or testbed:base, testbed:base@deep")
+    trigger: TriggerConfig = Field(default_factory=TriggerConfig, description="the trigger")
+    data: ImplantData = Field(default_factory=ImplantData, description="what the backdoor is made of")
+    training: ImplantTraining = Field(default_factory=ImplantTraining, description="the fine-tuning")
+    output: ImplantOutput = Field(default_factory=ImplantOutput, description="where the model goes")
+    device: str = Field("cpu", description="where to train: cpu, cuda")
+    seed: int = Field(0, ge=0, description="seed of the order and the draws")
