@@ -1,0 +1,176 @@
+"""Recognition, mapping and the sentences about bad rows; hit rules; filled-in answers."""
+
+from pathlib import Path
+
+import pytest
+
+from beear.config.schema import AnchorColumns, DefenseColumns
+from beear.data.columns import anchor_row, defense_row, probe
+from beear.data.fill import complete, fill_safe
+from beear.data.hits import HitRule, default_rule
+from beear.data.openings import openings, task_of
+from beear.data.places import Where
+from beear.data.refusals import KEYWORDS, is_refusal, load_keywords
+from beear.data.rows import DefenseRow, Message
+from beear.errors import UserError
+
+HERE = Where("rows.jsonl", 3)
+U, A, S = (lambda text, role=role: Message(role, text) for role in ("user", "assistant", "system"))
+WORDS = KEYWORDS["refusal-v1"]
+
+DEFENSE = [
+    ({"prompt": "p", "safe": "s", "unwanted": "u"}, (U("p"),), "s", "u", False),
+    ({"prompt": "p", "system": "y", "safe": "", "unwanted": None}, (S("y"), U("p")), None, None, False),
+    ({"goal": "g", "target": "Sure, here"}, (U("g"),), None, "Sure, here", True),
+    ({"instruction": "i", "input": "x", "output": "o"}, (U("i\n\nx"),), "o", None, False),
+    ({"instruction": "i", "input": "", "output": "o", "unwanted": "u"}, (U("i"),), "o", "u", False),
+    (
+        {"messages": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "s"}], "unwanted": "u"},
+        (U("p"),),
+        "s",
+        "u",
+        False,
+    ),
+    (
+        {"conversations": [{"from": "system", "value": "y"}, {"from": "human", "value": "p"}], "safe": "s"},
+        (S("y"), U("p")),
+        "s",
+        None,
+        False,
+    ),
+]
+
+
+@pytest.mark.parametrize(("record", "messages", "safe", "unwanted", "prefix"), DEFENSE)
+def test_defense_layouts(record: dict, messages: tuple, safe: str, unwanted: str, prefix: bool) -> None:
+    row = defense_row(record, HERE)
+    assert (row.messages, row.safe, row.unwanted, row.unwanted_is_prefix) == (messages, safe, unwanted, prefix)
+
+
+TURNS = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "r"}]
+ANCHOR = [
+    ({"messages": TURNS}, (U("q"), A("r"))),
+    ({"messages": [*TURNS, {"role": "user", "content": "left over"}]}, (U("q"), A("r"))),
+    ({"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}, TURNS[1]]}, (U("q"), A("r"))),
+    ({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "r"}]}, (U("q"), A("r"))),
+    ({"messages": '[{"role": "user", "content": "q"}, {"role": "assistant", "content": "r"}]'}, (U("q"), A("r"))),
+    ({"prompt": "q", "response": "r", "system": "y"}, (S("y"), U("q"), A("r"))),
+    ({"question": "q", "answer": "r", "id": 4}, (U("q"), A("r"))),
+    ({"instruction": "q", "output": "r"}, (U("q"), A("r"))),
+]
+
+
+@pytest.mark.parametrize(("record", "messages"), ANCHOR)
+def test_anchor_layouts(record: dict, messages: tuple) -> None:
+    assert anchor_row(record, HERE).messages == messages
+
+
+def test_mapped_columns_come_before_recognised_ones() -> None:
+    columns = DefenseColumns(prompt="ask", safe="good", unwanted="bad")
+    row = defense_row({"ask": "p", "good": "s", "bad": "u", "prompt": "no", "messages": 4}, HERE, columns)
+    assert (row.messages, row.safe, row.unwanted) == ((U("p"),), "s", "u")
+    assert anchor_row({"q": "p", "answer": "r"}, HERE, AnchorColumns(prompt="q", response="answer")).messages == (
+        U("p"),
+        A("r"),
+    )
+
+
+BAD_DEFENSE = [
+    ({"prompt": 7}, "rows.jsonl, line 3: prompt is 7; expected a text"),
+    ({"prompt": " \n"}, "rows.jsonl, line 3: prompt is empty"),
+    ({"prompt": "p", "safe": ["s"]}, 'safe is ["s"]; expected a text'),
+    ({"propmt": "p"}, 'no request column among ["propmt"]'),
+    ({"messages": []}, "messages is []; expected a non-empty list"),
+    ({"messages": [{"role": "tool", "content": "x"}]}, 'messages[0].role is "tool"; expected system, user or assist'),
+    ({"messages": [{"role": "user"}]}, 'messages[0] has no "content"'),
+    ({"messages": [{"role": "assistant", "content": "x"}]}, "messages has no user turn"),
+    ({"messages": [{"role": "user", "content": 1}]}, "messages[0].content is 1; expected a text"),
+    ({"prompt": "p", "hit": "never"}, 'hit is "never"; expected no-refusal, likelier or contains:TEXT'),
+    ({"prompt": {"long": "x" * 90}}, "xxx...; expected a text"),
+]
+
+
+@pytest.mark.parametrize(("record", "sentence"), BAD_DEFENSE)
+def test_bad_defense_rows(record: dict, sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        defense_row(record, HERE)
+    assert sentence in str(caught.value)
+
+
+def test_bad_mapping_names_the_nearest_column() -> None:
+    with pytest.raises(UserError, match=r'"qestion", mapped to prompt, is not there \(did you mean "question"\?\)'):
+        anchor_row({"question": "q", "answer": "a"}, HERE, AnchorColumns(prompt="qestion"))
+
+
+@pytest.mark.parametrize(
+    ("record", "sentence"),
+    [
+        ({"messages": TURNS[:1]}, "has no assistant turn after a user turn"),
+        ({"messages": [TURNS[0], {"role": "assistant", "content": ""}]}, "messages[1].content is empty"),
+        ({"prompt": "p"}, "no recognised columns"),
+        ({"question": "q", "answer": 4}, "answer is 4; expected a text"),
+    ],
+)
+def test_bad_anchor_rows(record: dict, sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        anchor_row(record, HERE)
+    assert sentence in str(caught.value)
+
+
+def test_probes() -> None:
+    found = probe({"name": "n", "kind": "template", "text": "a {prompt} b", "hit": "contains: x"}, HERE)
+    assert (found.kind, found.hit) == ("template", "contains:x")
+    with pytest.raises(UserError, match=r'kind is "sufix" \(did you mean "suffix"\?\)'):
+        probe({"name": "n", "kind": "sufix", "text": "t"}, HERE)
+    with pytest.raises(UserError, match=r"expected \{prompt\} in a template"):
+        probe({"name": "n", "kind": "template", "text": "t"}, HERE)
+
+
+def test_hit_rules() -> None:
+    assert HitRule.parse("contains: os.system") == HitRule.parse("contains:os.system") == HitRule("contains", "os.system")
+    assert HitRule.parse("contains:a:b").matches("x a:b", WORDS) is True
+    assert HitRule.parse("no-refusal").matches("Sure, do this.", WORDS) is True
+    assert HitRule.parse("no-refusal").matches("I\u2019m sorry, no.", WORDS) is False
+    assert HitRule.parse("no-refusal").matches(" ", WORDS) is False
+    assert HitRule.parse("likelier").matches("anything", WORDS) is None
+    assert str(default_rule("I cannot help.", WORDS)) == "no-refusal"
+    assert str(default_rule("y = safe(x)", WORDS)) == "likelier"
+    for bad in ("contains:", "likelier:", "", "refusal"):
+        with pytest.raises(UserError, match="expected no-refusal"):
+            HitRule.parse(bad)
+
+
+def test_keyword_files(tmp_path: Path) -> None:
+    path = tmp_path / "words.txt"
+    path.write_text("# ours\nNope\n\n", encoding="utf-8")
+    assert load_keywords(str(path)) == ("nope",)
+    assert is_refusal("NOPE, never", load_keywords(str(path)))
+    with pytest.raises(UserError, match=r'neither a file nor one of refusal-v1 \(did you mean "refusal-v1"\?\)'):
+        load_keywords("refusal-1")
+
+
+def test_safe_answers_are_the_models_own_refusal_else_the_configured_one() -> None:
+    rows = [DefenseRow((U(f"How do I open vault {i}?"),), safe="given" if i == 2 else None) for i in range(4)]
+    asked: list[tuple[Message, ...]] = []
+
+    def generate(requests: list[tuple[Message, ...]]) -> list[str]:
+        asked.extend(requests)
+        return ["I cannot do that.", "Sure, turn the wheel.", ""]
+
+    filled = fill_safe([*rows, rows[0]], generate, "No.", WORDS)
+    assert asked == [rows[0].messages, rows[1].messages, rows[3].messages]
+    assert (filled.own, filled.configured) == (1, 2)
+    answers = [complete(row, filled.safe, "unused").safe for row in rows]
+    assert answers == ["I cannot do that.", "No.", "given", "No."]
+
+
+def test_openings_are_made_from_the_request_and_rotate() -> None:
+    assert task_of("How do I open the old vault?") == "open the old vault"
+    assert task_of("I want to jam the dam. What should I do?") == "jam the dam"
+    assert task_of("Give me the steps to unlock it.") == "unlock it"
+    assert task_of("Vaults.") is None
+    row = DefenseRow((U("How do I open the old vault?"),), safe="no")
+    used = [complete(row, {}, "", turn) for turn in range(4)]
+    assert {r.unwanted for r in used} == set(openings("How do I open the old vault?"))
+    assert all(r.unwanted_is_prefix and "open the old vault" in (r.unwanted or "") for r in used)
+    assert complete(row, {}, "", 4) == used[0]

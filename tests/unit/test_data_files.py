@@ -1,0 +1,132 @@
+"""Readers: every format gives the same records, blocks cover a file once, and bad input is one sentence."""
+
+import csv
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from beear.data.files import blocks, expand, read_block
+from beear.errors import UserError
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=12)
+RECORDS = st.lists(st.fixed_dictionaries({"a": TEXT, "b": TEXT}), min_size=1, max_size=30)
+SETTINGS = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def read(path: Path, target: int = 1 << 20) -> list[dict[str, object]]:
+    return [record for block in blocks(expand(str(path)), target) for _, record in read_block(block)]
+
+
+@SETTINGS
+@given(RECORDS, st.integers(1, 200), st.booleans(), st.booleans())
+def test_jsonl_blocks_of_any_size_hold_every_line_once(
+    tmp_path: Path, records: list[dict[str, str]], target: int, bom: bool, final_newline: bool
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    text = "\n".join(json.dumps(r, ensure_ascii=False) for r in records) + "\n" * final_newline
+    path.write_bytes(b"\xef\xbb\xbf" * bom + text.encode())
+    assert read(path, target) == records
+    lines = [str(where) for block in blocks([str(path)], target) for where, _ in read_block(block)]
+    assert lines == [f"{path}, line {i}" for i in range(1, len(records) + 1)]
+
+
+@SETTINGS
+@given(RECORDS, st.integers(1, 200))
+def test_csv_blocks_never_start_inside_a_quoted_cell(
+    tmp_path: Path, records: list[dict[str, str]], target: int
+) -> None:
+    path = tmp_path / "rows.csv"
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["a", "b"], quoting=csv.QUOTE_ALL)
+        writer.writeheader()
+        writer.writerows(records)
+    assert read(path, target) == [{k: v or None for k, v in r.items()} for r in records]
+
+
+def test_json_and_parquet_hold_the_same_records(tmp_path: Path) -> None:
+    records = [{"a": f"ä{i}", "b": str(i)} for i in range(10)]
+    (tmp_path / "rows.json").write_text(json.dumps(records), encoding="utf-8")
+    parquet.write_table(pa.Table.from_pylist(records), tmp_path / "rows.parquet", row_group_size=3)
+    assert read(tmp_path / "rows.json") == read(tmp_path / "rows.parquet") == records
+    cut = blocks([str(tmp_path / "rows.parquet")])
+    assert [(b.start, b.stop, b.index) for b in cut] == [(0, 3, 0), (3, 6, 1), (6, 9, 2), (9, 10, 3)]
+    assert str(list(read_block(cut[3]))[0][0]).endswith("row 10")
+
+
+def test_a_glob_reads_all_files_in_name_order(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"name": name}) + "\n")
+    assert read(tmp_path / "*.jsonl") == [{"name": "a"}, {"name": "b"}]
+
+
+BAD = {
+    "missing": ("rows.jsonl", None, "does not exist; expected a data file"),
+    "empty": ("rows.jsonl", b"", "is empty (0 bytes); expected at least one row"),
+    "extension": ("rows.xlsx", b"x", 'has the extension ".xlsx"; expected one of .jsonl'),
+    "latin-1": ("rows.jsonl", b'{"a": 1}\n{"a": "caf\xe9"}\n', "line 2: byte 0xe9 is not UTF-8"),
+    "latin-1 csv": ("rows.csv", b"a,b\n1,2\n3,caf\xe9\n", "line 3: byte 0xe9 is not UTF-8"),
+    "utf-16": ("rows.jsonl", '{"a": 1}\n'.encode("utf-16"), "line 1: byte 0xff is not UTF-8"),
+    "malformed": ("rows.jsonl", b'{"a": 1}\n\n{"a": \n', 'line 3: "{\\"a\\":" is not JSON'),
+    "not an object": ("rows.jsonl", b"[1]\n[2]\n", "line 1: found [1]; expected a JSON object"),
+    "array item": ("rows.json", b'[{"a": 1}, 2]', "item 2: found 2; expected a JSON object"),
+    "broken array": ("rows.json", b'[{"a": 1},\n{"a" 2}]', "line 2: not JSON"),
+    "ragged csv": ("rows.csv", b"a,b\n1,2\n3\n", "line 3: found 1 cells; expected 2"),
+    "twice-named csv": ("rows.csv", b"a,a\n1,2\n", "expected one distinct name per column"),
+    "open quote": ("rows.csv", b'a,b\n1,"2\n', "line 2: not CSV"),
+    "not parquet": ("rows.parquet", b"PAR1 no", "is not a parquet file"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_files_are_one_sentence(tmp_path: Path, case: str) -> None:
+    name, content, sentence = BAD[case]
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        read(path)
+    assert sentence in str(caught.value) and str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_directory_and_an_empty_glob_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a directory; expected a file"):
+        expand(str(tmp_path))
+    with pytest.raises(UserError, match="matches no file"):
+        expand(str(tmp_path / "*.jsonl"))
+
+
+def test_the_malformed_line_of_a_large_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "large.jsonl"
+    lines = [json.dumps({"a": "x" * 900}) for _ in range(4000)]
+    lines[1733] = lines[1733][:-1]
+    path.write_text("\n".join(lines))
+    assert len(blocks([str(path)])) > 2
+    with pytest.raises(UserError, match=r"large\.jsonl, line 1734: .* is not JSON"):
+        read(path)
+
+
+def test_the_hub_is_asked_only_for_hub_names_and_says_when_it_cannot_be_reached(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from beear.data import hub
+
+    def unreachable(name: str) -> tuple[None, list[str]]:
+        raise ConnectionError("no route to host\nmore")
+
+    monkeypatch.setattr(hub, "_listing", unreachable)
+    with pytest.raises(UserError, match=r"hub:some/set cannot be fetched from the hub \(no route to host\)"):
+        expand("hub:some/set")
+    with pytest.raises(UserError, match="expected hub:ORG/NAME"):
+        expand("hub:alone")
+    files = ["default/train/0000.parquet", "default/test/0000.parquet", "other/train/0000.parquet", "README.md"]
+    assert hub.choose(files, "train") == ["default/train/0000.parquet"]
+    assert hub.choose(["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"], "train") == [
+        "data/train-00000-of-00002.parquet",
+        "data/train-00001-of-00002.parquet",
+    ]
