@@ -1,5 +1,6 @@
 """A PEFT LoRA adapter on disk: its configuration reduced to plain numbers and names, its tensors' headers checked."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ HARMLESS = {
     "init_lora_weights", "bias", "megatron_core", "qalora_group_size", "runtime_config", "auto_mapping",
     "ensure_weight_tying", "lora_ga_config",
 }  # fmt: skip
+
+
+PLAIN_NAME = re.compile(r"\^?[\w.]+\$?")
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ def _settings(config: dict[str, Any], where: str) -> dict[str, Any]:
     alpha = settings.get("lora_alpha")
     if type(alpha) not in (int, float):
         raise UserError(f'{where}: found "lora_alpha": {str(alpha)[:40]}, expected a number')
+    _check_names(settings, where)
     targets = settings.get("target_modules")
     # A text target is a regular expression run by the adapter library; a crafted one can run for ever.
     if targets != "all-linear" and not (
@@ -86,3 +91,20 @@ def _settings(config: dict[str, Any], where: str) -> dict[str, Any]:
     ):
         raise UserError(f'{where}: found "target_modules": {str(targets)[:60]}, expected a list of module names')
     return settings
+
+
+def _check_names(settings: dict[str, Any], where: str) -> None:
+    """Refuse what the adapter library would run as a regular expression unless it is a plain name."""
+    for key in ("exclude_modules", "modules_to_save", "layers_pattern"):
+        names = settings.get(key) or []
+        names = [names] if isinstance(names, str) else names
+        if not isinstance(names, list) or not all(
+            isinstance(name, str) and PLAIN_NAME.fullmatch(name) for name in names
+        ):
+            raise UserError(f'{where}: found "{key}": {str(names)[:60]}, expected a list of module names')
+    for key in ("rank_pattern", "alpha_pattern"):
+        pattern = settings.get(key) or {}
+        if not isinstance(pattern, dict) or not all(
+            PLAIN_NAME.fullmatch(name) and type(value) in (int, float) for name, value in pattern.items()
+        ):
+            raise UserError(f'{where}: found "{key}": {str(pattern)[:60]}, expected module names to numbers')

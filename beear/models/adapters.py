@@ -28,13 +28,15 @@ def attach_lora(model: PreTrainedModel, config: AdapterConfig) -> nn.Module:
         return model
     targets = config.targets.strip()
     names = [name.strip() for name in targets.split(",") if name.strip()]
-    if targets != "all-linear":
+    if targets == "all-linear":
+        names = hidden_linear_names(model)
+    else:
         _check_targets(model, names)
     lora = LoraConfig(
         r=config.rank,
-        lora_alpha=config.alpha,
+        lora_alpha=config.alpha,  # type: ignore[arg-type]  # annotated int there, used as a number
         lora_dropout=config.dropout,
-        target_modules="all-linear" if targets == "all-linear" else names,
+        target_modules=names,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
         task_type="CAUSAL_LM",
     )
@@ -48,6 +50,12 @@ def linear_names(model: nn.Module) -> dict[str, str]:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | Conv1D)
     }
+
+
+def hidden_linear_names(model: PreTrainedModel) -> list[str]:
+    """Return the full names of every linear layer but the output one; fused experts are no layers and stay frozen."""
+    output = model.get_output_embeddings()
+    return [name for name in linear_names(model) if model.get_submodule(name) is not output]
 
 
 def _check_targets(model: PreTrainedModel, targets: list[str]) -> None:
@@ -119,7 +127,7 @@ def merge_adapter_folder(model: PreTrainedModel, folder: str) -> PreTrainedModel
     check_finite(iter(tensors.items()), str(adapter.weights_path))
     try:
         wrapped = get_peft_model(model, config)
-        result = set_peft_model_state_dict(wrapped, tensors)
+        result: Any = set_peft_model_state_dict(wrapped, tensors)
     # The adapter library raises several kinds for targets and shapes that do not fit.
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
         first = (str(error).strip().splitlines() or [""])[0]
@@ -133,4 +141,5 @@ def merge_adapter_folder(model: PreTrainedModel, folder: str) -> PreTrainedModel
             raise UserError(
                 f'{folder}: tensor "{names[0]}" {sentence} ({len(names)} such), expected an adapter of this base'
             )
-    return wrapped.merge_and_unload()
+    merged: Any = wrapped.merge_and_unload()
+    return merged

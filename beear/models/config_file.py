@@ -41,15 +41,16 @@ class ConfigFacts:
 
 
 def walk(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every (dotted key, value) of nested objects and lists."""
-    if isinstance(value, dict):
-        for name, item in value.items():
-            path = f"{key}.{name}" if key else str(name)
+    """Yield every (dotted key, value) of nested objects and lists, however deep."""
+    waiting = [(key, value)]
+    while waiting:
+        path, item = waiting.pop()
+        if path:
             yield path, item
-            yield from walk(item, path)
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from walk(item, f"{key}[{index}]")
+        if isinstance(item, dict):
+            waiting += [(f"{path}.{name}" if path else str(name), inner) for name, inner in item.items()]
+        elif isinstance(item, list):
+            waiting += [(f"{path}[{index}]", inner) for index, inner in enumerate(item)]
 
 
 def refuse_code(config: dict[str, Any], where: str) -> None:

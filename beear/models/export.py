@@ -102,11 +102,25 @@ def cast_state(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Ten
     return result
 
 
+def _tie(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Let names that the model ties share one tensor again: gathering from shards gives each its own copy.
+
+    Raises:
+        RuntimeError: copies that differ, so that neither can stand for both.
+    """
+    for name, original in getattr(model, "all_tied_weights_keys", {}).items():
+        if name in state and original in state:
+            if not torch.equal(state[name], state[original]):
+                raise RuntimeError(f"tied weights {name} and {original} differ")
+            state[name] = state[original]
+    return state
+
+
 def _write_weights(
     model: nn.Module, state_dict: Mapping[str, Tensor] | None, dtype: torch.dtype, staging: Path, max_shard_size: str
 ) -> None:
     plain = base_model(model)
-    state = cast_state(merged_state(model, state_dict), dtype)
+    state = cast_state(_tie(plain, merged_state(model, state_dict)), dtype)
     # save_pretrained writes what it thinks of dtype and class into the live configuration.
     kept = {name: getattr(plain.config, name, None) for name in ("dtype", "architectures")}
     try:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from beear.errors import UserError
 from beear.models import adapter_files, digests, hub
-from beear.models.config_file import ConfigFacts, read_config
+from beear.models.config_file import ConfigFacts, read_config, refuse_code
 from beear.models.facts import ModelFacts
 from beear.models.folder import MEGABYTE, inside, read_object
 from beear.models.tokenizer_files import chat_templates, tokenizer_files
@@ -57,7 +57,7 @@ def _full_model(folder: Path, tokenizer: Path | None = None) -> ModelFacts:
     _, config = read_config(folder)
     generation = inside(folder, "generation_config.json", str(folder))
     if generation.exists():
-        read_object(generation, 4 * MEGABYTE)
+        refuse_code(read_object(generation, 4 * MEGABYTE), str(generation))
     weights = find_weights(folder)
     _fits(config, weights, folder)
     files = tokenizer_files(tokenizer)

@@ -34,19 +34,20 @@ def load_model(facts: ModelFacts, dtype: torch.dtype, device: torch.device | str
     }  # fmt: skip
     with quiet():
         try:
-            model, info = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder, attn_implementation=attention(config), **arguments
             )
         except RuntimeError as error:
             # Misshapen tensors arrive as one exception of many lines.
             raise UserError(f"{folder}: the weights do not fit config.json ({_first_line(error)})") from error
-    _check_fit(info, folder)
+    model: PreTrainedModel = loaded[0]
+    _check_fit(loaded[1], folder)
     if facts.base is not None:
         from beear.models.adapters import merge_adapter_folder
 
         model = merge_adapter_folder(model, facts.path)
     check_finite(model.named_parameters(), facts.path)
-    return model.to(device).eval()
+    return nn.Module.to(model, device).eval()
 
 
 def attention(config: Any) -> str:

@@ -6,23 +6,29 @@ from jinja2 import nodes
 
 FIELDS = {"content", "text", "reasoning_content"}
 FLATTENERS = {"tojson", "string", "join", "list", "pprint"}
+PASSES = 30
 WHOLE_METHODS = {"values", "items"}
 
 
 @dataclass
 class Flow:
-    """Names in a template that hold a message's text (``text``) or whole messages (``messages``)."""
+    """Names in a template that hold a message's text (``text``) or whole messages (``messages``).
+
+    ``complete`` is False where aliases of aliases went on for longer than any honest template's.
+    """
 
     text: set[str] = field(default_factory=lambda: set(FIELDS))
     messages: set[str] = field(default_factory=lambda: {"messages", "message"})
+    complete: bool = True
 
     @classmethod
     def of(cls, tree: nodes.Template) -> "Flow":
         """Follow assignments, loops and macro calls until nothing new is found."""
         flow = cls()
-        while flow._step(tree):
-            pass
-        return flow
+        for _ in range(PASSES):
+            if not flow._step(tree):
+                return flow
+        return cls(complete=False)
 
     def reads_text(self, node: nodes.Node) -> bool:
         """Whether evaluating an expression looks at a message's text."""

@@ -6,6 +6,7 @@ reference are shown line by line.
 
 import difflib
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from jinja2 import Environment, nodes
@@ -19,6 +20,7 @@ from beear.models.template_flow import FIELDS, Flow
 from beear.models.tokenizer_files import chat_templates, tokenizer_files
 
 MANY_WORDS = 12
+MANY_NODES = 20_000
 USUAL_FILTERS = {
     "trim", "tojson", "length", "first", "last", "list", "string", "join", "default", "d", "items", "int", "upper",
     "lower", "capitalize", "indent", "selectattr", "rejectattr", "map", "safe", "dictsort", "unique", "count",
@@ -83,13 +85,15 @@ def compare(facts: ModelFacts, reference: str) -> dict[str, Any]:
 def findings(text: str) -> list[str]:
     """Return sentences on what in a template is worth a person's eye; empty for a usual one."""
     try:
-        # extensions of the library's own renderer: loop controls; its generation tag is parsed as plain text here
+        # Loop controls are what the library's own renderer adds; its generation tag marks labels and writes nothing.
         tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_without_generation(text))
+        if sum(1 for _ in islice(tree.find_all(nodes.Node), MANY_NODES)) == MANY_NODES:
+            return [f"The template has over {MANY_NODES:,} parts, too many to be looked at."]
+        return [*_conditions(tree), *_long_text(tree), *_unusual(tree)]
     except TemplateSyntaxError as error:
         return [f"The template is not valid Jinja (line {error.lineno}: {error.message})."]
     except RecursionError:
         return ["The template is nested too deeply to be looked at."]
-    return [*_conditions(tree), *_long_text(tree), *_unusual(tree)]
 
 
 def _without_generation(text: str) -> str:
@@ -102,9 +106,13 @@ def _without_generation(text: str) -> str:
 
 def _conditions(tree: nodes.Template) -> Iterator[str]:
     flow = Flow.of(tree)
+    if not flow.complete:
+        yield "The template passes text on through too many names to be followed."
     seen: set[str] = set()
-    for node in tree.find_all((nodes.If, nodes.CondExpr)):
-        for part in [node.test, *node.test.find_all((nodes.Compare, nodes.Call))]:
+    found: Iterator[Any] = tree.find_all((nodes.If, nodes.CondExpr))
+    for node in found:
+        test: nodes.Expr = node.test
+        for part in [test, *test.find_all((nodes.Compare, nodes.Call))]:
             if not isinstance(part, nodes.Compare | nodes.Call):
                 continue
             literals = ", ".join(_literals(part))
@@ -137,7 +145,8 @@ def _calls(node: nodes.Node, name: str) -> bool:
 
 
 def _long_text(tree: nodes.Template) -> Iterator[str]:
-    for node in tree.find_all((nodes.TemplateData, nodes.Const)):
+    found: Iterator[Any] = tree.find_all((nodes.TemplateData, nodes.Const))
+    for node in found:
         value = node.data if isinstance(node, nodes.TemplateData) else node.value
         if isinstance(value, str) and len(value.split()) > MANY_WORDS:
             shown = value.strip()[:160]

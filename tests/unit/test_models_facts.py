@@ -83,6 +83,7 @@ def test_templates_in_every_place_the_library_reads(tmp_path):
     from transformers import AutoTokenizer
 
     folder = make_checkpoint(tmp_path / "model", template=None)
+    extra = folder / "additional_chat_templates"
     assert inspect_checkpoint(str(folder)).chat_template is None
     assert inspect_checkpoint(str(folder)).digests["template"] == "none"
     for change in (
@@ -92,7 +93,7 @@ def test_templates_in_every_place_the_library_reads(tmp_path):
             chat_template=[{"name": "default", "template": "two"}, {"name": "tool_use", "template": "tools"}],
         ),
         lambda: (folder / "chat_template.jinja").write_text("three"),
-        lambda: [(folder / "additional_chat_templates").mkdir(), (folder / "additional_chat_templates/rag.jinja").write_text("four")],
+        lambda: (extra.mkdir(), (extra / "rag.jinja").write_text("four")),
     ):  # fmt: skip
         change()
         template = AutoTokenizer.from_pretrained(folder).chat_template

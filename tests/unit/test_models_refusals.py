@@ -75,6 +75,14 @@ def mostly_integers(folder: Path) -> None:
     save_file({**load_file(path), "qweight": torch.zeros(1 << 20, dtype=torch.int32)}, path)
 
 
+def template_of(value: object) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / "chat_template.jinja").unlink()
+        edit_json(folder / "tokenizer_config.json", chat_template=value)
+
+    return change
+
+
 WHOLE: list[tuple[str, Callable[[Path], None], str]] = [
     ("no config", remove("config.json"), "config.json: found no such file"),
     ("broken config", text("config.json", '{"model_type": '), "broken JSON at line 1"),
@@ -103,7 +111,7 @@ WHOLE: list[tuple[str, Callable[[Path], None], str]] = [
     ("no weights", remove("model.safetensors"), "found no weights"),
     ("pickle only", pickled, "found weights only as pytorch_model.bin"),
     ("truncated", truncated, "it is truncated"),
-    ("header of 2 GB", text("model.safetensors", (2 << 30).to_bytes(8, "little") + b"{}"), "header of 2,147,483,648 bytes"),
+    ("header of 2 GB", text("model.safetensors", (2 << 30).to_bytes(8, "little") + b"{}"), "2,147,483,648 bytes"),
     ("no tensors", text("model.safetensors", (2).to_bytes(8, "little") + b"{}"), "found no tensors"),
     ("mostly integers", mostly_integers, "mostly I32 weights, a quantised checkpoint"),
     ("distributed", text(".metadata", b"x"), "distributed checkpoint"),
@@ -112,14 +120,15 @@ WHOLE: list[tuple[str, Callable[[Path], None], str]] = [
     ("config linked out", linked_out("config.json"), "a link that leaves the folder"),
     ("tokenizer linked out", linked_out("tokenizer.json"), "a link that leaves the folder"),
     ("generation config broken", text("generation_config.json", "{"), "generation_config.json: found broken JSON"),
+    ("generation code", text("generation_config.json", '{"custom_generate": "evil/repo"}'), '"custom_generate"'),
+    ("auto_map, deep", text("config.json", '{"a":' * 900 + '{"auto_map": "x"}' + "}" * 900), "auto_map"),
     ("no tokenizer", remove("tokenizer.json"), "found no tokenizer"),
     ("tokenizer broken", text("tokenizer.json", "nope"), "tokenizer.json: found broken JSON"),
-    ("tokenizer's auto_map", tokenizer(auto_map={"AutoTokenizer": ["evil.T", None]}), 'tokenizer_config.json: found "auto_map"'),
+    ("tokenizer's auto_map", tokenizer(auto_map={"AutoTokenizer": ["evil.T", None]}), '_config.json: found "auto_map"'),
     ("tokenizer's class", tokenizer(tokenizer_class="EvilTokenizer"), 'tokenizer_class "EvilTokenizer"'),
     ("tokenizer's class is a list", tokenizer(tokenizer_class=["a"]), "found tokenizer_class"),
     ("tokenizer's file", tokenizer(fast_tokenizer_files=["../tokenizer.4.0.json"]), '"fast_tokenizer_files"'),
-    ("template is a number", lambda f: [(f / "chat_template.jinja").unlink(), tokenizer(chat_template=3)(f)] and None,
-     "found chat_template 3"),
+    ("template is a number", template_of(3), "found chat_template 3"),
     ("template too big", text("chat_template.jinja", "x" * (2 << 20)), "expected at most 1,048,576"),
     ("template of latin-1", text("chat_template.jinja", b"\xe9"), "not UTF-8"),
     ("adapter in disguise", text("adapter_config.json", '{"base_model_name_or_path": "evil/base"}'), "PEFT adapter"),

@@ -1,0 +1,201 @@
+"""LoRA: a user's adapter merged into its base, a LoRA trained and merged on export, and the refusals of both."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from beear.config.schema import AdapterConfig
+from beear.errors import UserError
+from beear.models.adapters import attach_lora, merged_state
+from beear.models.export import export_model
+from beear.models.inspect import inspect_checkpoint
+from beear.models.loading import load_model, load_tokenizer
+from tests.checkpoints import edit_json, make_adapter, make_checkpoint, make_model, make_tokenizer
+
+WEIGHTS = "adapter_model.safetensors"
+IDS = torch.tensor([[1, 4, 77, 78, 79, 5]])
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("pair")
+    base = make_checkpoint(root / "base", tied=True)
+    return base, make_adapter(root / "adapter", base)
+
+
+def test_an_adapter_merges_into_the_base_given(pair, tmp_path):
+    base, adapter = pair
+    facts = inspect_checkpoint(str(adapter), str(base))
+    model = load_model(facts, torch.float32)
+    assert (facts.path, facts.base) == (str(adapter), str(base))
+    wrapped = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(adapter)).eval()
+    plain = AutoModelForCausalLM.from_pretrained(base)
+    with torch.no_grad():
+        expected, untouched, found = wrapped(IDS).logits, plain(IDS).logits, model(IDS).logits
+    assert torch.allclose(found, expected, atol=1e-5) and not torch.allclose(found, untouched, atol=1e-2)
+    exported = AutoModelForCausalLM.from_pretrained(export_model(model, facts, tmp_path / "out"))
+    with torch.no_grad():
+        assert torch.equal(exported(IDS).logits, found)
+    assert (tmp_path / "out" / "config.json").read_bytes() == (base / "config.json").read_bytes()
+    assert not (tmp_path / "out" / "adapter_config.json").exists()
+
+
+def test_digests_cover_base_and_adapter(pair, tmp_path):
+    base, adapter = pair
+    alone, both = inspect_checkpoint(str(base)), inspect_checkpoint(str(adapter), str(base))
+    assert alone.digests["weights"] != both.digests["weights"] and alone.digests["config"] != both.digests["config"]
+    other = make_adapter(tmp_path / "other", base, seed=9)
+    assert inspect_checkpoint(str(other), str(base)).digests["weights"] != both.digests["weights"]
+    assert alone.digests["tokenizer"] == both.digests["tokenizer"]
+
+
+def test_an_adapter_s_own_tokenizer_is_used(pair, tmp_path):
+    base, adapter = pair
+    own = tmp_path / "own"
+    shutil.copytree(adapter, own)
+    make_tokenizer(own, template="{{ 'own' }}")
+    facts = inspect_checkpoint(str(own), str(base))
+    assert facts.chat_template == load_tokenizer(facts).chat_template == "{{ 'own' }}"
+    out = export_model(load_model(facts, torch.float32), facts, tmp_path / "out")
+    assert AutoTokenizer.from_pretrained(out).chat_template == "{{ 'own' }}"
+
+
+def test_base_is_asked_for_and_what_the_adapter_says_of_it_is_not_followed(pair, tmp_path, monkeypatch):
+    base, adapter = pair
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("the hub was asked"))
+    with pytest.raises(UserError, match="expected --model.base to name"):
+        inspect_checkpoint(str(adapter))
+    lying = tmp_path / "lying"
+    shutil.copytree(adapter, lying)
+    edit_json(lying / "adapter_config.json", base_model_name_or_path="evil/base")
+    facts = inspect_checkpoint(str(lying), str(base))
+    with torch.no_grad():
+        same = load_model(facts, torch.float32)(IDS).logits
+        assert torch.equal(same, load_model(inspect_checkpoint(str(adapter), str(base)), torch.float32)(IDS).logits)
+
+
+def test_paths_that_are_not_what_they_are_given_as(pair):
+    base, adapter = pair
+    with pytest.raises(UserError, match="model.base: .* is itself an adapter"):
+        inspect_checkpoint(str(adapter), str(adapter))
+    with pytest.raises(UserError, match="holds no adapter_config.json"):
+        inspect_checkpoint(str(base), str(base))
+
+
+def poisoned(folder: Path) -> None:
+    held = load_file(folder / "adapter_model.safetensors")
+    first = min(held)
+    held[first][0, 0] = float("nan")
+    save_file(held, folder / "adapter_model.safetensors")
+
+
+def shortened(folder: Path) -> None:
+    held = load_file(folder / "adapter_model.safetensors")
+    held.pop(min(held))
+    save_file(held, folder / "adapter_model.safetensors")
+
+
+def stretched(folder: Path) -> None:
+    held = load_file(folder / "adapter_model.safetensors")
+    held[min(held)] = torch.zeros(4, 99)
+    save_file(held, folder / "adapter_model.safetensors")
+
+
+BAD = [
+    ("prefix tuning", {"peft_type": "PREFIX_TUNING"}, None, 'peft_type "PREFIX_TUNING", expected LORA'),
+    ("a module to import", {"megatron_config": {"a": 1}}, None, '"megatron_config"'),
+    ("a regular expression below", {"rank_pattern": {"(a+)+$": 3}}, None, '"rank_pattern"'),
+    ("a regular expression aside", {"exclude_modules": "(a+)+$"}, None, '"exclude_modules"'),
+    ("a pattern of text", {"alpha_pattern": {"q_proj": "3"}}, None, '"alpha_pattern"'),
+    ("a regular expression", {"target_modules": "(a+)+$"}, None, '"target_modules": (a+)+$'),
+    ("no rank", {"r": ...}, None, '"r": None'),
+    ("rank of text", {"r": "4"}, None, '"r": 4, expected a positive whole number'),
+    ("no alpha", {"lora_alpha": ...}, None, '"lora_alpha": None'),
+    ("bias", {"bias": "all"}, None, 'bias "all", expected none'),
+    ("unknown key", {"run_me": "evil.py"}, None, '"run_me": evil.py'),
+    ("other layers", {"target_modules": ["no_such_layer"]}, None, "does not fit its base model"),
+    ("another rank", {"r": 8, "lora_alpha": 16}, None, "does not fit its base model"),
+    ("pickle", {}, lambda f: (f / WEIGHTS).rename(f / "adapter_model.bin"), "adapter_model.bin, a pickle"),
+    ("no weights", {}, lambda f: (f / WEIGHTS).unlink(), "no adapter_model.safetensors"),
+    ("broken header", {}, lambda f: (f / WEIGHTS).write_bytes(b"\xff" * 40), "at most 100,000,000"),
+    ("a full model beside", {}, lambda f: (f / "model.safetensors").write_bytes(b""), "beside a full model's weights"),
+    ("NaN", {}, poisoned, "holds 1 NaN or infinite values"),
+    ("a tensor short", {}, shortened, "is not in the adapter's file"),
+    ("a shape off", {}, stretched, "does not fit its base model"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name,fields,change,said", BAD, ids=[row[0] for row in BAD])
+def test_bad_adapters_are_refused_in_one_sentence(pair, tmp_path, name, fields, change, said):
+    base, adapter = pair
+    folder = tmp_path / "adapter"
+    shutil.copytree(adapter, folder)
+    edit_json(folder / "adapter_config.json", **fields)
+    if change:
+        change(folder)
+    with pytest.raises(UserError) as caught:
+        load_model(inspect_checkpoint(str(folder), str(base)), torch.float32)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def randomised(model: torch.nn.Module) -> torch.nn.Module:
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_" in name:
+                parameter.normal_(0, 0.3)
+    return model.eval()
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "mixtral"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_merged_state_equals_peft_s_merge_and_leaves_the_model(family, tied):
+    model = randomised(attach_lora(make_model(family, tied=tied), AdapterConfig(kind="lora", rank=3, alpha=7)))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = merged_state(model)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    expected = model.merge_and_unload().state_dict()
+    assert state.keys() == expected.keys()
+    assert all(torch.allclose(state[name], expected[name], atol=1e-6) for name in expected)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_trained_lora_is_exported_merged(tmp_path, tied):
+    facts = inspect_checkpoint(str(make_checkpoint(tmp_path / "source", tied=tied)))
+    model = randomised(attach_lora(load_model(facts, torch.float32), AdapterConfig(kind="lora", rank=2)))
+    with torch.no_grad():
+        expected = model(IDS).logits
+    gathered = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for index, state in enumerate((None, gathered)):
+        out = export_model(model, facts, tmp_path / str(index), state_dict=state)
+        loaded = AutoModelForCausalLM.from_pretrained(out)
+        with torch.no_grad():
+            assert torch.allclose(loaded(IDS).logits, expected, atol=1e-4)
+        assert inspect_checkpoint(str(out)).parameters == facts.parameters
+
+
+def test_only_the_lora_trains():
+    model = attach_lora(make_model(), AdapterConfig(kind="lora", rank=2, targets="q_proj, v_proj"))
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert len(trained) == 3 * 2 * 2 and all(
+        ".lora_" in name and ("q_proj" in name or "v_proj" in name) for name in trained
+    )
+    plain = make_model()
+    assert attach_lora(plain, AdapterConfig()) is plain
+
+
+@pytest.mark.parametrize("targets,tied,said", [
+    ("q_prok", False, 'found "q_prok" (did you mean "q_proj"?)'),
+    (" , ", False, "found none, expected all-linear or some of"),
+    ("input_layernorm", False, 'found "input_layernorm"'),
+    ("lm_head", True, '"lm_head" is tied to the input embeddings'),
+])  # fmt: skip
+def test_unknown_targets_are_refused(targets, tied, said):
+    with pytest.raises(UserError) as caught:
+        attach_lora(make_model(tied=tied), AdapterConfig(kind="lora", targets=targets))
+    assert said in str(caught.value)

@@ -1,0 +1,122 @@
+"""Export: what plain transformers loads back equals what was in memory, and the small files are the source's."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from beear.errors import UserError
+from beear.models.export import NOTES, export_model
+from beear.models.inspect import inspect_checkpoint
+from beear.models.loading import load_model
+from tests.checkpoints import FAMILIES, make_checkpoint
+
+SMALL = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+
+def files(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: tensor for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()}
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+@pytest.mark.parametrize("dtype,tied,shards", [("bfloat16", False, 1), ("float32", True, 3)])
+def test_untrained_round_trip_is_exact(tmp_path, family, dtype, tied, shards):
+    source = make_checkpoint(tmp_path / "source", family, dtype=dtype, tied=tied, shards=shards)
+    facts = inspect_checkpoint(str(source))
+    size = "5GB" if shards == 1 else "60KB"
+    out = export_model(load_model(facts, torch.float32), facts, tmp_path / "out", max_shard_size=size)
+    before, after = files(source), files(out)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) and before[name].dtype == after[name].dtype for name in before)
+    assert len(list(out.glob("*.safetensors"))) == 1 if shards == 1 else len(list(out.glob("*.safetensors"))) > 1
+    for name in SMALL:
+        assert (out / name).read_bytes() == (source / name).read_bytes()
+    loaded = AutoModelForCausalLM.from_pretrained(out)
+    assert loaded.dtype == getattr(torch, dtype)
+    assert (loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight) == tied
+    turns = [{"role": "user", "content": "hello"}]
+    assert AutoTokenizer.from_pretrained(out).apply_chat_template(turns) == AutoTokenizer.from_pretrained(
+        source
+    ).apply_chat_template(turns)
+    assert inspect_checkpoint(str(out)).parameters == facts.parameters
+
+
+def test_trained_weights_are_rounded_to_the_source_dtype(tmp_path):
+    facts = inspect_checkpoint(str(make_checkpoint(tmp_path / "source", dtype="bfloat16", tied=True)))
+    model = load_model(facts, torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.01)
+    held = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    out = export_model(model, facts, tmp_path / "out", notes={"verdict": "refused"})
+    after = files(out)
+    assert after.keys() == held.keys()
+    for name, parameter in model.named_parameters():
+        assert parameter.dtype == torch.float32 and torch.equal(parameter, held[name]), "export changed the live model"
+        assert torch.equal(after[name], held[name].to(torch.bfloat16))
+    assert model.config.dtype == torch.float32
+    assert json.loads((out / NOTES).read_text()) == {"verdict": "refused"}
+
+
+def test_a_full_state_dict_given_is_what_is_written(tmp_path):
+    facts = inspect_checkpoint(str(make_checkpoint(tmp_path / "source", tied=True)))
+    model = load_model(facts, torch.float32)
+    # As gathered from sharded workers: tied names no longer share memory.
+    state = {name: tensor.clone() + 1 for name, tensor in model.state_dict().items()}
+    after = files(export_model(model, facts, tmp_path / "out", state_dict=state))
+    assert "lm_head.weight" not in after
+    assert all(torch.equal(tensor, state[name]) for name, tensor in after.items())
+
+
+def test_nothing_of_training_is_in_the_folder(tmp_path):
+    facts = inspect_checkpoint(str(make_checkpoint(tmp_path / "source")))
+    out = export_model(load_model(facts, torch.float32), facts, tmp_path / "out")
+    assert {path.name for path in out.iterdir()} == {*SMALL, "model.safetensors", NOTES}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
+
+
+def test_an_earlier_export_is_replaced_and_a_stranger_s_folder_is_not(tmp_path):
+    facts = inspect_checkpoint(str(make_checkpoint(tmp_path / "source")))
+    model = load_model(facts, torch.float32)
+    out = export_model(model, facts, tmp_path / "out", notes={"run": 1}, max_shard_size="60KB")
+    export_model(model, facts, out, notes={"run": 2})
+    assert json.loads((out / NOTES).read_text()) == {"run": 2}
+    assert [path.name for path in out.glob("*.safetensors*")] == ["model.safetensors"]
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "thesis.txt").write_text("mine")
+    for target, said in (("theirs", "are not an earlier export"), ("source", "are not an earlier export")):
+        with pytest.raises(UserError, match=said):
+            export_model(model, facts, tmp_path / target)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="is a file, expected a folder"):
+        export_model(model, facts, tmp_path / "file")
+    assert (tmp_path / "theirs" / "thesis.txt").read_text() == "mine"
+
+
+def test_a_failure_leaves_the_earlier_export_whole(tmp_path, monkeypatch):
+    facts = inspect_checkpoint(str(make_checkpoint(tmp_path / "source")))
+    model = load_model(facts, torch.float32)
+    out = export_model(model, facts, tmp_path / "out", notes={"run": 1})
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    monkeypatch.setattr("beear.models.export._copy_small_files", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        export_model(model, facts, out, notes={"run": 2})
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
+
+
+def test_a_template_file_replaces_every_template(tmp_path):
+    source = make_checkpoint(tmp_path / "source")
+    (source / "additional_chat_templates").mkdir()
+    (source / "additional_chat_templates" / "tool_use.jinja").write_text("tools")
+    (tmp_path / "mine.jinja").write_text("mine")
+    facts = inspect_checkpoint(str(source))
+    model = load_model(facts, torch.float32)
+    assert (
+        AutoTokenizer.from_pretrained(export_model(model, facts, tmp_path / "a")).chat_template["tool_use"] == "tools"
+    )
+    out = export_model(model, facts, tmp_path / "b", chat_template=str(tmp_path / "mine.jinja"))
+    assert AutoTokenizer.from_pretrained(out).chat_template == "mine"
