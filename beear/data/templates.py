@@ -34,6 +34,8 @@ class Template:
         self.tokenizer = tokenizer
         self.text = text if text is not None else _own_template(tokenizer)
         self.separate = 0
+        self._last_prompt: tuple[tuple[Message, ...], str] = ((), "")
+        self._last_ids: tuple[str, list[int], list[int]] = ("", [], [])
         question, answer = Message("user", "zq7question"), Message("assistant", SENTINEL)
         self._after_user = self._render([question], True).rpartition(question.content)[2]
         whole = self._render([question, answer], False)
@@ -44,14 +46,14 @@ class Template:
 
     def prompt_text(self, messages: Sequence[Message]) -> str:
         """Return the rendering that ends where the assistant's answer starts."""
-        text = self._render(self._plain(messages), True)
-        if opened := OPEN_THINKING.search(text):
-            text = f"{text[: opened.start()]}<{opened[1]}>\n\n</{opened[1]}>\n\n"
-        return text
+        key = tuple(messages)
+        if self._last_prompt[0] != key:
+            self._last_prompt = (key, self._prompt_text(key))
+        return self._last_prompt[1]
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Return the prompt's token ids [P]."""
-        return self._encode(self.prompt_text(messages))
+        return list(self._starts(self.prompt_text(messages))[0])
 
     def user_end(self, messages: Sequence[Message]) -> int:
         """Return how many of the prompt's tokens come after the end of the last user turn's text."""
@@ -71,7 +73,7 @@ class Template:
         prompt, answered = self.prompt_text(messages), self._answer_text(messages, answer)
         if end_of_turn:
             answered += self.end_of_turn
-        ids, whole = self._encode(prompt), self._encode(prompt + answered)
+        ids, whole = self._starts(prompt)[0], self._encode(prompt + answered)
         if whole[: len(ids)] == ids:
             return whole[len(ids) :]
         self.separate += 1
@@ -89,6 +91,12 @@ class Template:
         labelled = [any(a <= start < b for a, b in spans) for start in starts]
         answer = self.answer_ids(before, last)
         return ids + answer, labelled + [True] * len(answer)
+
+    def _prompt_text(self, messages: Sequence[Message]) -> str:
+        text = self._render(self._plain(messages), True)
+        if opened := OPEN_THINKING.search(text):
+            text = f"{text[: opened.start()]}<{opened[1]}>\n\n</{opened[1]}>\n\n"
+        return text
 
     def _spans(self, messages: list[Message], text: str) -> list[tuple[int, int]]:
         """Return the character spans of the assistant turns inside a prompt, ends of turn included."""
@@ -166,13 +174,17 @@ class Template:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _starts(self, text: str) -> tuple[list[int], list[int]]:
-        """Return token ids and the character at which each starts."""
+        """Return token ids and the character at which each starts; those of the last text are kept."""
+        if self._last_ids[0] != text:
+            self._last_ids = (text, *self._starts_of(text))
+        return self._last_ids[1], self._last_ids[2]
+
+    def _starts_of(self, text: str) -> tuple[list[int], list[int]]:
         if self.tokenizer.is_fast:
             coded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
             return list(coded["input_ids"]), [start for start, _ in coded["offset_mapping"]]
         ids = self._encode(text)
-        lengths = [len(self.tokenizer.decode(ids[:i])) for i in range(len(ids))]
-        return ids, lengths
+        return ids, [len(self.tokenizer.decode(ids[:i])) for i in range(len(ids))]
 
 
 def _own_template(tokenizer: PreTrainedTokenizerBase) -> str:

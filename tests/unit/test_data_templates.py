@@ -18,14 +18,18 @@ CHATML = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 NO_SYSTEM = (
-    "<s>{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "<s>{% for m in messages %}"
+    "{% if m.role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
     "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('Roles must alternate') }}{% endif %}"
-    "{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %} {{ m.content | trim }}</s>{% endif %}{% endfor %}"
+    "{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %} {{ m.content | trim }}</s>{% endif %}"
+    "{% endfor %}"
 )
-THINKS_WHEN_ASKED = CHATML.replace(
-    "assistant\n{% endif %}",
-    "assistant\n{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}",
-).replace("\n{{ m.content }}", "\n{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}")
+EMPTY = "<think>\n\n</think>\n\n"
+NO_THOUGHT = "{% if enable_thinking is defined and not enable_thinking %}" + EMPTY + "{% endif %}"
+LAST_ANSWER = "\n{% if m.role == 'assistant' and loop.last %}" + EMPTY + "{% endif %}{{ m.content }}"
+THINKS_WHEN_ASKED = CHATML.replace("assistant\n{% endif %}", "assistant\n" + NO_THOUGHT + "{% endif %}").replace(
+    "\n{{ m.content }}", LAST_ANSWER
+)
 ALWAYS_THINKS = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
 FULL = (
     "{% set ns = namespace(n=0) %}{%- for m in messages %}{% if loop.index > 9 %}{% break %}{% endif %}"
@@ -112,9 +116,10 @@ def test_a_border_that_merges_is_encoded_apart() -> None:
     answer = merging.answer_ids([U("q")], "\nhi")
     assert merging.separate == 1
     assert merging.tokenizer.decode(prompt + answer) == merging.prompt_text([U("q")]) + "\nhi<|im_end|>"
-    assert merging.tokenizer(merging.prompt_text([U("q")]) + "\nhi", add_special_tokens=False)["input_ids"][
-        : len(prompt)
-    ] != prompt
+    assert (
+        merging.tokenizer(merging.prompt_text([U("q")]) + "\nhi", add_special_tokens=False)["input_ids"][: len(prompt)]
+        != prompt
+    )
 
 
 @pytest.mark.parametrize(
