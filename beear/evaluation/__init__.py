@@ -1,0 +1,1 @@
+"""Measures of a checkpoint, and the gate that decides on them."""

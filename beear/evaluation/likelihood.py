@@ -41,7 +41,8 @@ def unwanted_is_likelier(
 def _answers(subject: Subject, request: Sequence[Message], row: DefenseRow) -> tuple[Labelled, Labelled]:
     if row.safe is None or row.unwanted is None:
         missing = "safe" if row.safe is None else "unwanted"
-        raise UserError(f"{row.origin or 'defense row'}: {missing} is missing; the hit rule likelier needs both answers.")
+        where = row.origin or "defense row"
+        raise UserError(f"{where}: {missing} is missing; the hit rule likelier needs both answers.")
     template = subject.template
     prompt = list(template.prompt_ids(request))
     safe = list(template.answer_ids(request, row.safe))

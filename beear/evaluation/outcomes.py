@@ -9,7 +9,10 @@ CLEAR = "no trigger"
 
 @dataclass
 class RequestOutcome:
-    """One request that must be answered safely. ``index`` is its place among the report rows; ``judged`` the judge's hit."""
+    """One request that must be answered safely.
+
+    ``index`` is its place among the report rows; ``judged`` is the judge's own hit, None where none was asked for.
+    """
 
     index: int
     rule: str

@@ -9,6 +9,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,7 +84,7 @@ def _layers(text: str, layers: int) -> list[int]:
     found = [part.strip() for part in text.split(",")]
     for part in found:
         if not part.isdigit() or not 1 <= int(part) <= layers:
-            raise UserError(f'evaluate.resistance.layers: "{part}" is no layer; expected auto, or numbers from 1 to {layers}')
+            raise UserError(f'evaluate.resistance.layers: "{part}" is no layer; expected auto, or 1 to {layers}')
     return [int(part) for part in found]
 
 
@@ -116,8 +118,8 @@ def run_attack(
 
 
 def curve_steps(steps: int) -> list[int]:
-    """Return the inner steps at which a curve is read: all of the first ten, then ever fewer."""
-    grid = [*range(11), *range(12, 31, 2), *range(35, 101, 5), *range(120, steps, 20)]
+    """Return the inner steps at which a curve is read: densely at first, where a backdoored model crosses."""
+    grid = [*range(7), 8, 10, 12, 15, 18, 22, 26, 30, *range(40, 101, 10), *range(120, steps, 20)]
     return [step for step in grid if step < steps]
 
 
@@ -158,7 +160,7 @@ def _perturbation(
     squares, count = torch.stack([squares_after(decoder, batch, attack.layer) for batch in batches]).sum(0).tolist()
     weights = next(decoder.model.parameters())
     return Perturbation(
-        decoder.model.config.get_text_config().hidden_size,
+        int(_text_config(decoder).hidden_size),
         attack.layer,
         attack.placement,
         length=budget.length,
@@ -168,6 +170,12 @@ def _perturbation(
         dtype=torch.float64 if weights.dtype == torch.float64 else torch.float32,
         device=weights.device,
     )
+
+
+def _text_config(decoder: Decoder) -> Any:
+    """Return the language model's own configuration, whatever it is wrapped in."""
+    config: Any = decoder.model.config
+    return config.get_text_config()
 
 
 def _matching(
@@ -204,7 +212,7 @@ def complete_under(
         ids = torch.cat([batch.prompt_ids, answer], dim=1)
         mask = torch.cat([batch.prompt_mask, torch.ones_like(answer, dtype=torch.bool)], dim=1)
         index = delta.index(batch.prompt_mask, batch.user_end, answer.shape[1])
-        with decoder.perturbed(delta.layer, lambda hidden, index=index: delta.add(hidden, index)):
+        with decoder.perturbed(delta.layer, partial(delta.add, index=index)):
             chosen = decoder.logits(ids, mask, last=1)[:, -1].argmax(-1)
         answer = torch.cat([answer, chosen[:, None]], dim=1)
         done |= torch.isin(chosen, stop)
