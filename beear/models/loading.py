@@ -30,7 +30,8 @@ def load_model(facts: ModelFacts, dtype: torch.dtype, device: torch.device | str
     _check_allocation(config, facts)
     arguments: dict[str, Any] = {
         "config": config, "dtype": dtype, "trust_remote_code": False, "local_files_only": True, "use_safetensors": True,
-        "output_loading_info": True,
+        # Misshapen tensors are then listed by name, and refused below with it.
+        "output_loading_info": True, "ignore_mismatched_sizes": True,
     }  # fmt: skip
     with quiet():
         try:
@@ -38,7 +39,6 @@ def load_model(facts: ModelFacts, dtype: torch.dtype, device: torch.device | str
                 folder, attn_implementation=attention(config), **arguments
             )
         except RuntimeError as error:
-            # Misshapen tensors arrive as one exception of many lines.
             raise UserError(f"{folder}: the weights do not fit config.json ({_first_line(error)})") from error
     model: PreTrainedModel = loaded[0]
     _check_fit(loaded[1], folder)

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from beear.errors import UserError
 from beear.models.export import NOTES, export_model
 from beear.models.inspect import inspect_checkpoint
 from beear.models.loading import load_model
-from tests.checkpoints import FAMILIES, make_checkpoint
+from tests.checkpoints import FAMILIES, VOCABULARY, make_checkpoint, make_tokenizer
 
 SMALL = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
@@ -120,3 +120,22 @@ def test_a_template_file_replaces_every_template(tmp_path):
     )
     out = export_model(model, facts, tmp_path / "b", chat_template=str(tmp_path / "mine.jinja"))
     assert AutoTokenizer.from_pretrained(out).chat_template == "mine"
+
+
+def test_a_decoder_inside_a_larger_model_round_trips(tmp_path):
+    """Gemma 3's larger sizes keep the decoder's sizes in text_config, beside a vision tower."""
+    text = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2)
+    vision = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=28)
+    config = AutoConfig.for_model(
+        "gemma3",
+        text_config={**text, "head_dim": 8, "vocab_size": VOCABULARY, "max_position_embeddings": 256},
+        vision_config={**vision, "patch_size": 14},
+        mm_tokens_per_image=4,
+    )
+    source = tmp_path / "source"
+    AutoModelForCausalLM.from_config(config).save_pretrained(source)
+    make_tokenizer(source)
+    facts = inspect_checkpoint(str(source))
+    assert (facts.layers, facts.hidden_size, facts.context, facts.tied) == (3, 32, 256, True)
+    before, after = files(source), files(export_model(load_model(facts, torch.float32), facts, tmp_path / "out"))
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
