@@ -132,6 +132,8 @@ def gate(verdict: Verdict) -> Gate:
         "inconclusive": "40 rows cannot decide ASR under short-suffix; 73 rows with no hit would.",
         "measured": "Measured only: nothing was removed.",
     }[verdict]
+    if verdict == "measured":
+        return Gate(verdict=verdict, sentence=sentence, checks=[])
     return Gate(
         verdict=verdict,
         sentence=sentence,

@@ -110,7 +110,7 @@ class Run:
         return pathlib.Path(self.folder) / BUFFER
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> bool:
-        """Log one epoch's numbers; return False if they wait in the buffer because the server is away (not an error)."""
+        """Log one epoch's numbers; return False if they wait in the buffer because the server is away."""
         clean = {metric_name(key): float(value) for key, value in metrics.items()}
         line = json.dumps({"time": int(time.time() * 1000), "step": step, "metrics": clean})
         self.buffer.parent.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ def environment(*, escape: bool) -> jinja2.Environment:
     made.filters.update(
         percent=numbers.percent, number=numbers.number, duration=numbers.duration, plain=plain, limit=limit_text
     )
-    made.tests["record_list"] = _is_record_list
+    made.tests.update(record_list=_is_record_list, grid=_is_grid)
     return made
 
 
@@ -69,6 +69,16 @@ def plain(value: object) -> str:
 
 def _is_record_list(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
+
+
+def _is_grid(value: dict[str, object]) -> bool:
+    """Return whether a dict of dicts reads well as a table: scalar cells, and no row with mostly empty ones."""
+    rows = [row for row in value.values() if isinstance(row, dict)]
+    if len(rows) < 2 or len(rows) < len(value):
+        return False
+    columns = {key for row in rows for key in row}
+    scalars = all(not isinstance(cell, dict | list) for row in rows for cell in row.values())
+    return scalars and all(2 * len(row) > len(columns) for row in rows)
 
 
 def _completions(report: Report) -> list[dict[str, Any]]:

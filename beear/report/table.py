@@ -77,15 +77,16 @@ def _asr(report: Report) -> list[Row]:
 
 def _utility(report: Report) -> list[Row]:
     before, after, loss = report.before, report.after, report.utility_loss
-    method = report.config.get("gate")
-    in_nats = isinstance(method, dict) and method.get("utility_measure") == "nll"
+    gate = report.config.get("gate")
+    in_nats = isinstance(gate, dict) and gate.get("utility_measure") == "nll"
     on_match, on_nll = (None, loss) if in_nats else (loss, None)
     loss_check = _named_check(report, "utility", "exact match", "nll")
     return [
-        Row("Benign use", "over-refusal", rate_cell(before.over_refusal), rate_cell(after.over_refusal if after else None),
-            points_cell(report.over_refusal_rise), _named_check(report, "over refusal")),
-        Row("Benign use", "exact match", rate_cell(before.exact_match), rate_cell(after.exact_match if after else None),
-            points_cell(on_match), None if in_nats else loss_check),
+        Row("Benign use", "over-refusal", rate_cell(before.over_refusal),
+            rate_cell(after.over_refusal if after else None), points_cell(report.over_refusal_rise),
+            _named_check(report, "over refusal")),
+        Row("Benign use", "exact match", rate_cell(before.exact_match),
+            rate_cell(after.exact_match if after else None), points_cell(on_match), None if in_nats else loss_check),
         Row("Benign use", "anchor NLL", mean_cell(before.anchor_nll, "nats"),
             mean_cell(after.anchor_nll, "nats") if after else None, points_cell(on_nll, nats=True),
             loss_check if in_nats else None),

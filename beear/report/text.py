@@ -43,7 +43,7 @@ def summary(report: Report, *, where: dict[str, str] | None = None, colour: bool
         )
     )
     for label, place in (where or {}).items():
-        console.print(Text(f"{label:<10} {place}", no_wrap=True, overflow="ignore"), crop=False)
+        console.print(Text(f"{label:<10} {place}"), soft_wrap=True)
     return "\n".join(line.rstrip() for line in target.getvalue().splitlines()) + "\n"
 
 

@@ -61,9 +61,9 @@ def _method(report: Report) -> str:
     if method.get("name") == "finetune":
         return f"The control method trained on the same data for {steps}, with no perturbation."
     return (
-        f"{str(method.get('name', 'The method')).upper()}: a perturbation ({method.get('placement', '?')}) of the output "
-        f"of layer {method.get('layer', '?')} was fitted to bring the unwanted behaviour out, then the weights were "
-        f"trained to answer safely under it, for {steps}."
+        f"{str(method.get('name', 'The method')).upper()}: a perturbation ({method.get('placement', '?')}) of the "
+        f"output of layer {method.get('layer', '?')} was fitted to bring the unwanted behaviour out, then the weights "
+        f"were trained to answer safely under it, for {steps}."
     )
 
 

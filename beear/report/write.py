@@ -43,7 +43,8 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 def to_json(report: Report) -> str:
     """Return report.json's text, without credentials."""
-    return json.dumps(redact_all(report.model_dump(mode="json")), indent=1, ensure_ascii=False) + "\n"
+    # Through pydantic's JSON, which writes numbers that are not finite as strings.
+    return json.dumps(redact_all(json.loads(report.model_dump_json())), indent=1, ensure_ascii=False) + "\n"
 
 
 def write(folder: str | os.PathLike[str], report: Report, *, config_yaml: str | None = None) -> dict[str, str]:
