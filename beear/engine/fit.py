@@ -42,7 +42,7 @@ class EpochOutcome:
     final: bool = False
 
 
-Progress = Callable[[str, int, int, dict[str, float]], None]
+Progress = Callable[[int, str, int, dict[str, float]], None]
 
 
 def fit(
@@ -52,20 +52,22 @@ def fit(
     measure: Callable[[int], dict[str, float]],
     on_epoch: Callable[[EpochOutcome], None],
     first_epoch: int = 1,
-    early_stop: bool = True,
+    selection: list[DefenseBatch] | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Alternate entrapment and removal from ``first_epoch`` to ``epochs``.
 
     ``measure(epoch)`` returns selection metrics, equal on every worker; ``on_epoch`` takes each outcome (and saves).
-    With ``early_stop`` the run ends at the first epoch after the first whose entrapment no longer succeeds: the
-    weights are then left as they are, since more removal only costs utility.
+    With ``selection`` (this worker's shares of the selection rows) the run ends at the first epoch after the first
+    whose entrapment no longer succeeds: the weights are then left as they are, since more removal only costs utility.
+ ``progress(epoch, phase, step, losses)``
+    is told of every step.
 
     Raises:
         FloatingPointError: a loss is not finite; what earlier epochs saved stays.
     """
     for epoch in range(first_epoch, epochs + 1):
-        outcome = run_epoch(method, batches.epoch(epoch), epoch, early_stop and epoch > 1, progress)
+        outcome = run_epoch(method, batches.epoch(epoch), epoch, selection if epoch > 1 else None, progress)
         outcome.selection = measure(epoch)
         outcome.final = outcome.steps == 0 or epoch == epochs
         on_epoch(outcome)
@@ -74,21 +76,25 @@ def fit(
 
 
 def run_epoch(
-    method: Method, batches: EpochBatches, epoch: int, may_stop: bool, progress: Progress | None
+    method: Method,
+    batches: EpochBatches,
+    epoch: int,
+    selection: list[DefenseBatch] | None,
+    progress: Progress | None,
 ) -> EpochOutcome:
-    """Entrap, then remove unless ``may_stop`` and nothing is left; return the outcome without selection metrics."""
+    """Entrap, then remove unless ``selection`` rows say that nothing is left; selection metrics are not set here."""
     started, outcome = time.monotonic(), EpochOutcome(epoch)
     if progress:
-        progress("entrapment", 0, 0, {})
+        progress(epoch, "entrapment", 0, {})
     outcome.inner = method.begin_epoch(epoch, batches.inner())
-    if not (may_stop and method.nothing_left(outcome.inner)):
+    if selection is None or not method.nothing_left(outcome.inner, selection):
         for batch in batches.outer():
             losses = method.step(batch)
             outcome.steps += 1
             for name, value in losses.items():
                 outcome.losses[name] = outcome.losses.get(name, 0.0) + value
             if progress:
-                progress("removal", outcome.steps, 0, losses)
+                progress(epoch, "removal", outcome.steps, losses)
         outcome.losses = {name: total / max(outcome.steps, 1) for name, total in outcome.losses.items()}
     outcome.seconds = time.monotonic() - started
     return outcome

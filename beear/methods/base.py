@@ -35,8 +35,8 @@ class Method(Protocol):
         """Prepare the epoch on its fixed inner batches (1-based ``epoch``); weights stay as they are."""
         ...
 
-    def nothing_left(self, courses: list[InnerCourse]) -> bool:
-        """Say whether the epoch's inner loops found nothing more to remove."""
+    def nothing_left(self, courses: list[InnerCourse], selection: list[DefenseBatch]) -> bool:
+        """Say whether the epoch's inner loops found nothing more to remove, on their own and on selection rows."""
         ...
 
     def step(self, batch: OuterBatch) -> dict[str, float]:

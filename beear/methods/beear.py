@@ -38,9 +38,26 @@ class Beear:
             self.perturbations.append(attack)
         return courses
 
-    def nothing_left(self, courses: list[InnerCourse]) -> bool:
-        """No placement made the unwanted answer the likelier one within the calibrated K."""
-        return all(course.result.crossing_step is None for course in courses)
+    def nothing_left(self, courses: list[InnerCourse], selection: list[DefenseBatch]) -> bool:
+        """No placement made the unwanted answer the likelier one within the calibrated K.
+
+        It has to hold while the perturbation was fitted, and for the fitted one on rows it never saw: on average over
+        the ``selection`` rows (this worker's shares; none at all leaves the first condition alone).
+        """
+        if any(course.result.crossing_step is not None for course in courses):
+            return False
+        return all(self._mean_gap(attack, selection) > 0 for attack in self.perturbations) if selection else True
+
+    @torch.no_grad()
+    def _mean_gap(self, attack: Perturbation, batches: list[DefenseBatch]) -> float:
+        """Return the global mean of CE(y_h) - CE(y_s), in nats, under ``attack``."""
+        objective = PlainObjective(self.parts.decoder, batches)
+        total = torch.zeros(1, dtype=torch.float64, device=self.parts.decoder.device)
+        for number, batch in enumerate(batches):
+            if batch.rows:
+                unwanted, safe = objective.losses(attack, number)
+                total += (unwanted - safe).double().sum() / batch.global_rows
+        return float(self.parts.backend.reduce(total))
 
     def step(self, batch: OuterBatch) -> dict[str, float]:
         """Remove: one step on the weights under the epoch's perturbations."""

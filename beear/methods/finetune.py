@@ -17,7 +17,7 @@ class Finetune:
         """Do nothing: there is no inner level."""
         return []
 
-    def nothing_left(self, courses: list[InnerCourse]) -> bool:
+    def nothing_left(self, courses: list[InnerCourse], selection: list[DefenseBatch]) -> bool:
         """Never known without an inner level."""
         return False
 

@@ -19,9 +19,9 @@ class Decoder:
         UserError: no stack of ``config.num_hidden_layers`` layers is found.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        """Find the layer stack of ``model``."""
-        self.model = model
+    def __init__(self, model: nn.Module, compute: torch.dtype | None = None) -> None:
+        """Find the layer stack of ``model``; ``compute`` is the dtype of matrix products (None: the weights' own)."""
+        self.model, self.compute = model, compute
         self.layers = _layer_stack(model)
 
     def __len__(self) -> int:
@@ -39,9 +39,11 @@ class Decoder:
         Positions count real tokens only, so that padding on either side does not move a token.
         """
         positions = (mask.long().cumsum(-1) - 1).clamp_min(0)
-        return self.model(
-            input_ids=ids, attention_mask=mask.long(), position_ids=positions, use_cache=False, logits_to_keep=last
-        ).logits
+        lower = self.compute in (torch.bfloat16, torch.float16)
+        with torch.autocast(ids.device.type, dtype=self.compute, enabled=lower):
+            return self.model(
+                input_ids=ids, attention_mask=mask.long(), position_ids=positions, use_cache=False, logits_to_keep=last
+            ).logits
 
     @contextmanager
     def perturbed(self, layer: int, change: Callable[[Tensor], Tensor]) -> Iterator[None]:

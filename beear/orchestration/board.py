@@ -11,6 +11,8 @@ import ray
 
 Event = dict[str, Any]
 
+FAULTS = ("user_error", "diverged")
+
 
 @ray.remote(num_cpus=0, max_restarts=0)
 class Board:
@@ -19,10 +21,16 @@ class Board:
     def __init__(self) -> None:
         """Start empty."""
         self._events: list[Event] = []
+        self._failed = False
 
     def post(self, event: Event) -> None:
         """Add an event."""
+        self._failed |= event["kind"] in FAULTS
         self._events.append(event)
+
+    def failed(self) -> bool:
+        """Say whether a fault was posted: a restarted worker then has nothing to do."""
+        return self._failed
 
     def take(self) -> list[Event]:
         """Return what has come since the last call."""

@@ -43,13 +43,13 @@ class Reporter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """End the stage and the bar."""
-        self._end_stage()
+        self.finish_stage()
         if self._bar:
             self._bar.stop()
 
     def stage(self, name: str, what: str, total: int | None = None) -> None:
         """Begin a stage: ``name`` keys its time, ``what`` is said."""
-        self._end_stage()
+        self.finish_stage()
         self._stage = (name, time.monotonic())
         self.say(f"[bold]{what}[/bold]")
         if self._bar:
@@ -79,7 +79,8 @@ class Reporter:
         elif kind == "epoch":
             self.say("  " + epoch_line(event))
 
-    def _end_stage(self) -> None:
+    def finish_stage(self) -> None:
+        """End the stage under way and book its time."""
         if self._stage:
             name, began = self._stage
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - began, 2)

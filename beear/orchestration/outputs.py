@@ -29,8 +29,8 @@ class OutputFolder:
         """The hidden sibling that the run works in."""
         return self.target.parent / f".{self.target.name}.{self.identity[:12]}.partial"
 
-    def state(self) -> State:
-        """Say whether this run is complete, half done or not begun.
+    def state(self, fresh: bool = False) -> State:
+        """Say whether this run is complete (never with ``fresh``), half done or not begun.
 
         Raises:
             UserError: the folder holds another run or other files, or cannot be written.
@@ -39,7 +39,7 @@ class OutputFolder:
         if self.target.exists() and any(self.target.iterdir()):
             found = self._identity_there()
             if found == self.identity:
-                return "complete"
+                return "new" if fresh else "complete"
             what = f"run {found[:12]}" if found else "files that are no run's"
             raise UserError(
                 f"output.dir {self.target}: it holds {what}, expected an empty folder or this run ({self.identity[:12]}); "

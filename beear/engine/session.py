@@ -1,0 +1,122 @@
+"""One worker's share of a training, built from a resolved configuration: the same in Ray Train, a test or a bare machine."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from beear.config.schema import RunConfig
+from beear.data.batch import DefenseBatch
+from beear.data.collate import collate_defense
+from beear.data.encode import encode_defense
+from beear.data.fill import complete
+from beear.data.rows import AnchorRow, DefenseRow, Probe
+from beear.data.steps import TrainingPlan
+from beear.data.templates import Template
+from beear.engine.fit import Batches, EpochOutcome, Progress, fit
+from beear.evaluation.selection import SelectionMeasure
+from beear.methods.base import Method, MethodParts
+from beear.methods.table import build
+from beear.models.adapters import attach_lora
+from beear.models.decoder import Decoder
+from beear.models.facts import ModelFacts
+from beear.models.loading import load_model, load_tokenizer
+from beear.parallel.base import Backend
+
+
+@dataclass(frozen=True)
+class Training:
+    """All that a worker needs to train: plain, picklable data. ``config`` is resolved: no auto field is left.
+
+    ``probes`` are measured on selection rows for the record; nothing is decided by them.
+    """
+
+    config: RunConfig
+    facts: ModelFacts
+    plan: TrainingPlan
+    selection: list[DefenseRow]
+    anchor_selection: list[AnchorRow]
+    hit: str
+    probes: list[Probe] = field(default_factory=list)
+
+
+class Session:
+    """Model, method, data and measure of one worker."""
+
+    def __init__(
+        self, training: Training, backend: Backend, batches: Callable[[TrainingPlan, Template, int, int], Batches]
+    ) -> None:
+        """Load and build everything; ``batches(plan, template, rank, world)`` opens the training data.
+
+        Raises:
+            UserError: the checkpoint, its tokenizer or a selection row is at fault.
+        """
+        config = training.config
+        assert config.method.outer_lr is not None, "the configuration is resolved first"
+        self.training, self.backend = training, backend
+        compute = compute_dtype(config.model.dtype, backend.device)
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(training.facts, config.model.chat_template)
+        self.template = Template(self.tokenizer)
+        self.model: nn.Module = backend.prepare(_trainable(training), config.method.outer_lr)
+        decoder = Decoder(self.model, compute)
+        self.method: Method = build(
+            MethodParts(decoder, backend, config.method, config.seed, training.facts.hidden_size)
+        )
+        self.batches = batches(training.plan, self.template, backend.rank, backend.world)
+        self.measure = SelectionMeasure(
+            self.model,
+            self.tokenizer,
+            training.selection,
+            training.anchor_selection,
+            config,
+            training.hit,
+            backend,
+            training.probes,
+            compute,
+        )
+
+    def fit(
+        self, on_epoch: Callable[[EpochOutcome], None], first_epoch: int = 1, progress: Progress | None = None
+    ) -> None:
+        """Train from ``first_epoch`` on; see :func:`beear.engine.fit.fit`."""
+        method = self.training.config.method
+        fit(
+            self.method,
+            self.batches,
+            method.epochs,
+            measure=lambda _epoch: self.measure(),
+            on_epoch=on_epoch,
+            first_epoch=first_epoch,
+            selection=self._selection_batches() if method.early_stop else None,
+            progress=progress,
+        )
+
+    def _selection_batches(self) -> list[DefenseBatch]:
+        """Return this worker's shares of the selection rows, in batches of the training size."""
+        plan, most = self.training.plan, self.training.config.evaluate.selection_rows
+        rows = [complete(row, plan.filled, plan.refusal) for row in self.training.selection[:most]]
+        encoded = [encode_defense(row, self.template, plan.max_length) for row in rows]
+        shares = encoded[self.backend.rank :: self.backend.world]
+        pad = self.tokenizer.pad_token_id
+        size = plan.batch_size
+        return [
+            collate_defense(shares[i : i + size], int(pad), len(encoded)).to(self.backend.device)
+            for i in range(0, len(shares), size)
+        ]
+
+
+def compute_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the dtype of forward passes; master weights stay float32."""
+    if name == "auto":
+        name = "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    return torch.bfloat16 if name == "bfloat16" else torch.float32
+
+
+def _trainable(training: Training) -> nn.Module:
+    model = load_model(training.facts, torch.float32, "cpu")
+    if training.config.adapter.kind == "none":
+        return model
+    torch.manual_seed(training.config.seed)
+    return attach_lora(model, training.config.adapter)

@@ -1,0 +1,126 @@
+"""Putting a report together from what the stages found. No maths: the gate and the statistics are evaluation's."""
+
+import platform
+import time
+from typing import Any
+
+import ray
+import torch
+import transformers
+
+from beear.evaluation import gate
+from beear.orchestration.identity import code_version
+from beear.orchestration.prepare import Job
+from beear.report.schema import Drift, EpochRecord, Gate, Measurement, Report
+
+PASSED, UNDECIDED = 0, 3
+
+NOT_TESTED = (
+    "triggers and placements other than those listed: reduced measured ASR is not proof that no backdoor is left",
+    "unwanted behaviours that the defense set does not show",
+    "requests in languages, lengths and conversation depths that the report rows do not cover",
+    "sampling at a temperature above zero: every completion is greedy",
+)
+
+
+def sanitize_report(
+    job: Job,
+    before: Measurement,
+    after: Measurement,
+    drift: Drift,
+    history: list[EpochRecord],
+    seconds: dict[str, float],
+) -> Report:
+    """Return the report of a sanitised model, with the gate's verdict."""
+    config = job.config
+    confidence = config.evaluate.confidence
+    verdict = gate.decide(before, after, config.gate, confidence)
+    return Report(
+        **_common(job, verdict, seconds),
+        before=before,
+        after=after,
+        utility_loss=gate.utility_loss(before, after, config.gate, confidence),
+        over_refusal_rise=gate.over_refusal_rise(before, after, confidence),
+        drift=drift,
+        epochs=history,
+    )
+
+
+def evaluate_report(job: Job, measured: Measurement, seconds: dict[str, float]) -> Report:
+    """Return the report of a checkpoint that was measured and not changed; the verdict is on ASR alone."""
+    verdict = gate.decide_alone(measured, job.config.gate, job.config.evaluate.confidence)
+    return Report(**_common(job, verdict, seconds), before=measured)
+
+
+def _common(job: Job, verdict: Gate, seconds: dict[str, float]) -> dict[str, Any]:
+    return {
+        "kind": job.kind,
+        "run_id": job.identity,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "code_version": code_version(),
+        "machine": machine(),
+        "model": _model(job),
+        "template": job.template,
+        "data": job.data.summary(),
+        "config": job.config.model_dump(mode="json"),
+        "choices": job.choices,
+        "gate": verdict,
+        "exit_code": PASSED if verdict.verdict == "passed" else UNDECIDED,
+        "not_tested": _not_tested(job),
+        "notes": _notes(job),
+        "seconds": seconds,
+    }
+
+
+def _model(job: Job) -> dict[str, object]:
+    facts = job.facts
+    return {
+        "path": job.asked,
+        "base": facts.base,
+        "architecture": facts.architecture,
+        "layers": facts.layers,
+        "hidden_size": facts.hidden_size,
+        "parameters": facts.parameters,
+        "context": facts.context,
+        "tied_embeddings": facts.tied,
+        "dtype": facts.source_dtype,
+        "digests": facts.digests,
+    }
+
+
+def _not_tested(job: Job) -> list[str]:
+    found = list(NOT_TESTED)
+    evaluate = job.config.evaluate
+    if not job.data.probes:
+        found.insert(0, "any known trigger: no probes were given")
+    if not evaluate.resistance.enabled:
+        found.append("entrapment resistance: switched off")
+    else:
+        found.append(f"fresh attacks at placements other than {evaluate.resistance.placements}, to which they are blind")
+    if evaluate.judge.url is None:
+        found.append("completions by an LLM judge: verdicts are by keywords and hit rules, which are often wrong")
+    if evaluate.tasks is None:
+        found.append("general ability beyond the anchoring set: no lm-evaluation-harness tasks were asked for")
+    return found
+
+
+def _notes(job: Job) -> list[str]:
+    notes = list(job.facts.notes)
+    if job.kind == "sanitize" and job.data.probes:
+        notes.append("Probes were measured on selection rows after each epoch for the record; nothing was decided by them.")
+    return notes
+
+
+def machine() -> dict[str, str]:
+    """Return what the figures were made on."""
+    there = ray.cluster_resources() if ray.is_initialized() else {}
+    return {
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "ray": ray.__version__,
+        "cluster_cpus": f"{there.get('CPU', 0):g}",
+        "cluster_gpus": f"{there.get('GPU', 0):g}",
+    }

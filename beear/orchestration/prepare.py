@@ -1,0 +1,125 @@
+"""Everything that can be done and checked before Ray starts: names to folders, files to facts, settings to a plan."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from beear.config.resolve import Choice, resolve
+from beear.config.schema import RunConfig
+from beear.data.load import LoadedData, fill_in, load_small, training_plan
+from beear.data.refusals import load_keywords
+from beear.engine.session import Training
+from beear.evaluation.measure import MeasuredRows
+from beear.models.facts import ModelFacts
+from beear.models.inspect import inspect_checkpoint
+from beear.models.loading import load_tokenizer
+from beear.models.template_report import template_report
+from beear.orchestration.checks import check_lengths
+from beear.orchestration.cluster import Plan
+from beear.orchestration.console import Reporter
+from beear.orchestration.identity import run_identity
+from beear.orchestration.publish import check_tracking
+from beear.orchestration.scoring import Scoring, greedy_answers
+from beear.orchestration.worker import WorkerSpec
+from beear.streams.plan import StreamPlan
+from beear.testbed import ensure
+from beear.testbed.names import is_testbed
+
+Kind = Literal["sanitize", "evaluate"]
+
+
+@dataclass
+class Job:
+    """A checked run. ``config`` is resolved; ``asked`` is what ``model.path`` said."""
+
+    kind: Kind
+    config: RunConfig
+    asked: str
+    facts: ModelFacts
+    data: LoadedData
+    choices: list[Choice]
+    template: dict[str, Any]
+    tracking: str | None
+    identity: str
+
+    @property
+    def scoring(self) -> Scoring:
+        """What is measured."""
+        return Scoring(self.config, MeasuredRows(self.data.report, self.data.anchor_report, self.data.probes))
+
+    def fill_answers(self, plan: Plan) -> None:
+        """Fill in the safe answers that files leave out, by the checkpoint itself where it refuses (needs Ray)."""
+        if self.data.missing:
+            keywords = load_keywords(self.config.evaluate.keywords)
+            self.data = fill_in(
+                self.data,
+                lambda requests: greedy_answers(self.config, self.facts, list(requests), plan),
+                self.config.data.refusal,
+                keywords,
+            )
+
+    def worker_spec(self) -> WorkerSpec:
+        """Return what training workers need; answers are filled in first."""
+        config, data = self.config, self.data
+        plan = training_plan(data, config, self.facts.context)
+        training = Training(
+            config, self.facts, plan, data.selection, data.anchor_selection, data.default_hit, data.probes
+        )
+        stream = StreamPlan(
+            plan,
+            self.facts,
+            epochs=config.method.epochs,
+            data_cpus=config.parallel.data_cpus,
+            chat_template=config.model.chat_template,
+        )
+        return WorkerSpec(training, stream, self.identity)
+
+
+def prepare(config: RunConfig, kind: Kind, reporter: Reporter) -> Job:
+    """Check everything that does not need Ray, and say what was chosen.
+
+    Raises:
+        UserError: anything that the user can mend.
+    """
+    asked = config.model.path
+    config, folder = with_testbed(config, reporter.note)
+    facts = inspect_checkpoint(folder, config.model.base)
+    config, choices = resolve(config, facts)
+    for choice in choices:
+        reporter.note(f"{choice['field']} = {choice['value']}: {choice['why']}")
+    keywords = load_keywords(config.evaluate.keywords)
+    data = load_small(config.data, config.seed, keywords, training=kind == "sanitize")
+    check_lengths(config, facts, data, load_tokenizer(facts, config.model.chat_template))
+    for what, count in data.overlaps.items():
+        if count:
+            reporter.say(f"  note: {count} {what}; each counts once, and none trains that also reports")
+    for note in facts.notes:
+        reporter.say(f"  note: {note}")
+    return Job(
+        kind,
+        config,
+        asked,
+        facts,
+        data,
+        choices,
+        template_report(facts, config.model.reference),
+        check_tracking(config),
+        run_identity(config, facts, data.digests, kind),
+    )
+
+
+def with_testbed(config: RunConfig, say: Callable[[str], None]) -> tuple[RunConfig, str]:
+    """Return a copy of ``config`` with a testbed name's own data where none is given, and the model's folder."""
+    config = config.model_copy(deep=True)
+    if not is_testbed(config.model.path):
+        return config, config.model.path
+    model = ensure(config.model.path, say=say)
+    data = config.data
+    if data.defense.path is None:
+        data.defense.path, data.defense.report_path = str(model.defense_path), str(model.defense_report_path)
+    if data.anchor.path is None:
+        data.anchor.path, data.anchor.report_path = str(model.anchor_path), str(model.anchor_report_path)
+    if data.probes.path is None:
+        data.probes.path = str(model.probes_path)
+    return config, str(Path(model.model_dir))

@@ -1,0 +1,119 @@
+"""Delivering a run's results: the output folder, the tracking server, the words on the screen."""
+
+from pathlib import Path
+from typing import Any
+
+from beear.config.dump import to_yaml
+from beear.config.schema import RunConfig
+from beear.orchestration.console import Reporter
+from beear.orchestration.outputs import OutputFolder
+from beear.registry.check import check, resolve_uri
+from beear.registry.errors import RegistrationPending
+from beear.registry.register import check_name, default_name, log_report, register
+from beear.report.card import model_card
+from beear.report.schema import EpochRecord, Report
+from beear.report.text import summary
+from beear.report.write import read, write, write_text
+
+KEPT = ("report.json", "report.html", "model", "config.yaml", "events.jsonl", "pending_metrics.jsonl")
+FAILED = 1
+
+
+def check_tracking(config: RunConfig) -> str | None:
+    """Return the tracking URI in use, None where tracking is off; nothing is written.
+
+    Raises:
+        UserError: the server cannot be reached or used, or the model's name is one MLflow refuses.
+    """
+    if not config.tracking.enabled:
+        return None
+    uri = resolve_uri(config.tracking.uri, config.output.dir)
+    check(uri)
+    if config.tracking.register_as:
+        check_name(config.tracking.register_as)
+    return uri
+
+
+class Tracker:
+    """The MLflow run of a job; a quiet nothing where tracking is off."""
+
+    def __init__(self, uri: str | None, config: RunConfig, identity: str, folder: Path) -> None:
+        """Start the run, or go on with the one that was cut off."""
+        self.run: Any = None
+        self._delivered = False
+        if uri is None:
+            return
+        from beear.registry.run import Run
+
+        self.run = Run.start(
+            uri,
+            config.tracking.experiment,
+            str(folder),
+            identity=identity,
+            name=f"{default_name(config.model.path)}-{identity[:8]}",
+            config=config.model_dump(mode="json"),
+        )
+
+    def log(self, metrics: dict[str, float], step: int = 0) -> None:
+        """Log numbers; they wait in the folder while the server is away."""
+        if self.run is not None:
+            self.run.log_metrics(metrics, step)
+
+    def epoch(self, record: EpochRecord) -> None:
+        """Log one epoch."""
+        inner = {f"inner/{c.placement}/steps": float(c.steps) for c in record.inner}
+        losses = {f"loss/{k}": v for k, v in record.losses.items()}
+        selection = {f"selection/{k}": v for k, v in record.selection.items()}
+        self.log({**inner, **losses, **selection}, record.epoch)
+
+    def deliver(self, folder: Path, report: Report, config: RunConfig) -> str:
+        """Log the report and register the model; return a line that says where it is.
+
+        Raises:
+            RegistrationPending: the server did not take it; the folder is complete.
+        """
+        if self.run is None:
+            return "not tracked (tracking.enabled is false)"
+        self.run.folder = str(folder)
+        self._delivered = True
+        if report.after is None:
+            log_report(str(folder), report, self.run)
+            return f"run {self.run.run_id}"
+        name = config.tracking.register_as or default_name(config.model.path)
+        return register(str(folder), report, name, self.run).model_uri
+
+    def close(self) -> None:
+        """Mark a run that was not delivered as failed."""
+        if self.run is not None and not self._delivered:
+            self.run.finish("FAILED")
+
+
+def deliver(config: RunConfig, report: Report, output: OutputFolder, tracker: Tracker, reporter: Reporter) -> int:
+    """Write the report, move the folder into place, register, print the table; return the exit code."""
+    write(output.staging, report, config_yaml=to_yaml(config))
+    if (output.staging / "model").exists():
+        write_text(output.staging / "model" / "README.md", model_card(report))
+    output.finish(KEPT)
+    code = report.exit_code
+    try:
+        reporter.stage("register", "registering")
+        where = tracker.deliver(output.target, report, config)
+    except RegistrationPending as error:
+        reporter.say(f"error: {error}")
+        where, code = "not registered yet", FAILED
+    reporter.finish_stage()
+    show(output.target, where)
+    return code
+
+
+def show(folder: Path, registered: str | None = None) -> int:
+    """Print a finished folder's table and places; return its exit code."""
+    report = read(folder)
+    where = {"report": str(folder / "report.html"), "data": str(folder / "report.json")}
+    if (folder / "model").exists():
+        where["model"] = str(folder / "model")
+    name, version, alias = (report.registry.get(key) for key in ("model_name", "version", "alias"))
+    if registered or (name and version):
+        where["registry"] = registered or f"models:/{name}@{alias}" if alias else f"models:/{name}/{version}"
+    print(summary(report, where=where))
+    return report.exit_code

@@ -1,0 +1,92 @@
+"""The driver's side of training: one Ray Train run, its events, and what it left in storage."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray.data
+import ray.train
+from ray.train.torch import TorchTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+from beear.errors import UserError
+from beear.orchestration.board import FAULTS, Board, Event, Relay
+from beear.orchestration.cluster import Plan
+from beear.orchestration.worker import EXPORT, WorkerSpec, read_history, train_worker
+from beear.report.schema import EpochRecord
+from beear.streams.datasets import datasets
+
+# A killed worker costs one of these; a run that fails this often in a row has a cause that a restart does not mend.
+MAX_FAILURES = 3
+
+
+class Diverged(Exception):
+    """A loss or gradient was not finite; what earlier epochs saved stays in the staging folder."""
+
+
+@dataclass
+class Trained:
+    """A finished training: its epochs and the exported model's folder."""
+
+    history: list[EpochRecord]
+    model: Path
+
+
+def train(spec: WorkerSpec, plan: Plan, storage: Path, target: Path, sink: Callable[[Event], None]) -> Trained:
+    """Run (or resume) training and copy the exported model to ``target``.
+
+    The Ray Train run is named by the identity, so the same command finds its own checkpoints in ``storage``.
+
+    Raises:
+        UserError: a row or a checkpoint was at fault; the sentence comes from the worker.
+        Diverged: the loss was not finite.
+        TrainingFailedError: anything else, after retries.
+    """
+    spec.board = Board.remote()
+    faults: list[Event] = []
+
+    def take(event: Event) -> None:
+        if event["kind"] in FAULTS:
+            faults.append(event)
+        sink(event)
+
+    trainer = _trainer(spec, plan, storage)
+    failure: TrainingFailedError | None = None
+    result = None
+    with Relay(spec.board, take):
+        try:
+            result = trainer.fit()
+        except TrainingFailedError as error:
+            failure = error
+    if faults:
+        raise UserError(faults[0]["message"]) if faults[0]["kind"] == "user_error" else Diverged(faults[0]["message"])
+    if failure is not None:
+        raise failure
+    assert result is not None and result.checkpoint is not None
+    with result.checkpoint.as_directory() as folder:
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(Path(folder) / EXPORT, target)
+        return Trained(read_history(Path(folder)), target)
+
+
+def _trainer(spec: WorkerSpec, plan: Plan, storage: Path) -> TorchTrainer:
+    streams = datasets(spec.stream, plan.workers)
+    options = ray.data.ExecutionOptions(preserve_order=True)
+    return TorchTrainer(
+        train_worker,
+        train_loop_config={"spec": spec},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=plan.workers,
+            use_gpu=plan.gpus_per_worker > 0,
+            resources_per_worker={"CPU": plan.cpus_per_worker, **({"GPU": plan.gpus_per_worker} if plan.gpus else {})},
+        ),
+        run_config=ray.train.RunConfig(
+            name=f"beear-{spec.identity[:16]}",
+            storage_path=str(storage),
+            failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+        ),
+        datasets=streams,
+        dataset_config=ray.train.DataConfig(datasets_to_split=[], execution_options=options),
+    )

@@ -1,0 +1,28 @@
+"""Measure one model without training it: ASR, resistance, over-refusal, utility, and a verdict on ASR alone.
+
+    python pipelines/evaluate.py [--config run.yaml] [--section.field value ...] [--dry-run] [--verbose]
+
+With no arguments it measures the built-in backdoored model. Exit codes: 0 done, gate passed; 1 crash; 2 the input;
+3 done, gate refused or inconclusive; 130 interrupted, resumable.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from beear.config.cli import parse  # noqa: E402
+from beear.config.entry import run_entry  # noqa: E402
+from beear.config.schema import RunConfig  # noqa: E402
+
+
+def main() -> int:
+    """Parse, build, run."""
+    config, flags = parse(RunConfig, sys.argv[1:], __doc__ or "")
+    from beear.orchestration.measure_job import evaluate
+
+    return evaluate(config, flags)
+
+
+if __name__ == "__main__":
+    run_entry(main)

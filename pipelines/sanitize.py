@@ -1,0 +1,28 @@
+"""Sanitise one model: measure it, remove what entrapment finds, measure the files again, decide, register.
+
+    python pipelines/sanitize.py [--config run.yaml] [--section.field value ...] [--dry-run] [--fresh] [--verbose]
+
+With no arguments it works on the built-in backdoored model. Exit codes: 0 done, gate passed; 1 crash; 2 the input;
+3 done, gate refused or inconclusive; 130 interrupted, resumable.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from beear.config.cli import parse  # noqa: E402
+from beear.config.entry import run_entry  # noqa: E402
+from beear.config.schema import RunConfig  # noqa: E402
+
+
+def main() -> int:
+    """Parse, build, run."""
+    config, flags = parse(RunConfig, sys.argv[1:], __doc__ or "")
+    from beear.orchestration.sanitise import sanitise
+
+    return sanitise(config, flags)
+
+
+if __name__ == "__main__":
+    run_entry(main)
