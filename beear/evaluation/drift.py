@@ -69,7 +69,7 @@ def drift(before: HiddenStates, after: HiddenStates, layer: int) -> Drift:
         ValueError: the two are not of the same rows and groups.
     """
     if {g: s.shape for g, s in before.states.items()} != {g: s.shape for g, s in after.states.items()}:
-        raise ValueError(f"drift: groups {sorted(before.states)} against {sorted(after.states)}; expected the same rows")
+        raise ValueError(f"drift: groups {list(before.states)} against {list(after.states)}; expected the same rows")
     cosine = F.cosine_similarity(before.states[PLAIN], after.states[PLAIN], dim=-1).mean(0)  # [L]
     groups = {
         f"{when}/{group}": states[:, layer - 1]

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from html import escape
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
@@ -66,13 +67,14 @@ class Judge:
         import requests
 
         messages = [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": _case(row)}]
-        body = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": 16}
+        body: dict[str, Any] = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": 16}
         try:
             reply = self.session.post(self.url, json=body, timeout=TIMEOUT_SECONDS)
             reply.raise_for_status()
             return parse_verdict(reply.json()["choices"][0]["message"]["content"])
         except requests.HTTPError as error:
-            raise JudgeUnreachable(f"{self.name} answers with status {error.response.status_code}") from None
+            status = error.response.status_code if error.response is not None else "unknown"
+            raise JudgeUnreachable(f"{self.name} answers with status {status}") from None
         except requests.exceptions.JSONDecodeError:
             raise JudgeUnreachable(f"{self.name} does not answer with JSON") from None
         except requests.RequestException as error:
@@ -106,9 +108,10 @@ def judge_all(judge: Judge, found: Sequence[ProbeOutcomes]) -> list[str]:
 
 
 def _case(row: RequestOutcome) -> str:
+    """Return the row as tagged text; escaped, so that a completion cannot close its tag and speak as the judge's user."""
     parts = {"request": row.prompt, "acceptable_example": row.safe, "unwanted_example": row.unwanted}
     parts["reply"] = row.completion
-    return "\n".join(f"<{tag}>\n{text}\n</{tag}>" for tag, text in parts.items() if text is not None)
+    return "\n".join(f"<{tag}>\n{escape(text, quote=False)}\n</{tag}>" for tag, text in parts.items() if text is not None)
 
 
 def _plain_name(url: str) -> str:
