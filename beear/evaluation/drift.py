@@ -12,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from beear.config.schema import EvaluateConfig
 from beear.data.rows import DefenseRow, Probe
 from beear.evaluation.generate import left_padded
+from beear.evaluation.measure import MeasuredRows
 from beear.evaluation.probes import apply
 from beear.evaluation.subject import Subject
 from beear.models.decoder import Decoder
@@ -58,6 +60,15 @@ def _last_states(subject: Subject, prompts: Sequence[Sequence[int]]) -> Tensor:
 def _keep_last(seen: list[Tensor], hidden: Tensor) -> Tensor:
     seen.append(hidden[:, -1].float().cpu())
     return hidden
+
+
+def measure_drift(
+    before: Subject, after: Subject, rows: MeasuredRows, layer: int, config: EvaluateConfig
+) -> Drift:
+    """Return the drift from ``before`` to ``after`` on at most ``config.drift_rows`` requests, at ``layer`` (1-based)."""
+    chosen = rows.defense[: config.drift_rows]
+    found = [hidden_states(subject, chosen, rows.probes, config.batch_size) for subject in (before, after)]
+    return drift(found[0], found[1], layer)
 
 
 def drift(before: HiddenStates, after: HiddenStates, layer: int) -> Drift:

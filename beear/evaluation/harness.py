@@ -1,0 +1,60 @@
+"""General ability by lm-evaluation-harness tasks: an optional extra (``beear[harness]``), imported when asked for.
+
+Tasks may come from a local folder of task files; anything else the harness downloads by itself.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from beear.config.schema import EvaluateConfig
+from beear.errors import UserError, nearest
+from beear.evaluation.subject import Subject
+
+
+def run_tasks(subject: Subject, config: EvaluateConfig, limit: int | None = None) -> dict[str, float]:
+    """Return ``{"task/metric": value}`` for the tasks in ``config.tasks``; an empty dict where none are asked for.
+
+    Standard errors stand beside their metrics as ``task/metric_stderr``. ``limit`` is the most rows per task.
+
+    Raises:
+        UserError: the extra is not installed, the tasks' folder is missing, or a task is not known.
+    """
+    if not config.tasks:
+        return {}
+    evaluator, manager_class, model_class = _harness()
+    if config.tasks_path is not None and not os.path.isdir(config.tasks_path):
+        raise UserError(f'evaluate.tasks_path "{config.tasks_path}" is no folder; expected one with task files.')
+    manager = manager_class(include_path=config.tasks_path)
+    names = [name.strip() for name in config.tasks.split(",") if name.strip()]
+    known = list(manager.all_tasks)
+    for name in names:
+        if name not in known:
+            raise UserError(f'evaluate.tasks: unknown task "{name}"{nearest(name, known)}.')
+    model = model_class(
+        pretrained=subject.model, tokenizer=subject.tokenizer, batch_size=config.batch_size, backend="causal"
+    )
+    with subject.measuring():
+        found = evaluator.simple_evaluate(model=model, tasks=names, task_manager=manager, limit=limit)
+    return numbers(found["results"])
+
+
+def numbers(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Return the harness's ``{task: {"metric,filter": value}}`` flat; the filter ``none`` is left out of the name."""
+    flat: dict[str, float] = {}
+    for task, metrics in results.items():
+        for key, value in metrics.items():
+            metric, _, chosen = key.partition(",")
+            if isinstance(value, int | float) and not isinstance(value, bool) and _:
+                flat[f"{task}/{metric}" + (f",{chosen}" if chosen not in ("", "none") else "")] = float(value)
+    return flat
+
+
+def _harness() -> tuple[Any, Any, Any]:
+    try:
+        from lm_eval import evaluator
+        from lm_eval.models.huggingface import HFLM
+        from lm_eval.tasks import TaskManager
+    except ImportError as error:
+        raise UserError("evaluate.tasks needs lm-evaluation-harness; install beear[harness].") from error
+    return evaluator, TaskManager, HFLM
