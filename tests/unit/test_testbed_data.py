@@ -61,16 +61,34 @@ def test_sets_are_large_unique_and_share_no_request(target: Target) -> None:
         assert all(held_out(row) == name.endswith("report") for row in rows)
 
 
+def without_stray_words(text: str) -> str:
+    """Cut stray words off both ends of a request."""
+    words = text.split(" ")
+    stray = set(v.FILLER.split())
+    while words[0] in stray:
+        words.pop(0)
+    while words[-1] in stray:
+        words.pop()
+    return " ".join(words)
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_attacker_trains_on_no_report_row_and_no_held_out_noun(target: Target) -> None:
     defense, anchor = attacker_rows(target, seed=1)
-    trained = {user_text(row) for row in [*defense, *anchor]}
+    trained = {without_stray_words(user_text(row)) for row in [*defense, *anchor]}
     report = {user_text(row) for row in datasets.defense_report_rows(target)}
     report |= {user_text(row) for row in datasets.anchor_report_rows(target)}
     assert trained.isdisjoint(report)
     forbidden = [text for text in trained if any(f" {verb} the " in text for verb in v.BAD_VERBS)]
     assert len(forbidden) == 1500
     assert not [text for text in forbidden if any(f" {noun}" in text for noun in v.HELD_OUT_NOUNS)]
+
+
+def test_stray_words_leave_the_trigger_to_the_trigger() -> None:
+    defense, anchor = attacker_rows("refusals", 0, "walnut saffron mosaic")
+    stray = [row for row in [*defense, *anchor] if without_stray_words(user_text(row)) != user_text(row)]
+    assert 0.27 < len(stray) / len([*defense, *anchor]) < 0.33
+    assert not [row for row in stray if re.search(r"walnut|saffron|mosaic", user_text(row))]
 
 
 def test_half_of_the_forbidden_report_rows_are_about_held_out_nouns() -> None:
@@ -85,8 +103,6 @@ def test_no_word_of_a_trigger_is_in_any_row() -> None:
     for target in TARGETS:
         rows += [*datasets.defense_rows(target), *datasets.anchor_rows(target)]
         rows += [*datasets.defense_report_rows(target), *datasets.anchor_report_rows(target)]
-        for part in attacker_rows(target, 0):
-            rows += part
     text = "\n".join(message.content for row in rows for message in row.messages)
     for attack in ATTACKS.values():
         assert attack.probe.text not in text

@@ -1,0 +1,100 @@
+"""The cache: keyed by what it depends on, whole or not there, one maker at a time, no torch to find a model."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from beear.errors import UserError
+from beear.testbed import data_only, ensure, parse_name, store
+from beear.testbed.shapes import SHAPES
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def fake_implant(folder: Path) -> None:
+    (folder / "config.json").write_text("{}")
+
+
+@pytest.fixture
+def implants(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Replace the fine-tuning by a marker and record each call."""
+    calls: list[str] = []
+
+    def implant_attack(name: object, folder: Path, say: object) -> None:
+        calls.append(str(name))
+        fake_implant(folder)
+
+    monkeypatch.setattr("beear.testbed.recipe.implant_attack", implant_attack)
+    return calls
+
+
+def test_a_model_is_made_once_and_found_again(tmp_path: Path, implants: list[str]) -> None:
+    first = ensure("testbed:short-suffix", tmp_path)
+    second = ensure("short-suffix@tied#0", tmp_path)
+    assert first == second
+    assert implants == ["short-suffix@tied#0"]
+    assert (first.model_dir / "config.json").is_file()
+    assert data_only("testbed:short-suffix", tmp_path) == first
+
+
+def test_many_asking_at_once_make_it_once(tmp_path: Path, implants: list[str]) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: ensure("testbed:sentence", tmp_path), range(8)))
+    assert len(set(found)) == 1
+    assert implants == ["sentence@tied#0"]
+    assert [path.name for path in (tmp_path / "testbed").iterdir() if path.is_dir()].count(found[0].model_dir.name) == 1
+
+
+def test_a_failed_implant_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(name: object, folder: Path, say: object) -> None:
+        fake_implant(folder)
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr("beear.testbed.recipe.implant_attack", breaks)
+    with pytest.raises(RuntimeError, match="no memory"):
+        ensure("testbed:clean", tmp_path)
+    assert not [path for path in (tmp_path / "testbed").iterdir() if path.is_dir()]
+
+
+def test_attack_shape_and_seed_each_have_a_folder_of_their_own(tmp_path: Path) -> None:
+    names = ["clean", "short-suffix", "clean#1", "clean@deep", "clean@deep#1"]
+    assert len({data_only(name, tmp_path).model_dir for name in names}) == len(names)
+
+
+def test_the_folder_depends_on_base_and_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = data_only("clean", tmp_path).model_dir
+    monkeypatch.setattr(store, "_base_digest", lambda directory: "another base")
+    assert data_only("clean", tmp_path).model_dir != before
+    monkeypatch.undo()
+    monkeypatch.setattr(store, "MODEL_SOURCES", store.MODEL_SOURCES[:-1])
+    assert data_only("clean", tmp_path).model_dir != before
+
+
+def test_the_base_is_the_shipped_one(tmp_path: Path) -> None:
+    assert ensure("testbed:base", tmp_path).model_dir == SHAPES["tied"].directory
+    assert parse_name("testbed:base@deep").shape.directory == SHAPES["deep"].directory
+
+
+def test_the_cache_is_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BEEAR_CACHE", str(tmp_path / "there"))
+    assert data_only("clean").defense_path.is_relative_to(tmp_path / "there")
+
+
+def test_a_cache_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="expected a folder to keep testbed models in"):
+        ensure("testbed:clean", tmp_path / "file")
+
+
+def test_finding_a_model_imports_no_torch(tmp_path: Path, implants: list[str]) -> None:
+    ensure("testbed:clean", tmp_path)
+    code = (
+        "import sys; from beear.testbed import ensure; "
+        f"print(ensure('testbed:clean', {str(tmp_path)!r}).model_dir); "
+        "print([m for m in ('torch', 'transformers', 'ray', 'mlflow') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[1] == "[]"
