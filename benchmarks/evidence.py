@@ -1,0 +1,96 @@
+"""Makes the evidence: ``python -m benchmarks.evidence [PART ...]`` (all parts by default), resumable.
+
+Each part keeps its raw results in ``docs/evidence/PART.json``; docs/results.md and docs/performance.md are written from those.
+"""
+
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import backdoors, commands, recovery, stream, stranger, workers
+
+ROOT = Path(__file__).resolve().parents[1]
+KEPT, WORK = ROOT / "docs" / "evidence", ROOT / ".cache" / "evidence"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part: ``run(work folder)`` returns plain data, ``markdown(data)`` its section of ``page``."""
+
+    run: Callable[[Path], dict[str, Any]]
+    markdown: Callable[[dict[str, Any]], str]
+    page: str = "results.md"
+
+
+PARTS = {
+    "commands": Part(commands.measure, commands.markdown),
+    "backdoors": Part(backdoors.measure, backdoors.markdown),
+    "stranger": Part(stranger.measure, stranger.markdown),
+    "workers": Part(workers.measure, workers.markdown),
+    "recovery": Part(recovery.measure, recovery.markdown),
+    "streaming": Part(stream.measure, stream.markdown, "performance.md"),
+}
+
+HEADINGS = {
+    "results.md": "# Results\n\nWhat was measured, with what command, and what it stands beside. Nothing here says that "
+    "a model is free of backdoors: the figures are reduced measured ASR.\n",
+    "performance.md": "# Performance\n\nSpeed and memory, each with the command that measures it.\n",
+}
+
+
+def main(names: list[str]) -> int:
+    """Run the named parts and rewrite the pages."""
+    unknown = [name for name in names if name not in PARTS]
+    if unknown:
+        print(f"error: unknown part {unknown[0]}; expected {', '.join(PARTS)}", file=sys.stderr)
+        return 2
+    for name in names or list(PARTS):
+        print(f"== {name}", flush=True)
+        started = time.monotonic()
+        found = PARTS[name].run(WORK / name)
+        KEPT.mkdir(parents=True, exist_ok=True)
+        record = {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "commit": commit(), "result": found}
+        record["seconds"] = round(time.monotonic() - started, 1)
+        (KEPT / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_pages()
+    return 0
+
+
+def write_pages() -> None:
+    """Write the pages from what is kept."""
+    for page, heading in HEADINGS.items():
+        text = [heading]
+        for name, part in PARTS.items():
+            kept = KEPT / f"{name}.json"
+            if part.page != page:
+                continue
+            if not kept.exists():
+                text.append(f"## {name}\n\nNot measured yet: `make evidence PART={name}`.\n")
+                continue
+            record = json.loads(kept.read_text())
+            text.append(part.markdown(record["result"]))
+            text.append(f"*`make evidence PART={name}`, {record['date']}, {record['machine']}, commit {record['commit']}.*\n")
+        (ROOT / "docs" / page).write_text("\n".join(text))
+
+
+def machine() -> str:
+    """Return the machine in words."""
+    import os
+
+    return f"{os.cpu_count()} CPU cores ({platform.machine()}), no GPU, Python {platform.python_version()}"
+
+
+def commit() -> str:
+    """Return the checked-out commit, marked where files differ from it."""
+    found = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    return found.stdout.strip() or "unknown"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
