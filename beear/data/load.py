@@ -198,8 +198,8 @@ def _set(
 
 def _split(source: Source, seen: Scan, report: Scan | None, forbidden: frozenset[str]) -> dict[str, list[Row]]:
     parts: dict[str, list[Row]] = {name: [] for name in SPLITS}
-    for row in seen.rows.values():
-        name = source.split(row)
+    for digest, row in seen.rows.items():
+        name = source.split(digest)
         if name is not None:
             parts[name].append(row)
     if report is not None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 ProbeKind = Literal["prefix", "suffix", "infix", "system", "template"]
@@ -34,7 +34,7 @@ class DefenseRow:
     @property
     def digest(self) -> str:
         """Content digest of the request (not the answers, not the origin): what splits go by."""
-        return digest_of([asdict(m) for m in self.messages])
+        return digest_of([vars(m) for m in self.messages])
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class AnchorRow:
     @property
     def digest(self) -> str:
         """Content digest of the conversation up to its last assistant turn."""
-        return digest_of([asdict(m) for m in self.messages[:-1]])
+        return digest_of([vars(m) for m in self.messages[:-1]])
 
 
 @dataclass(frozen=True)

@@ -47,14 +47,13 @@ class Source:
             for where, record in read_block(block):
                 yield where, self.row(record, where)
 
-    def split(self, row: Row) -> Split | None:
-        """Return the row's split; None where another file holds its request."""
-        digest = row.digest
+    def split(self, digest: str) -> Split | None:
+        """Return the split of the request with this digest; None where another file holds it."""
         return None if digest in self.excluded else split_of(digest, self.holdout, self.seed, self.separate_report)
 
     def train_rows(self, blocks: Iterable[Block]) -> list[tuple[Where, Row]]:
         """Return the training rows of ``blocks``."""
-        return [(where, row) for where, row in self.rows(blocks) if self.split(row) == "train"]
+        return [(where, row) for where, row in self.rows(blocks) if self.split(row.digest) == "train"]
 
 
 def length_of(row: Row) -> int:
