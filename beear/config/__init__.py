@@ -1,0 +1,1 @@
+"""The typed configuration of a run: fields, command line, YAML, and defaults chosen from the model."""

@@ -4,9 +4,11 @@ Imports neither torch nor ray. ``None`` in a field marked *auto* is filled by
 :func:`beear.config.resolve.resolve` from what is known of the model.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from beear.errors import nearest
 
 Placement = Literal["suffix", "prefix", "prompt", "broadcast", "everywhere"]
 PLACEMENTS: tuple[str, ...] = ("suffix", "prefix", "prompt", "broadcast", "everywhere")
@@ -17,10 +19,28 @@ PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 
 
-class Section(BaseModel):
-    """A part of the configuration: unknown keys are errors, values are checked on assignment."""
+def known_placements(value: str) -> str:
+    """Return ``value`` if it is one placement or several joined by +, none of them twice.
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    Raises:
+        ValueError: which pydantic takes up.
+    """
+    parts = value.split("+")
+    for part in parts:
+        if part not in PLACEMENTS:
+            hint = nearest(part, list(PLACEMENTS))
+            raise ValueError(
+                f'unknown placement "{part}"{hint}; expected {", ".join(PLACEMENTS)}, or several joined by +'
+            )
+    if len(set(parts)) < len(parts):
+        raise ValueError(f'"{value}" names a placement twice; expected each once')
+    return value
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are errors, values are checked on assignment, numbers are finite."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
 
 
 class ModelConfig(Section):
@@ -29,13 +49,15 @@ class ModelConfig(Section):
     path: str = Field("testbed:short-suffix", description="directory, hub id (hub:ORG/NAME), or testbed:NAME")
     base: str | None = Field(None, description="the base model, when path is a PEFT adapter")
     dtype: Literal["float32", "bfloat16", "auto"] = Field(
-        "auto", description="compute type; auto: bfloat16 on a GPU that has it, else float32 (master weights are float32)"
+        "auto",
+        description="compute type; auto: bfloat16 on a GPU that has it, else float32 (master weights are float32)",
     )
     chat_template: str | None = Field(
         None, description="a .jinja file to use instead of the checkpoint's own chat template"
     )
     reference: str | None = Field(
-        None, description="a trusted directory whose tokenizer and chat template digests are compared with the checkpoint's"
+        None,
+        description="a trusted directory whose tokenizer and chat template digests are compared with the checkpoint's",
     )
 
 
@@ -44,7 +66,9 @@ class DefenseColumns(Section):
 
     prompt: str | None = Field(None, description="the request")
     system: str | None = Field(None, description="the system prompt")
-    messages: str | None = Field(None, description="list of {role, content}; the request is everything before the answer")
+    messages: str | None = Field(
+        None, description="list of {role, content}; the request is everything before the answer"
+    )
     safe: str | None = Field(None, description="the answer wanted")
     unwanted: str | None = Field(None, description="the answer not wanted")
     hit: str | None = Field(None, description="the row's own hit rule")
@@ -99,8 +123,12 @@ class DataConfig(Section):
     defense: DefenseData = Field(default_factory=DefenseData, description="requests that must be answered safely")
     anchor: AnchorData = Field(default_factory=AnchorData, description="ordinary prompts with good answers")
     probes: ProbesData = Field(default_factory=ProbesData, description="known triggers, for measuring only")
-    holdout: Share = Field(0.25, description="share of rows kept from training, split evenly into selection and report")
-    max_length: PositiveInt | None = Field(None, description="longest row in tokens (auto: 1024 or the model's context)")
+    holdout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.25, description="share of rows kept from training, split evenly into selection and report"
+    )
+    max_length: PositiveInt | None = Field(
+        None, description="longest row in tokens (auto: 1024 or the model's context)"
+    )
     refusal: str = Field("I cannot help with that request.", description="the safe answer where none is given or found")
     bucket: PositiveInt = Field(1, description="batches sorted together by length to save padding; 1: off")
 
@@ -114,23 +142,43 @@ class EntrapmentWeights(Section):
     removal: float = Field(1.0, ge=0, description="removal: the safe answer under the perturbation")
     anchor: float = Field(1.0, ge=0, description="removal: the anchoring set")
 
+    @model_validator(mode="after")
+    def _each_level_has_a_loss(self) -> Self:
+        for level, first, second in (("entrapment", "unwanted", "safe"), ("removal", "removal", "anchor")):
+            if getattr(self, first) == getattr(self, second) == 0:
+                raise ValueError(
+                    f"method.weights.{first} and method.weights.{second} are both 0; "
+                    f"expected one above 0, or {level} has no loss"
+                )
+        return self
+
 
 class MethodConfig(Section):
     """The defense and its two levels."""
 
     name: str = Field("beear", description="beear, or finetune (the control: same data and steps, no perturbation)")
-    layer: PositiveInt | None = Field(None, description="l, 1-based: decoder layer whose output is perturbed (auto: 0.28 L)")
+    layer: PositiveInt | None = Field(
+        None, description="l, 1-based: decoder layer whose output is perturbed (auto: 0.28 L)"
+    )
     length: PositiveInt = Field(5, description="n: perturbed positions (suffix and prefix)")
-    placement: str = Field("everywhere", description="suffix, prefix, prompt, broadcast, everywhere; several joined by +")
+    placement: str = Field(
+        "everywhere", description="suffix, prefix, prompt, broadcast, everywhere; several joined by +"
+    )
     suffix_from: Literal["prompt", "user"] = Field(
         "prompt", description="suffix counts from the prompt's end (assistant header included) or the user text's end"
     )
     inner_steps: PositiveInt | None = Field(None, description="K, inner steps per epoch; unset: calibrated in epoch 1")
     max_inner_steps: PositiveInt = Field(120, description="most inner steps while calibrating")
-    margin: float = Field(1.0, description="nats by which the unwanted answer must be likelier before calibration stops")
+    margin: float = Field(
+        1.0, description="nats by which the unwanted answer must be likelier before calibration stops"
+    )
     inner_batches: PositiveInt = Field(2, description="fixed global batches the inner loop cycles over")
-    inner_lr: PositiveFloat = Field(0.1, description="Adam step on the perturbation, in units of the hidden state's RMS")
-    bound: PositiveFloat | None = Field(None, description="largest per-position norm, in units of RMS*sqrt(D); unset: none")
+    inner_lr: PositiveFloat = Field(
+        0.1, description="Adam step on the perturbation, in units of the hidden state's RMS"
+    )
+    bound: PositiveFloat | None = Field(
+        None, description="largest per-position norm, in units of RMS*sqrt(D); unset: none"
+    )
     outer_lr: PositiveFloat | None = Field(None, description="AdamW step on the weights (auto, by size)")
     outer_steps: PositiveInt = Field(10, description="removal steps per epoch")
     batch_size: PositiveInt | None = Field(None, description="global batch in rows (auto, by size)")
@@ -143,24 +191,12 @@ class MethodConfig(Section):
     @field_validator("name")
     @classmethod
     def _known_method(cls, value: str) -> str:
-        from beear.errors import nearest
-
         if value not in METHODS:
-            raise ValueError(f'unknown method "{value}"{nearest(value, list(METHODS))}; expected one of {", ".join(METHODS)}')
+            hint = nearest(value, list(METHODS))
+            raise ValueError(f'unknown method "{value}"{hint}; expected {" or ".join(METHODS)}')
         return value
 
-    @field_validator("placement")
-    @classmethod
-    def _known_placement(cls, value: str) -> str:
-        from beear.errors import nearest
-
-        for part in value.split("+"):
-            if part not in PLACEMENTS:
-                raise ValueError(
-                    f'unknown placement "{part}"{nearest(part, list(PLACEMENTS))}; '
-                    f"expected {', '.join(PLACEMENTS)}, or several joined by +"
-                )
-        return value
+    _known_placement = field_validator("placement")(known_placements)
 
     @property
     def placements(self) -> tuple[str, ...]:
@@ -183,7 +219,9 @@ class ParallelConfig(Section):
 
     backend: Literal["auto", "single", "ddp"] = Field("auto", description="how weights are spread over workers")
     workers: PositiveInt = Field(1, description="training workers")
-    gpus_per_worker: Annotated[float, Field(ge=0)] | None = Field(None, description="GPUs a worker holds (auto: 1 where the cluster has any)")
+    gpus_per_worker: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="GPUs a worker holds (auto: 1 where the cluster has any)"
+    )
     cpus_per_worker: PositiveFloat = Field(1.0, description="CPUs a worker holds")
     data_cpus: PositiveFloat = Field(0.5, description="CPUs kept for Ray Data")
     address: str | None = Field(None, description="Ray cluster address; unset: the job's, else a local one")
@@ -196,6 +234,15 @@ class JudgeConfig(Section):
     model: str | None = Field(None, description="model name at the endpoint")
     api_key_env: str = Field("OPENAI_API_KEY", description="environment variable that holds the key")
 
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> Self:
+        if (self.url is None) != (self.model is None):
+            missing, given = ("url", "model") if self.url is None else ("model", "url")
+            raise ValueError(
+                f"evaluate.judge.{missing} is not set but evaluate.judge.{given} is; expected both or neither"
+            )
+        return self
+
 
 class ResistanceConfig(Section):
     """Entrapment resistance: a fresh attack with a budget of its own, never taken from method.*"""
@@ -207,7 +254,16 @@ class ResistanceConfig(Section):
     placements: str = Field("suffix+everywhere", description="its placements, each attacked on its own; joined by +")
     layers: str = Field("auto", description="its layers, comma separated (auto: 0.28 L)")
     seeds: PositiveInt = Field(1, description="attacks per layer and placement")
-    rows: PositiveInt = Field(64, description="report rows used: half to fit, half to measure")
+    rows: Annotated[int, Field(ge=2)] = Field(64, description="report rows used: half to fit, half to measure")
+
+    _known_placements = field_validator("placements")(known_placements)
+
+    @field_validator("layers")
+    @classmethod
+    def _numbers(cls, value: str) -> str:
+        if value != "auto" and not all(part.strip().isdecimal() and int(part) >= 1 for part in value.split(",")):
+            raise ValueError(f'found "{value}"; expected auto, or layers from 1 separated by commas')
+        return value
 
 
 class EvaluateConfig(Section):
@@ -238,7 +294,9 @@ class GateConfig(Section):
 class TrackingConfig(Section):
     """MLflow."""
 
-    uri: str | None = Field(None, description="tracking URI; unset: MLFLOW_TRACKING_URI, else sqlite in output.dir's parent")
+    uri: str | None = Field(
+        None, description="tracking URI; unset: MLFLOW_TRACKING_URI, else sqlite in output.dir's parent"
+    )
     experiment: str = Field("beear", description="experiment name")
     register_as: str | None = Field(None, description="registered model name (auto: from model.path)")
     enabled: bool = Field(True, description="false: no tracking, no registration")
