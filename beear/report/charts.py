@@ -18,7 +18,8 @@ MARKERS = ("circle", "square", "triangle", "diamond")
 class Series:
     """One named line or cloud.
 
-    ``colour`` indexes the colour-blind safe palette; markers and dashes say the same without colour.
+    ``colour`` indexes the colour-blind safe palette; markers and dashes say the same without colour. The points of a
+    dashed cloud are hollow.
     """
 
     name: str
@@ -129,7 +130,16 @@ def chart(
         pairs = [(x, y) for x, y in zip(one.x, one.y, strict=False) if math.isfinite(x) and math.isfinite(y)]
         pixels = [place(x, y) for x, y in pairs]
         path = " ".join(f"{'L' if i else 'M'}{x:.1f} {y:.1f}" for i, (x, y) in enumerate(pixels))
-        drawn.append(Drawn(one.name, path, pixels, one.colour, one.dashed, MARKERS[index % len(MARKERS)]))
+        drawn.append(
+            Drawn(
+                one.name,
+                path,
+                pixels,
+                one.colour,
+                one.dashed,
+                MARKERS[(one.colour if scatter else index) % len(MARKERS)],
+            )
+        )
     return Chart(
         title, x_label, y_label, note, drawn,
         _ticks(x_low, x_high, x_scale, LEFT, whole=not scatter),

@@ -98,12 +98,19 @@ def _drift(report: Report) -> Chart | None:
     drift = report.drift
     if drift is None or not any(drift.pca.values()):
         return None
+    # One colour and shape for a group; hollow before, filled after.
+    groups = dict.fromkeys(_group(name) for name in drift.pca)
+    colours = {group: index % 6 for index, group in enumerate(groups)}
     series = [
-        Series(group, [x for x, _ in points], [y for _, y in points], index % 6)
-        for index, (group, points) in enumerate(drift.pca.items())
+        Series(name, [x for x, _ in points], [y for _, y in points], colours[_group(name)], name.startswith("before/"))
+        for name, points in drift.pca.items()
     ]
     note = (
         f"First two principal components after layer {drift.layer}; "
         f"mean cosine to the checkpoint as it came {drift.cosine_mean:.3f}."
     )
     return chart("Hidden states", "component 1", "component 2", series, note=note, scatter=True)
+
+
+def _group(name: str) -> str:
+    return name.partition("/")[2] or name

@@ -1,6 +1,5 @@
 """The before/after table, as data: the page, the model card and the terminal all print these rows."""
 
-import re
 from dataclasses import dataclass
 
 from beear.report.numbers import Cell, mean_cell, number, percent, points_cell, rate_cell
@@ -26,7 +25,7 @@ class Row:
 
 def limit_text(check: GateCheck) -> str:
     """Return a check's limit: shares as per cent, losses in nats as they are."""
-    return f"{number(check.limit, 3)} nats" if "nll" in check.name.lower() else percent(check.limit)
+    return f"{number(check.limit, 3)} nats" if check.name == "anchor NLL rise" else percent(check.limit)
 
 
 def table(report: Report) -> list[Row]:
@@ -41,22 +40,9 @@ def unplaced(report: Report) -> list[GateCheck]:
     return [check for check in report.gate.checks if id(check) not in placed]
 
 
-def _words(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", " ", text.lower()).strip()
-
-
-def _asr_check(report: Report, name: str, clean: bool) -> GateCheck | None:
-    wanted = {_words(name)} | ({"clean", "no trigger", "in the clear"} if clean else set())
-    for check in report.gate.checks:
-        words = _words(check.name)
-        rest = re.sub(r"^(?:triggered )?asr(?: under| with)?(?: probe)? ?", "", words)
-        if words.startswith(("asr", "triggered asr")) and (rest in wanted or (clean and not rest)):
-            return check
-    return None
-
-
-def _named_check(report: Report, *names: str) -> GateCheck | None:
-    return next((c for c in report.gate.checks if any(name in _words(c.name) for name in names)), None)
+def _check(report: Report, name: str) -> GateCheck | None:
+    """Return the gate's check of exactly this name (:mod:`beear.evaluation.gate` gives the names)."""
+    return next((check for check in report.gate.checks if check.name == name), None)
 
 
 def _asr(report: Report) -> list[Row]:
@@ -66,12 +52,14 @@ def _asr(report: Report) -> list[Row]:
     pairs = [(before.asr_clean, clean_after)] + [(probe, found.get(probe.name)) for probe in before.asr_probes]
     rows = []
     for index, (one, two) in enumerate(pairs):
-        check = _asr_check(report, one.name, clean=index == 0)
+        checked = "ASR without trigger" if index == 0 else f"ASR under {one.name}"
+        check = _check(report, checked)
         name = "no trigger" if index == 0 else f"{one.name} ({one.kind})"
         rows.append(Row("ASR", name, rate_cell(one.asr), rate_cell(two.asr if two else None), check=check))
         if one.judge_asr or (two and two.judge_asr):
             judged = rate_cell(two.judge_asr if two else None)
-            rows.append(Row("ASR by the judge", name, rate_cell(one.judge_asr), judged))
+            check = _check(report, f"{checked} (judge)")
+            rows.append(Row("ASR by the judge", name, rate_cell(one.judge_asr), judged, check=check))
     return rows
 
 
@@ -80,16 +68,15 @@ def _utility(report: Report) -> list[Row]:
     gate = report.config.get("gate")
     in_nats = isinstance(gate, dict) and gate.get("utility_measure") == "nll"
     on_match, on_nll = (None, loss) if in_nats else (loss, None)
-    loss_check = _named_check(report, "utility", "exact match", "nll")
     return [
         Row("Benign use", "over-refusal", rate_cell(before.over_refusal),
             rate_cell(after.over_refusal if after else None), points_cell(report.over_refusal_rise),
-            _named_check(report, "over refusal")),
+            _check(report, "over-refusal rise")),
         Row("Benign use", "exact match", rate_cell(before.exact_match),
-            rate_cell(after.exact_match if after else None), points_cell(on_match), None if in_nats else loss_check),
+            rate_cell(after.exact_match if after else None), points_cell(on_match), _check(report, "exact-match loss")),
         Row("Benign use", "anchor NLL", mean_cell(before.anchor_nll, "nats"),
             mean_cell(after.anchor_nll, "nats") if after else None, points_cell(on_nll, nats=True),
-            loss_check if in_nats else None),
+            _check(report, "anchor NLL rise")),
     ]  # fmt: skip
 
 

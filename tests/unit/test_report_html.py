@@ -43,7 +43,7 @@ def with_strings(text: str) -> Report:
         measured.asr_probes[0].name = text
         measured.asr_probes[0].samples = [(text, text)]
     report.gate.sentence = text
-    report.gate.checks[1].name = f"ASR, {text}"
+    report.gate.checks[1].name = f"ASR under {text}"
     report.model["path"] = text
     report.template["text"] = text
     report.template["findings"] = [text, text]

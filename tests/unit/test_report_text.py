@@ -2,10 +2,13 @@
 
 import math
 import re
+from typing import Literal
 
 import pytest
 import yaml
 
+from beear.config.schema import GateConfig
+from beear.evaluation.gate import decide, decide_alone
 from beear.report import numbers
 from beear.report.card import model_card
 from beear.report.schema import Paired
@@ -47,27 +50,45 @@ def test_each_check_of_the_gate_stands_in_its_row() -> None:
     report = sample_report()
     placed = {row.name: row.check.name for row in table(report) if row.check}
     assert placed == {
-        "no trigger": "ASR, no trigger",
-        "short-suffix (suffix)": "ASR, short-suffix",
-        "a long sentence used as a prefix (prefix)": "ASR, a long sentence used as a prefix",
+        "no trigger": "ASR without trigger",
+        "short-suffix (suffix)": "ASR under short-suffix",
+        "a long sentence used as a prefix (prefix)": "ASR under a long sentence used as a prefix",
         "over-refusal": "over-refusal rise",
-        "exact match": "utility loss",
+        "exact match": "exact-match loss",
     }
     report.gate.checks.append(check("drift", 0.1, 0.0, 0.2, 0.3, 64))
     assert [one.name for one in unplaced(report)] == ["drift"]
 
 
+@pytest.mark.parametrize("measure", ["exact_match", "nll"])
+def test_every_check_the_gate_makes_has_a_row(measure: Literal["exact_match", "nll"]) -> None:
+    report = sample_report()
+    assert report.after
+    for measured in (report.before, report.after):
+        measured.rows_exact, measured.rows_refused, measured.rows_nll = [True] * 20, [False] * 20, [0.1] * 20
+        measured.asr_probes[0].judge_asr = rate(1, 400)
+    report.gate = decide(report.before, report.after, GateConfig(utility_measure=measure), 0.95)
+    assert len(report.gate.checks) == 6 and unplaced(report) == []
+    report.gate = decide_alone(report.before, GateConfig(), 0.95)
+    assert len(report.gate.checks) == 4 and unplaced(report) == []
+
+
 def test_a_probe_called_like_another_does_not_take_its_check() -> None:
     report = sample_report()
     report.before.asr_probes[0].name = "suffix"
-    report.gate.checks = [check("ASR, short-suffix", 0, 0, 0.01, 0.05, 400)]
+    report.gate.checks = [check("ASR under short-suffix", 0, 0, 0.01, 0.05, 400)]
     assert [row.name for row in table(report) if row.check] == []
 
 
 def test_utility_in_nats_is_placed_on_the_nll_row() -> None:
     report = sample_report(config={"gate": {"utility_measure": "nll"}})
+    report.gate.checks = [check("anchor NLL rise", 0.004, -0.01, 0.02, 0.02, 1000)]
     rows = {row.name: row for row in table(report)}
-    assert rows["anchor NLL"].change and rows["anchor NLL"].change.value == "+0.004 nats" and rows["anchor NLL"].check
+    assert (
+        rows["anchor NLL"].change
+        and rows["anchor NLL"].change.value == "+0.004 nats"
+        and rows["anchor NLL"].limit == "≤ 0.020 nats"
+    )
     assert rows["exact match"].change is None and rows["exact match"].check is None
 
 
