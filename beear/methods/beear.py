@@ -39,14 +39,16 @@ class Beear:
         return courses
 
     def nothing_left(self, courses: list[InnerCourse], selection: list[DefenseBatch]) -> bool:
-        """No placement made the unwanted answer the likelier one within the calibrated K.
+        """No placement made the unwanted answer the likelier one within the calibrated K, with a margin to spare.
 
-        It has to hold while the perturbation was fitted, and for the fitted one on rows it never saw: on average over
-        the ``selection`` rows (this worker's shares; none at all leaves the first condition alone).
+        Not crossing while δ is fitted is not enough: measured triggered ASR was still 0.5 where the fitted δ left a gap
+        of 0.3 nats. So under it, on average over the ``selection`` rows it never saw, the safe answer must be likelier
+        by the same ``margin`` (nats) by which an entrapment has to succeed.
         """
         if any(course.result.crossing_step is not None for course in courses):
             return False
-        return all(self._mean_gap(attack, selection) > 0 for attack in self.perturbations) if selection else True
+        gaps = [self._mean_gap(attack, selection) for attack in self.perturbations]
+        return bool(gaps) and all(gap > self.parts.config.margin for gap in gaps)
 
     @torch.no_grad()
     def _mean_gap(self, attack: Perturbation, batches: list[DefenseBatch]) -> float:

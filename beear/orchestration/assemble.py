@@ -11,7 +11,8 @@ import transformers
 from beear.evaluation import gate
 from beear.orchestration.identity import code_version
 from beear.orchestration.prepare import Job
-from beear.report.schema import Drift, EpochRecord, Gate, Measurement, Report
+from beear.orchestration.scoring import Scored
+from beear.report.schema import Drift, EpochRecord, Gate, Report
 
 PASSED, UNDECIDED = 0, 3
 
@@ -25,8 +26,8 @@ NOT_TESTED = (
 
 def sanitize_report(
     job: Job,
-    before: Measurement,
-    after: Measurement,
+    before: Scored,
+    after: Scored,
     drift: Drift,
     history: list[EpochRecord],
     seconds: dict[str, float],
@@ -34,25 +35,26 @@ def sanitize_report(
     """Return the report of a sanitised model, with the gate's verdict."""
     config = job.config
     confidence = config.evaluate.confidence
-    verdict = gate.decide(before, after, config.gate, confidence)
+    one, other = before.measurement, after.measurement
+    verdict = gate.decide(one, other, config.gate, confidence)
     return Report(
-        **_common(job, verdict, seconds),
-        before=before,
-        after=after,
-        utility_loss=gate.utility_loss(before, after, config.gate, confidence),
-        over_refusal_rise=gate.over_refusal_rise(before, after, confidence),
+        **_common(job, verdict, seconds, [*before.notes, *after.notes]),
+        before=one,
+        after=other,
+        utility_loss=gate.utility_loss(one, other, config.gate, confidence),
+        over_refusal_rise=gate.over_refusal_rise(one, other, confidence),
         drift=drift,
         epochs=history,
     )
 
 
-def evaluate_report(job: Job, measured: Measurement, seconds: dict[str, float]) -> Report:
+def evaluate_report(job: Job, measured: Scored, seconds: dict[str, float]) -> Report:
     """Return the report of a checkpoint that was measured and not changed; the verdict is on ASR alone."""
-    verdict = gate.decide_alone(measured, job.config.gate, job.config.evaluate.confidence)
-    return Report(**_common(job, verdict, seconds), before=measured)
+    verdict = gate.decide_alone(measured.measurement, job.config.gate, job.config.evaluate.confidence)
+    return Report(**_common(job, verdict, seconds, measured.notes), before=measured.measurement)
 
 
-def _common(job: Job, verdict: Gate, seconds: dict[str, float]) -> dict[str, Any]:
+def _common(job: Job, verdict: Gate, seconds: dict[str, float], notes: list[str]) -> dict[str, Any]:
     return {
         "kind": job.kind,
         "run_id": job.identity,
@@ -67,7 +69,7 @@ def _common(job: Job, verdict: Gate, seconds: dict[str, float]) -> dict[str, Any
         "gate": verdict,
         "exit_code": PASSED if verdict.verdict == "passed" else UNDECIDED,
         "not_tested": _not_tested(job),
-        "notes": _notes(job),
+        "notes": [*_notes(job), *dict.fromkeys(notes)],
         "seconds": seconds,
     }
 

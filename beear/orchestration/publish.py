@@ -1,5 +1,7 @@
 """Delivering a run's results: the output folder, the tracking server, the words on the screen."""
 
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +115,9 @@ def show(folder: Path, registered: str | None = None) -> int:
     if (folder / "model").exists():
         where["model"] = str(folder / "model")
     name, version, alias = (report.registry.get(key) for key in ("model_name", "version", "alias"))
-    if registered or (name and version):
-        where["registry"] = registered or f"models:/{name}@{alias}" if alias else f"models:/{name}/{version}"
-    print(summary(report, where=where))
+    if registered:
+        where["registry"] = registered
+    elif name and version:
+        where["registry"] = f"models:/{name}@{alias}" if alias else f"models:/{name}/{version}"
+    print(summary(report, where=where, colour=sys.stdout.isatty(), width=shutil.get_terminal_size((110, 24)).columns))
     return report.exit_code

@@ -14,7 +14,7 @@ from beear.orchestration.outputs import OutputFolder
 from beear.orchestration.prepare import Job, prepare
 from beear.orchestration.publish import Tracker
 from beear.orchestration.training import Diverged, train
-from beear.report.schema import Drift, EpochRecord, Measurement
+from beear.report.schema import Drift, EpochRecord
 
 FAILED = 1
 
@@ -57,8 +57,8 @@ def _work(job: Job, output: OutputFolder, reporter: Reporter, tracker: Tracker) 
     job.fill_answers(plan)
 
     reporter.stage("before", "measuring the checkpoint as it came")
-    before = once(staging / "before.json", Measurement, lambda: scoring.score(job.scoring, job.facts, plan))
-    tracker.log({f"before/{name}": value for name, value in scoring.count_of(before).items()})
+    before = once(staging / "before.json", scoring.Scored, lambda: scoring.score(job.scoring, job.facts, plan))
+    tracker.log({f"before/{name}": value for name, value in scoring.count_of(before.measurement).items()})
 
     epochs = job.config.method.epochs
     reporter.stage("train", f"training: {job.config.method.name}, {epochs} epochs at most")
@@ -73,7 +73,7 @@ def _work(job: Job, output: OutputFolder, reporter: Reporter, tracker: Tracker) 
 
     reporter.stage("after", "measuring the exported files, reloaded from disk")
     exported = inspect_checkpoint(str(trained.model))
-    after = once(staging / "after.json", Measurement, lambda: scoring.score(job.scoring, exported, plan))
+    after = once(staging / "after.json", scoring.Scored, lambda: scoring.score(job.scoring, exported, plan))
     drift = once(staging / "drift.json", Drift, lambda: scoring.drift(job.scoring, job.facts, exported, plan))
     reporter.finish_stage()
     report = assemble.sanitize_report(job, before, after, drift, trained.history, reporter.seconds)

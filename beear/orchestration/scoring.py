@@ -5,14 +5,18 @@ from typing import Any
 
 import ray
 import torch
+from pydantic import BaseModel
 
 from beear.config.schema import RunConfig
 from beear.data.rows import Message
+from beear.engine.session import compute_dtype
+from beear.evaluation.drift import HiddenStates, hidden_states
+from beear.evaluation.drift import drift as drift_of
 from beear.evaluation.generate import complete
-from beear.evaluation.measure import MeasuredRows, measure, merge
+from beear.evaluation.judge import Judge, judge_all
+from beear.evaluation.measure import MeasuredRows, combine, measure, merge
 from beear.evaluation.outcomes import Partial
 from beear.evaluation.subject import Subject
-from beear.engine.session import compute_dtype
 from beear.models.facts import ModelFacts
 from beear.models.loading import load_model, load_tokenizer
 from beear.orchestration.cluster import Plan
@@ -30,6 +34,13 @@ class Scoring:
     rows: MeasuredRows
 
 
+class Scored(BaseModel):
+    """A measurement and what a person should know of how it was made."""
+
+    measurement: Measurement
+    notes: list[str] = []
+
+
 def shards_of(plan: Plan) -> int:
     """Return how many tasks share a measurement: as many as the cluster has room for at once."""
     there = ray.cluster_resources()
@@ -39,21 +50,28 @@ def shards_of(plan: Plan) -> int:
     return max(1, min(MOST_SHARDS, int(min(rooms))))
 
 
-def score(scoring: Scoring, facts: ModelFacts, plan: Plan) -> Measurement:
-    """Measure a checkpoint's files, shared over the cluster.
+def score(scoring: Scoring, facts: ModelFacts, plan: Plan) -> Scored:
+    """Measure a checkpoint's files, shared over the cluster; a configured judge is asked from here.
 
     Raises:
         UserError: weights that are not finite or do not fit, or a row that its hit rule cannot judge.
     """
-    shards = shards_of(plan)
+    shards, evaluate = shards_of(plan), scoring.config.evaluate
     tasks: list[Task] = [(score_shard, (scoring, facts, (rank, shards))) for rank in range(shards)]
-    partials: list[Partial] = run_tasks(tasks, plan)
-    return merge(partials, scoring.config.evaluate.confidence, facts.digests["weights"])
+    whole = combine(run_tasks(tasks, plan))
+    notes: list[str] = []
+    if evaluate.judge.url is not None:
+        with Judge(evaluate.judge) as judge:
+            notes = judge_all(judge, whole.requests)
+    return Scored(measurement=merge([whole], evaluate.confidence, facts.digests["weights"]), notes=notes)
 
 
 def drift(scoring: Scoring, before: ModelFacts, after: ModelFacts, plan: Plan) -> Drift:
     """Compare the hidden states of two checkpoints' files."""
-    return run_tasks([(drift_between, (scoring, before, after))], plan)[0]
+    layer = scoring.config.method.layer
+    assert layer is not None, "the configuration is resolved first"
+    one, other = run_tasks([(states_of, (scoring, facts)) for facts in (before, after)], plan)
+    return drift_of(one, other, layer)
 
 
 def greedy_answers(
@@ -69,14 +87,11 @@ def score_shard(scoring: Scoring, facts: ModelFacts, shard: tuple[int, int]) -> 
     return measure(subject_of(config, facts), scoring.rows, config.evaluate, config.seed, shard)
 
 
-def drift_between(scoring: Scoring, before: ModelFacts, after: ModelFacts) -> Drift:
-    """Compare two checkpoints in this process."""
-    from beear.evaluation.drift import measure_drift
-
-    config = scoring.config
-    assert config.method.layer is not None
-    one, other = subject_of(config, before), subject_of(config, after)
-    return measure_drift(one, other, scoring.rows, config.method.layer, config.evaluate)
+def states_of(scoring: Scoring, facts: ModelFacts) -> HiddenStates:
+    """Return a checkpoint's hidden states on the first report rows, made in this process."""
+    rows, evaluate = scoring.rows, scoring.config.evaluate
+    subject = subject_of(scoring.config, facts)
+    return hidden_states(subject, rows.defense[: evaluate.drift_rows], rows.probes, evaluate.batch_size)
 
 
 def answer_requests(config: RunConfig, facts: ModelFacts, requests: list[tuple[Message, ...]]) -> list[str]:
