@@ -12,6 +12,9 @@ from beear.data.steps import Step
 from beear.streams.plan import StreamPlan, shard_name
 from beear.streams.tables import steps_of
 
+# Ray Data tells of each execution, and warns that its progress bars are off, which is what was asked for.
+QUIET = {"ray.data": logging.WARNING, "ray.data._internal.progress": logging.ERROR}
+
 
 class StreamBatches:
     """All training batches of one worker, by 1-based epoch.
@@ -29,7 +32,8 @@ class StreamBatches:
         self._shard = shard if shard is not None else ray.train.get_dataset_shard(shard_name(rank))
         self._steps: Iterator[Step] = iter(())
         self._reached = (stream.epochs + 1, 0)
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        for name, level in QUIET.items():
+            logging.getLogger(name).setLevel(level)
 
     def epoch(self, number: int) -> EpochOfSteps:
         """Return the batches of epoch ``number``.
