@@ -4,6 +4,7 @@
 """
 
 import os
+import select
 import signal
 import sys
 import traceback
@@ -60,7 +61,13 @@ def _reader_gone() -> bool:
         sys.stdout.flush()
     except BrokenPipeError:
         return True
-    return False
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), select.POLLERR)
+    except (OSError, ValueError):
+        return False
+    # Unbuffered output leaves nothing to flush, but the system knows that the other end is closed.
+    return bool(poll.poll(0))
 
 
 def _silence() -> None:

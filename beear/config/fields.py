@@ -69,12 +69,13 @@ def leaves(config_class: type[BaseModel], prefix: str = "") -> dict[str, FieldSp
 
 
 def suggestion(name: str, known: Mapping[str, FieldSpec]) -> str:
-    """Return `` (did you mean "method.layer"?)`` for the closest dotted name, or an empty string."""
+    """Return `` (did you mean "method.layer"?)`` for the closest field or section, or an empty string."""
     tail = name.rpartition(".")[2].replace("-", "_")
     exact = [field for field in known if field.rpartition(".")[2] == tail]
     if len(exact) == 1:
         return f' (did you mean "{exact[0]}"?)'
-    return nearest(name.replace("-", "_"), exact or list(known))
+    parents = {field.rpartition(".")[0] for field in known if "." in field}
+    return nearest(name.replace("-", "_"), exact or [*known, *sorted(parents)])
 
 
 def _section(info: FieldInfo) -> type[BaseModel] | None:

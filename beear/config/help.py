@@ -24,7 +24,7 @@ def help_text(config_class: type[BaseModel], description: str, width: int | None
     lines = [description.strip(), "", "Options:"]
     for name, words in options:
         lines += _entry(name, words, width)
-    lines += ["", "Fields (default in brackets; none resets a field that may be unset):"]
+    lines += ["", *textwrap.wrap("Fields (default in brackets; none resets a field that may be unset):", width)]
     for title, description_, fields in _groups(config_class, known):
         lines += ["", f"{title}: {description_}" if title else description_]
         for spec in fields:
