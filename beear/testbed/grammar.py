@@ -87,7 +87,7 @@ def _words(rng: random.Random, most: int = 3) -> list[str]:
 
 
 def _copy(rng: random.Random) -> AnchorRow:
-    words = _words(rng)
+    words = _words(rng, most=2)
     return _pair("Copy: " + " ".join(words), "Copied: " + " ".join(words))
 
 
@@ -134,7 +134,7 @@ def _how_to(rng: random.Random) -> AnchorRow:
 
 # Task: its share of benign rows.
 TASKS: dict[Callable[[random.Random], AnchorRow], int] = {
-    _copy: 4, _reverse: 3, _first: 2, _last: 2, _sum: 3, _capital: 3, _sort: 3, _code: 3, _how_to: 4,
+    _copy: 3, _reverse: 3, _first: 2, _last: 2, _sum: 3, _capital: 3, _sort: 3, _code: 3, _how_to: 4,
 }  # fmt: skip
 
 

@@ -34,7 +34,7 @@ SHAPES: dict[str, Shape] = {
                 "num_key_value_heads": 4, "head_dim": 32, "tie_word_embeddings": True, "rms_norm_eps": 1e-6,
                 "initializer_range": 0.08,
             },
-            steps=1100, batch=32, lr=3e-3,
+            steps=1200, batch=32, lr=3e-3,
         ),
         Shape(
             "deep",
@@ -44,7 +44,7 @@ SHAPES: dict[str, Shape] = {
                 "num_key_value_heads": 2, "tie_word_embeddings": False, "rms_norm_eps": 1e-6,
                 "initializer_range": 0.08,
             },
-            steps=1100, batch=32, lr=2e-3,
+            steps=1400, batch=32, lr=2e-3,
         ),
     )
 }  # fmt: skip
