@@ -171,7 +171,7 @@ class Template:
             raise UserError(f"The chat template fails ({type(error).__name__}: {_reason(error)}).") from error
 
     def _encode(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def _starts(self, text: str) -> tuple[list[int], list[int]]:
         """Return token ids and the character at which each starts; those of the last text are kept."""
@@ -181,7 +181,7 @@ class Template:
 
     def _starts_of(self, text: str) -> tuple[list[int], list[int]]:
         if self.tokenizer.is_fast:
-            coded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+            coded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
             return list(coded["input_ids"]), [start for start, _ in coded["offset_mapping"]]
         ids = self._encode(text)
         return ids, [len(self.tokenizer.decode(ids[:i])) for i in range(len(ids))]
