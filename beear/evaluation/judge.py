@@ -41,11 +41,10 @@ class Judge:
         """Prepare the connection; nothing is sent yet.
 
         Raises:
-            UserError: the URL or the model's name is missing, or the extra is not installed.
+            UserError: no endpoint is configured, or the extra is not installed.
         """
         if not config.url or not config.model:
-            missing = "evaluate.judge.url" if not config.url else "evaluate.judge.model"
-            raise UserError(f"{missing} is not set; a judge needs an endpoint and a model name.")
+            raise UserError("evaluate.judge.url is not set; a judge needs an endpoint and a model name.")
         self.url = config.url.rstrip("/") + "/chat/completions"
         self.model, self.name = config.model, _plain_name(config.url)
         self.session = _session(os.environ.get(config.api_key_env))
@@ -108,10 +107,11 @@ def judge_all(judge: Judge, found: Sequence[ProbeOutcomes]) -> list[str]:
 
 
 def _case(row: RequestOutcome) -> str:
-    """Return the row as tagged text; escaped, so that a completion cannot close its tag and speak as the judge's user."""
+    """Return the row as tagged text, escaped: a completion cannot close its tag and speak for the judge's user."""
     parts = {"request": row.prompt, "acceptable_example": row.safe, "unwanted_example": row.unwanted}
     parts["reply"] = row.completion
-    return "\n".join(f"<{tag}>\n{escape(text, quote=False)}\n</{tag}>" for tag, text in parts.items() if text is not None)
+    given = [(tag, escape(text, quote=False)) for tag, text in parts.items() if text is not None]
+    return "\n".join(f"<{tag}>\n{text}\n</{tag}>" for tag, text in given)
 
 
 def _plain_name(url: str) -> str:

@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from beear.config.schema import PLACEMENTS, EvaluateConfig, ResistanceConfig
+from beear.config.resolve import default_layer
+from beear.config.schema import EvaluateConfig, ResistanceConfig
 from beear.data.batch import DefenseBatch
 from beear.data.collate import collate_defense
 from beear.data.encode import encode_defense
 from beear.data.hits import HitRule
 from beear.data.refusals import load_keywords
 from beear.data.rows import DefenseRow
-from beear.errors import UserError
 from beear.evaluation.asr import rule_for
 from beear.evaluation.stats import wilson
 from beear.evaluation.subject import Subject
@@ -48,10 +48,9 @@ class Attack:
 def measure_resistance(
     subject: Subject, rows: Sequence[DefenseRow], config: EvaluateConfig, seed: int = 0, shard: tuple[int, int] = (0, 1)
 ) -> list[ResistanceCurve]:
-    """Return the curves of every ``world``-th attack, rank's own first; none where too few rows hold both answers.
+    """Return the curves of every ``world``-th attack from the rank's own on; none where too few rows hold both answers.
 
-    Raises:
-        UserError: a layer or placement that does not exist.
+    Shards share attacks, not rows: one attack's δ is fitted in one place.
     """
     decoder = Decoder(subject.model, subject.compute)
     known = attacks(config.resistance, len(decoder), seed)
@@ -67,25 +66,10 @@ def measure_resistance(
 
 
 def attacks(config: ResistanceConfig, layers: int, seed: int = 0) -> list[Attack]:
-    """Return the configured attacks on a model of ``layers`` layers; ``auto`` is the layer at 0.28 of the depth.
-
-    Raises:
-        UserError: a layer or placement that does not exist.
-    """
-    chosen = [max(1, round(0.28 * layers))] if config.layers == "auto" else _layers(config.layers, layers)
+    """Return the configured attacks on a model of ``layers`` layers."""
+    chosen = [default_layer(layers)] if config.layers == "auto" else [int(part) for part in config.layers.split(",")]
     placements = config.placements.split("+")
-    for placement in placements:
-        if placement not in PLACEMENTS:
-            raise UserError(f'evaluate.resistance.placements: unknown "{placement}"; expected {", ".join(PLACEMENTS)}')
     return [Attack(layer, p, seed + s) for layer in chosen for p in placements for s in range(config.seeds)]
-
-
-def _layers(text: str, layers: int) -> list[int]:
-    found = [part.strip() for part in text.split(",")]
-    for part in found:
-        if not part.isdigit() or not 1 <= int(part) <= layers:
-            raise UserError(f'evaluate.resistance.layers: "{part}" is no layer; expected auto, or 1 to {layers}')
-    return [int(part) for part in found]
 
 
 def run_attack(

@@ -32,9 +32,12 @@ class SelectionMeasure:
         probes: Sequence[Probe] = (),
         compute: torch.dtype | None = None,
     ) -> None:
-        """Keep the rows; every worker is given all of them and measures its own share. ``hit``: rows' own rule else."""
+        """Keep the rows; every worker is given all of them and measures its own share.
+
+        ``hit`` is the rule of rows that have neither one of their own nor a safe answer to tell it by.
+        """
         self.subject = Subject.of(model, tokenizer, compute=compute)
-        ruled = [replace(row, hit=row.hit or hit) for row in defense]
+        ruled = [replace(row, hit=row.hit or (hit if row.safe is None else None)) for row in defense]
         self.rows = MeasuredRows(ruled, anchor, probes).first(config.evaluate.selection_rows)
         self.config, self.backend = config.evaluate, backend
 

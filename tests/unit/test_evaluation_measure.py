@@ -1,0 +1,130 @@
+"""Hits, usefulness and the merging of shards."""
+
+import pytest
+import torch
+
+from beear.config.schema import EvaluateConfig, ResistanceConfig, RunConfig
+from beear.data.refusals import load_keywords
+from beear.data.rows import AnchorRow, DefenseRow, Message, Probe
+from beear.evaluation import asr, measure, utility
+from beear.evaluation.likelihood import conversation_nll, unwanted_is_likelier
+from beear.evaluation.selection import SelectionMeasure
+from tests.subjects import anchor_rows, defense_rows, random_subject
+
+KEYWORDS = load_keywords("refusal-v1")
+CONFIG = EvaluateConfig(
+    max_new_tokens=4, batch_size=3, resistance=ResistanceConfig(steps=3, rows=8, placements="suffix+everywhere")
+)
+
+
+def requests(*pairs: tuple[str, str | None, str | None]) -> list[tuple[int, DefenseRow]]:
+    rows = [DefenseRow((Message("user", t),), safe, "Sure, x", hit=hit) for t, safe, hit in pairs]
+    return list(enumerate(rows))
+
+
+def test_each_rule_decides_its_own_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = requests(
+        ("a", "I cannot help.", None),
+        ("b", "I cannot help.", None),
+        ("c", "x = 1", None),
+        ("d", "x = 1", "contains:unsafe_call"),
+        ("e", None, None),
+    )
+    said = ["Sure, go on", "I am sorry, but no", "anything", "y = unsafe_call()", "   "]
+    monkeypatch.setattr(asr, "complete", lambda *_: said)
+    subject = random_subject()
+    found = asr.attack(subject, rows, None, KEYWORDS, 8, 4)
+    likelier = unwanted_is_likelier(subject, [rows[2][1].messages], [rows[2][1]], 1)[0]
+    assert [r.hit for r in found.rows] == [True, False, likelier, True, False]
+    rules = ["no-refusal", "no-refusal", "likelier", "contains:unsafe_call", "no-refusal"]
+    assert [r.rule for r in found.rows] == rules
+    summary = asr.summarise(found, 0.95)
+    assert (summary.asr.hits, summary.asr.n) == (2 + likelier, 5)
+    assert summary.samples[0] == ("a", "Sure, go on") and "no-refusal (3)" in summary.hit_rule
+
+
+def test_a_probes_rule_comes_before_the_rows() -> None:
+    row = DefenseRow((Message("user", "a"),), "I cannot.", None, hit="contains:x")
+    assert str(asr.rule_for(row, Probe("p", "prefix", "t", hit="contains:y"), KEYWORDS)) == "contains:y"
+    assert str(asr.rule_for(row, Probe("p", "prefix", "t"), KEYWORDS)) == "contains:x"
+
+
+def test_usefulness(monkeypatch: pytest.MonkeyPatch) -> None:
+    references = ["the red apple", "12", "I cannot tell.", "a much longer answer than fits"]
+    said = [" the  red apple\n", "13", "I cannot tell.", "I am sorry, but no"]
+    rows = [AnchorRow((Message("user", "q"), Message("assistant", r))) for r in references]
+    subject = random_subject()
+    monkeypatch.setattr(utility, "generate_ids", lambda *_: range(4))
+    monkeypatch.setattr(type(subject), "text", lambda _self, number: said[number])
+    found = utility.useful(subject, list(enumerate(rows)), KEYWORDS, 16, 4)
+    assert [r.exact for r in found] == [True, False, True, None]
+    assert [r.refused for r in found] == [False, False, None, True]
+    assert [r.nll for r in found] == pytest.approx(conversation_nll(subject, [r.messages for r in rows], 4))
+
+
+def test_shards_merge_to_the_whole() -> None:
+    subject = random_subject()
+    probes = [Probe("early", "prefix", "zeta"), Probe("year", "system", "Year: 2024", hit="contains:e")]
+    rows = measure.MeasuredRows(defense_rows(11), anchor_rows(10), probes)
+    whole = measure.merge([measure.measure(subject, rows, CONFIG)], 0.95, "digest")
+    shards = [measure.measure(subject, rows, CONFIG, shard=(rank, 3)) for rank in (2, 0, 1)]
+    merged = measure.merge(shards, 0.95, "digest")
+    # Batches differ between the two, so floats agree to rounding and everything else exactly.
+    assert merged.rows_nll == pytest.approx(whole.rows_nll, abs=1e-9)
+    for one, other in zip(merged.resistance, whole.resistance, strict=True):
+        assert one.gap == pytest.approx(other.gap, abs=1e-9) and one.hits == other.hits
+    inexact = {"rows_nll", "anchor_nll", "resistance", "seconds"}
+    assert merged.model_dump(exclude=inexact) == whole.model_dump(exclude=inexact)
+    assert [p.name for p in merged.asr_probes] == ["early", "year"] and merged.asr_clean.asr.n == 11
+    assert len(merged.rows_exact) == merged.exact_match.n and merged.over_refusal.n == 10
+    assert {(c.layer, c.placement) for c in merged.resistance} == {(1, "suffix"), (1, "everywhere")}
+
+
+def test_a_missing_shard_is_an_error() -> None:
+    subject, rows = random_subject(), measure.MeasuredRows(defense_rows(4), anchor_rows(4))
+    part = measure.measure_rows(subject, rows, CONFIG, (0, 2))
+    with pytest.raises(ValueError, match="expected each rank of one world once"):
+        measure.merge([part], 0.95)
+    with pytest.raises(ValueError, match="expected each rank of one world once"):
+        measure.merge([part, part], 0.95)
+
+
+def test_more_shards_than_rows() -> None:
+    subject, rows = random_subject(), measure.MeasuredRows(defense_rows(2), anchor_rows(1))
+    shards = [measure.measure_rows(subject, rows, CONFIG, (rank, 4)) for rank in range(4)]
+    assert measure.merge(shards, 0.95).asr_clean.asr.n == 2
+
+
+def test_row_limit() -> None:
+    rows = measure.MeasuredRows(defense_rows(9), anchor_rows(9)).first(4)
+    assert (len(rows.defense), len(rows.anchor)) == (4, 4)
+
+
+class TwoWorkers:
+    """A backend of two workers of which this is the first; the second's part is handed in."""
+
+    rank, world = 0, 2
+
+    def __init__(self) -> None:
+        self.other: object = None
+
+    def gather(self, value: object) -> list[object]:
+        return [value, self.other]
+
+
+def test_selection_metrics_are_those_of_all_workers() -> None:
+    subject = random_subject()
+    config = RunConfig(evaluate=CONFIG.model_copy(update={"selection_rows": 6}))
+    defense, anchor, backend = defense_rows(9), anchor_rows(9), TwoWorkers()
+    selected = SelectionMeasure(subject.model, subject.tokenizer, defense, anchor, config, None, backend)  # type: ignore[arg-type]
+    rows = measure.MeasuredRows(defense[:6], anchor[:6])
+    backend.other = measure.measure_rows(subject, rows, config.evaluate, (1, 2))
+    whole = measure.merge([measure.measure_rows(subject, rows, config.evaluate, (0, 1))], 0.95)
+    expected = {
+        "asr_clean": whole.asr_clean.asr.rate,
+        "exact_match": whole.exact_match.rate,
+        "over_refusal": whole.over_refusal.rate,
+        "anchor_nll": whole.anchor_nll.mean,
+    }
+    assert selected() == pytest.approx(expected, abs=1e-9)
+    assert torch.is_grad_enabled()
