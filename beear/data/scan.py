@@ -61,7 +61,8 @@ def visible(blocks: tuple[Block, ...]) -> tuple[list[Block], bool]:
     for path, own in by_path.items():
         total = storage.size(path)
         limit = budget if total <= budget else min(HEAD_BYTES, budget)
-        taken, used = [], 0
+        taken: list[Block] = []
+        used = 0
         for block in own:
             if used >= limit and (chosen or taken):
                 whole = False
