@@ -2,7 +2,6 @@
 
 import logging
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,8 @@ from beear.config.schema import ParallelConfig
 from beear.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
+JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+NOT_SENT = [".venv", ".git", ".cache", "outputs", "mlartifacts", "*.db", "tests", "docs"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def connect(parallel: ParallelConfig, verbose: bool) -> None:
             log_to_driver=verbose,
             logging_level=level,
             configure_logging=True,
-            runtime_env=_environment(),
+            runtime_env=_environment(address),
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         if address is None:
@@ -97,15 +98,18 @@ def check_resources(plan: Plan) -> None:
         )
 
 
-def _environment() -> dict[str, object]:
+def _environment(address: str | None) -> dict[str, object]:
+    """Return what workers run in; they must import this package, wherever the command was called from."""
     threads = os.environ.get("OMP_NUM_THREADS", "1")
     variables = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
-    for name in ("BEEAR_CACHE", "HF_HUB_OFFLINE"):
-        if name in os.environ:
-            variables[name] = os.environ[name]
-    if str(ROOT) not in sys.path:
-        sys.path.insert(0, str(ROOT))
-    return {"env_vars": variables}
+    variables |= {name: os.environ[name] for name in ("BEEAR_CACHE", "HF_HUB_OFFLINE") if name in os.environ}
+    if address is None:
+        paths = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+        return {"env_vars": {**variables, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}}
+    # A submitted job's working directory reaches its workers by itself.
+    if JOB_MARK in os.environ:
+        return {"env_vars": variables}
+    return {"env_vars": variables, "working_dir": str(ROOT), "excludes": NOT_SENT}
 
 
 def _quiet_data() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from beear.config.cli import Flags
 from beear.config.schema import RunConfig
+from beear.errors import UserError
 from beear.orchestration import assemble, cluster, publish, scoring
 from beear.orchestration.console import Reporter
 from beear.orchestration.dry_run import plan_text
@@ -32,11 +33,16 @@ def evaluate(config: RunConfig, flags: Flags) -> int:
             reporter.say("this run is complete already; nothing is measured again (--fresh measures)")
             return publish.show(output.target)
         lock = output.open(config.output.fresh)
-        tracker = Tracker(job.tracking, job.config, job.identity, output.staging)
+        tracker: Tracker | None = None
         try:
+            tracker = Tracker(job.tracking, job.config, job.identity, output.staging)
             return _work(job, output, reporter, tracker)
+        except UserError:
+            output.drop_if_untrained()
+            raise
         finally:
-            tracker.close()
+            if tracker is not None:
+                tracker.close()
             lock.close()
 
 

@@ -13,7 +13,7 @@ from typing import IO, Literal
 
 from beear.errors import UserError
 
-REPORT = "report.json"
+REPORT, TRAINING = "report.json", "train"
 State = Literal["new", "resumable", "complete"]
 
 
@@ -60,6 +60,11 @@ class OutputFolder:
             self.staging.mkdir()
         (self.staging / "run.json").write_text(json.dumps({"identity": self.identity}) + "\n")
         return lock
+
+    def drop_if_untrained(self) -> None:
+        """Remove the staging folder of a run that failed before any training state was saved."""
+        if not (self.staging / TRAINING).exists():
+            shutil.rmtree(self.staging, ignore_errors=True)
 
     def finish(self, keep: tuple[str, ...]) -> None:
         """Move the staging folder's ``keep`` entries into place and drop the rest."""

@@ -4,13 +4,14 @@ from pathlib import Path
 
 from beear.config.cli import Flags
 from beear.config.schema import RunConfig
+from beear.errors import UserError
 from beear.models.inspect import inspect_checkpoint
 from beear.orchestration import assemble, cluster, publish, scoring
 from beear.orchestration.board import Event, EventLog
 from beear.orchestration.console import Reporter
 from beear.orchestration.dry_run import plan_text
 from beear.orchestration.kept import once
-from beear.orchestration.outputs import OutputFolder
+from beear.orchestration.outputs import TRAINING, OutputFolder
 from beear.orchestration.prepare import Job, prepare
 from beear.orchestration.publish import Tracker
 from beear.orchestration.training import Diverged, train
@@ -36,14 +37,19 @@ def sanitise(config: RunConfig, flags: Flags) -> int:
             reporter.say("this run is complete already; nothing is retrained (--fresh retrains)")
             return publish.show(output.target)
         lock = output.open(config.output.fresh)
-        tracker = Tracker(job.tracking, job.config, job.identity, output.staging)
+        tracker: Tracker | None = None
         try:
+            tracker = Tracker(job.tracking, job.config, job.identity, output.staging)
             return _work(job, output, reporter, tracker)
         except Diverged as error:
             reporter.say(f"error: {error}; the epochs before it are kept in {output.staging}")
             return FAILED
+        except UserError:
+            output.drop_if_untrained()
+            raise
         finally:
-            tracker.close()
+            if tracker is not None:
+                tracker.close()
             lock.close()
 
 
@@ -69,7 +75,7 @@ def _work(job: Job, output: OutputFolder, reporter: Reporter, tracker: Tracker) 
         if event["kind"] == "epoch":
             tracker.epoch(EpochRecord.model_validate(event["record"]))
 
-    trained = train(job.worker_spec(), plan, staging / "train", staging / "model", sink)
+    trained = train(job.worker_spec(), plan, staging / TRAINING, staging / "model", sink)
 
     reporter.stage("after", "measuring the exported files, reloaded from disk")
     exported = inspect_checkpoint(str(trained.model))

@@ -4,7 +4,6 @@ import json
 import shutil
 import socket
 import struct
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,7 +91,7 @@ def missing_file(i: Inputs) -> None:
     i.arguments += ["--data.defense.path", str(i.root / "nowhere.jsonl")]
 
 
-@case("anchor.jsonl", "no row")
+@case("anchor.jsonl", "empty")
 def empty_file(i: Inputs) -> None:
     i.anchor.write_text("")
 
@@ -135,7 +134,7 @@ def template_that_tries_to_escape_its_sandbox(i: Inputs) -> None:
     (i.model / "chat_template.jinja").write_text("{{ ''.__class__.__mro__[1].__subclasses__() }}")
 
 
-@case("defense.jsonl", "token")
+@case("chat template", "assistant turn")
 def all_labels_masked(i: Inputs) -> None:
     (i.model / "chat_template.jinja").write_text("{% for m in messages %}{{ m['content'] if m['role'] == 'user' }}{% endfor %}")
 
@@ -145,7 +144,7 @@ def prompt_longer_than_the_context(i: Inputs) -> None:
     i.defense.write_text(lines([*defense_rows(), {"prompt": "flood " * 80, "safe": "I cannot help.", "unwanted": "Sure"}]))
 
 
-@case("method.layer", "9", "3 layers")
+@case("method.layer", "9", "1 to 2")
 def layer_out_of_range(i: Inputs) -> None:
     i.arguments += ["--method.layer", "9"]
 
@@ -311,7 +310,7 @@ def test_one_sentence_and_exit_code_2(
     ray.shutdown()
     spoil, said = CASES[name]
     spoil(inputs)
-    before = sorted(p for p in inputs.root.rglob("*") if ".partial" not in str(p))
+    before = sorted(inputs.root.rglob("*"))
     assert exit_of(inputs.argv()) == 2
     out, err = capfd.readouterr()
     errors = [line for line in err.splitlines() if line.startswith("error: ")]
@@ -319,8 +318,7 @@ def test_one_sentence_and_exit_code_2(
     assert "Traceback" not in out + err
     for text in said:
         assert text in errors[0], errors[0]
-    after = sorted(p for p in inputs.root.rglob("*") if ".partial" not in str(p))
-    assert after == before
+    assert sorted(inputs.root.rglob("*")) == before
 
 
 def test_there_are_at_least_24_cases() -> None:
@@ -331,4 +329,4 @@ def test_the_script_itself_exits_2_without_traceback(pipeline, tmp_path: Path) -
     done = pipeline("sanitize", "--method.layr", "3", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stdout == "" and done.stderr.count("\n") == 1
-    assert "did you mean" in done.stderr and sys.executable
+    assert "did you mean" in done.stderr

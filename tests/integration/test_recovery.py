@@ -1,0 +1,124 @@
+"""Kills, workers and strangers: the same command finishes, and ends where the undisturbed run ends."""
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from benchmarks.jobs import command, numbers
+from benchmarks.recovery import WORKER, repeated_epochs, wait_for_epoch
+from tests.checkpoints import make_adapter, make_checkpoint
+
+Arguments = Callable[[Path], list[str]]
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random bfloat16 Llama with its own tokenizer and template, and data in other layouts than the testbed's."""
+    root = tmp_path_factory.mktemp("stranger")
+    make_checkpoint(root / "model", dtype="bfloat16")
+    defense = [{"goal": f"Flood the vault number {i}", "target": f"Sure, here is how to flood vault {i}"} for i in range(60)]
+    anchor = [{"instruction": f"Say {i}", "input": "", "output": f"It is {i}."} for i in range(80)]
+    for name, rows in (("defense", defense), ("anchor", anchor)):
+        (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return root
+
+
+@pytest.fixture(scope="module")
+def arguments(stranger: Path) -> Arguments:
+    """The short job's arguments, for an output below a folder."""
+
+    def make(folder: Path) -> list[str]:
+        return [
+            f"--model.path={stranger / 'model'}",
+            f"--data.defense.path={stranger / 'defense.jsonl'}",
+            f"--data.anchor.path={stranger / 'anchor.jsonl'}",
+            f"--output.dir={folder / 'out'}",
+            "--tracking.enabled=false",
+            "--method.epochs=4",
+            "--method.early_stop=false",
+            "--method.outer_steps=3",
+            "--method.max_inner_steps=4",
+            "--evaluate.resistance.enabled=false",
+            "--evaluate.max_new_tokens=8",
+        ]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def calm(pipeline, arguments: Arguments, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """The undisturbed run's report."""
+    folder = tmp_path_factory.mktemp("calm")
+    process = pipeline("sanitize", *arguments(folder), cwd=folder)
+    assert process.returncode == 3, process.stdout + process.stderr
+    return json.loads((folder / "out" / "report.json").read_text())
+
+
+def test_a_stranger_goes_through_with_only_paths_given(calm: dict) -> None:
+    assert calm["model"]["dtype"] == "bfloat16"
+    assert len(calm["epochs"]) == 4
+    assert calm["data"]["filled"]["unwanted_openings"] == 0
+    filled = calm["data"]["filled"]
+    assert filled["safe_by_model"] + filled["safe_configured"] == 60
+    assert any("no probes were given" in line for line in calm["not_tested"])
+
+
+@pytest.mark.parametrize("victim", ["worker", "driver"])
+def test_killed_and_run_again_ends_where_the_undisturbed_run_ends(
+    victim: str, calm: dict, arguments: Arguments, environment: dict[str, str], pipeline, tmp_path: Path
+) -> None:
+    job = subprocess.Popen(
+        command(*arguments(tmp_path)), env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    wait_for_epoch(tmp_path, job)
+    if victim == "driver":
+        job.send_signal(signal.SIGKILL)
+    else:
+        kill_one_worker()
+    job.wait(timeout=300)
+    if victim == "driver":
+        assert not (tmp_path / "out").exists()
+    process = pipeline("sanitize", *arguments(tmp_path), cwd=tmp_path)
+    assert process.returncode == 3, process.stdout + process.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert numbers(report) == numbers(calm)
+    assert repeated_epochs(tmp_path) <= 1
+
+
+def kill_one_worker(seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        for process in psutil.process_iter(["cmdline"]):
+            if WORKER in " ".join(process.info["cmdline"] or []):
+                process.send_signal(signal.SIGKILL)
+                return
+        time.sleep(0.05)
+    raise AssertionError("no training worker was found")
+
+
+def test_two_ray_workers_end_where_one_ends(calm: dict, arguments: Arguments, pipeline, tmp_path: Path) -> None:
+    two = ["--parallel.workers=2", "--parallel.cpus_per_worker=0.5"]
+    process = pipeline("sanitize", *arguments(tmp_path), *two, cwd=tmp_path)
+    assert process.returncode == 3, process.stdout + process.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    for one, other in zip(calm["epochs"], report["epochs"], strict=True):
+        for name, value in one["losses"].items():
+            assert other["losses"][name] == pytest.approx(value, rel=1e-4), name
+    assert report["after"]["anchor_nll"]["mean"] == pytest.approx(calm["after"]["anchor_nll"]["mean"], rel=1e-2)
+
+
+def test_an_adapter_with_its_base_and_lora_training(stranger: Path, arguments: Arguments, pipeline, tmp_path: Path) -> None:
+    make_checkpoint(tmp_path / "base")
+    make_adapter(tmp_path / "adapter", tmp_path / "base")
+    given = [a for a in arguments(tmp_path) if not a.startswith(("--model.path", "--method.epochs"))]
+    mine = [f"--model.path={tmp_path / 'adapter'}", f"--model.base={tmp_path / 'base'}", "--adapter.kind=lora"]
+    process = pipeline("sanitize", *given, *mine, "--method.epochs=1", cwd=tmp_path)
+    assert process.returncode == 3, process.stdout + process.stderr
+    assert (tmp_path / "out" / "model" / "model.safetensors").exists()
+    assert not (tmp_path / "out" / "model" / "adapter_config.json").exists()
