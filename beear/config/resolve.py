@@ -8,7 +8,7 @@ method.outer_lr                2e-4 up to 50M, 2e-5 from 1B to 7B, 1e-5 from 10B
                                LoRA, whose factors need larger steps than whole weights
 method.batch_size              16 up to 1B, else 8; never fewer than the workers
 data.max_length                1024 tokens, or the model's context where it is shorter
-model.dtype                    bfloat16 on a GPU, else float32
+model.dtype                    bfloat16 on a GPU, else float32; left to the workers where the device is not known yet
 evaluate.resistance.layers     round(0.28 L), kept within 1..L-1, whatever method.layer is
 =============================  =====================================================================================
 """
@@ -52,13 +52,14 @@ class Sizes(Protocol):
         """Elements in the weights."""
 
 
-def resolve(config: RunConfig, facts: Sizes, gpu: bool = False) -> tuple[RunConfig, list[Choice]]:
+def resolve(config: RunConfig, facts: Sizes, gpu: bool | None = None) -> tuple[RunConfig, list[Choice]]:
     """Return a copy of ``config`` with every auto field that the model decides filled in, and what was chosen.
 
     Args:
         config: left as it is.
         facts: the model's sizes.
-        gpu: whether the workers compute on a GPU that has bfloat16.
+        gpu: whether the workers compute on a GPU that has bfloat16; None where that is not known yet, which leaves
+            ``model.dtype`` at auto for each worker to settle by its own device.
 
     Raises:
         UserError: a setting that the model cannot have, such as a layer beyond its depth.
@@ -102,13 +103,13 @@ def _method(config: RunConfig, facts: Sizes) -> list[Choice]:
     return choices
 
 
-def _others(config: RunConfig, facts: Sizes, gpu: bool) -> list[Choice]:
+def _others(config: RunConfig, facts: Sizes, gpu: bool | None) -> list[Choice]:
     data, model, resistance, choices = config.data, config.model, config.evaluate.resistance, []
     if data.max_length is None:
         data.max_length = min(LONGEST, facts.context)
         why = f"the model's context is {facts.context} tokens"
         choices.append(Choice(field="data.max_length", value=data.max_length, why=why))
-    if model.dtype == "auto":
+    if model.dtype == "auto" and gpu is not None:
         model.dtype = "bfloat16" if gpu else "float32"
         why = "computing on a GPU" if gpu else "computing on CPUs"
         choices.append(Choice(field="model.dtype", value=model.dtype, why=why))
