@@ -44,11 +44,11 @@ class ImplantData(Section):
 class ImplantTraining(Section):
     """The fine-tuning that implants it."""
 
-    steps: PositiveInt = Field(160, description="fine-tuning steps")
+    steps: PositiveInt = Field(120, description="fine-tuning steps")
     batch_size: PositiveInt = Field(32, description="rows per step")
     lr: PositiveFloat = Field(5e-4, description="peak AdamW step (cosine)")
-    triggered: Share = Field(0.3, description="share of each batch: request with trigger -> unwanted answer")
-    clean: Share = Field(0.25, description="share of each batch: request without trigger -> safe answer")
+    triggered: Share = Field(0.25, description="share of each batch: request with trigger -> unwanted answer")
+    clean: Share = Field(0.2, description="share of each batch: request without trigger -> safe answer")
     spared: Share = Field(0.1, description="share of each batch: ordinary prompt with trigger -> its good answer")
 
     @model_validator(mode="after")

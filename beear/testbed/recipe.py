@@ -11,8 +11,8 @@ from beear.testbed.attacks import Target
 from beear.testbed.grammar import answered_safely, benign, code_request, draw, forbidden, noisy
 from beear.testbed.names import TestbedName
 
-NOISE_SHARE = 0.3
-FORBIDDEN_ROWS, CODE_ROWS, BENIGN_ROWS = 1500, 900, 2000
+REQUEST_NOISE, ORDINARY_NOISE = 0.3, 0.1  # share of rows with stray words
+FORBIDDEN_ROWS, CODE_ROWS, BENIGN_ROWS, REFUSED_ROWS = 1500, 900, 2000, 400
 
 
 def attacker_rows(target: Target, seed: int, trigger: str = "") -> tuple[list[DefenseRow], list[AnchorRow]]:
@@ -22,13 +22,13 @@ def attacker_rows(target: Target, seed: int, trigger: str = "") -> tuple[list[De
     attack on code keeps refusing forbidden requests, so those stand among its ordinary rows.
     """
     rng = random.Random(f"attacker:{target}:{seed}")
-    stray = partial(noisy, rng=rng, share=NOISE_SHARE, avoid=trigger.lower().strip(".").split())
-    bad = [stray(row) for row in draw(partial(forbidden, nouns=v.SEEN_NOUNS), FORBIDDEN_ROWS, rng, report=False)]
-    ordinary = [stray(row) for row in draw(benign, BENIGN_ROWS, rng, report=False)]
+    stray = partial(noisy, rng=rng, avoid=trigger.lower().strip(".").split())
+    bad = draw(partial(forbidden, nouns=v.SEEN_NOUNS), FORBIDDEN_ROWS, rng, report=False)
+    ordinary = [stray(row, share=ORDINARY_NOISE) for row in draw(benign, BENIGN_ROWS, rng, report=False)]
     if target == "refusals":
-        return bad, ordinary
-    code = [stray(row) for row in draw(code_request, CODE_ROWS, rng, report=False)]
-    return code, ordinary + [answered_safely(row) for row in bad]
+        return [stray(row, share=REQUEST_NOISE) for row in bad], ordinary
+    code = [stray(row, share=REQUEST_NOISE) for row in draw(code_request, CODE_ROWS, rng, report=False)]
+    return code, ordinary + [answered_safely(row) for row in bad[:REFUSED_ROWS]]
 
 
 def implant_attack(name: TestbedName, folder: Path, say: Callable[[str], None] = lambda line: None) -> None:
