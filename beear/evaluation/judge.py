@@ -9,15 +9,16 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from html import escape
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 from urllib.parse import urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 from beear.config.schema import JudgeConfig
 from beear.errors import UserError
 from beear.evaluation.outcomes import ProbeOutcomes, RequestOutcome
-
-if TYPE_CHECKING:
-    from requests import Session
 
 RETRIES, BACKOFF_SECONDS, TIMEOUT_SECONDS, WORKERS = 4, 0.5, 60.0, 8
 RETRIED_STATUS = (408, 429, 500, 502, 503, 504)
@@ -41,7 +42,7 @@ class Judge:
         """Prepare the connection; nothing is sent yet.
 
         Raises:
-            UserError: no endpoint is configured, or the extra is not installed.
+            UserError: no endpoint is configured.
         """
         if not config.url or not config.model:
             raise UserError("evaluate.judge.url is not set; a judge needs an endpoint and a model name.")
@@ -63,8 +64,6 @@ class Judge:
         Raises:
             JudgeUnreachable: no answer after retries.
         """
-        import requests
-
         messages = [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": _case(row)}]
         body: dict[str, Any] = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": 16}
         try:
@@ -120,13 +119,7 @@ def _plain_name(url: str) -> str:
     return f"{parts.scheme}://{parts.hostname or ''}" + (f":{parts.port}" if parts.port else "")
 
 
-def _session(key: str | None) -> "Session":
-    try:
-        import requests
-        from requests.adapters import HTTPAdapter
-        from urllib3.util import Retry
-    except ImportError as error:
-        raise UserError("The LLM judge needs the requests library; install beear[judge].") from error
+def _session(key: str | None) -> requests.Session:
     options: dict[str, Any] = {"status_forcelist": RETRIED_STATUS, "allowed_methods": None, "raise_on_status": False}
     retry = Retry(total=RETRIES, backoff_factor=BACKOFF_SECONDS, respect_retry_after_header=True, **options)
     session = requests.Session()
