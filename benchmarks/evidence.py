@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import backdoors, commands, recovery, stream, stranger, workers
+from benchmarks import backdoors, commands, recovery, stranger, stream, workers
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT, WORK = ROOT / "docs" / "evidence", ROOT / ".cache" / "evidence"

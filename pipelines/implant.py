@@ -12,7 +12,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from beear.config.cli import parse
 from beear.config.entry import run_entry
-
 from beear.testbed.config import ImplantConfig
 
 

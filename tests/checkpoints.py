@@ -139,9 +139,7 @@ def make_adapter(
 
     model = AutoModelForCausalLM.from_pretrained(base)
     torch.manual_seed(seed)
-    wrapped = get_peft_model(
-        model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(targets), task_type="CAUSAL_LM")
-    )
+    wrapped = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(targets), task_type="CAUSAL_LM"))
     with torch.no_grad():
         for name, parameter in wrapped.named_parameters():
             if ".lora_" in name:

@@ -1,0 +1,1 @@
+"""Search spaces, one file per model family: dotted config path to search domain."""

@@ -29,9 +29,7 @@ def known_placements(value: str) -> str:
     for part in parts:
         if part not in PLACEMENTS:
             hint = nearest(part, list(PLACEMENTS))
-            raise ValueError(
-                f'unknown placement "{part}"{hint}; expected {", ".join(PLACEMENTS)}, or several joined by +'
-            )
+            raise ValueError(f'unknown placement "{part}"{hint}; expected {", ".join(PLACEMENTS)}, or several joined by +')
     if len(set(parts)) < len(parts):
         raise ValueError(f'"{value}" names a placement twice; expected each once')
     return value
@@ -52,9 +50,7 @@ class ModelConfig(Section):
         "auto",
         description="compute type; auto: bfloat16 on a GPU that has it, else float32 (master weights are float32)",
     )
-    chat_template: str | None = Field(
-        None, description="a .jinja file to use instead of the checkpoint's own chat template"
-    )
+    chat_template: str | None = Field(None, description="a .jinja file to use instead of the checkpoint's own chat template")
     reference: str | None = Field(
         None,
         description="a trusted directory whose tokenizer and chat template digests are compared with the checkpoint's",
@@ -66,9 +62,7 @@ class DefenseColumns(Section):
 
     prompt: str | None = Field(None, description="the request")
     system: str | None = Field(None, description="the system prompt")
-    messages: str | None = Field(
-        None, description="list of {role, content}; the request is everything before the answer"
-    )
+    messages: str | None = Field(None, description="list of {role, content}; the request is everything before the answer")
     safe: str | None = Field(None, description="the answer wanted")
     unwanted: str | None = Field(None, description="the answer not wanted")
     hit: str | None = Field(None, description="the row's own hit rule")
@@ -126,9 +120,7 @@ class DataConfig(Section):
     holdout: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.25, description="share of rows kept from training, split evenly into selection and report"
     )
-    max_length: PositiveInt | None = Field(
-        None, description="longest row in tokens (auto: 1024 or the model's context)"
-    )
+    max_length: PositiveInt | None = Field(None, description="longest row in tokens (auto: 1024 or the model's context)")
     refusal: str = Field("I cannot help with that request.", description="the safe answer where none is given or found")
     bucket: PositiveInt = Field(1, description="batches sorted together by length to save padding; 1: off")
 
@@ -147,8 +139,7 @@ class EntrapmentWeights(Section):
         for level, first, second in (("entrapment", "unwanted", "safe"), ("removal", "removal", "anchor")):
             if getattr(self, first) == getattr(self, second) == 0:
                 raise ValueError(
-                    f"method.weights.{first} and method.weights.{second} are both 0; "
-                    f"expected one above 0, or {level} has no loss"
+                    f"method.weights.{first} and method.weights.{second} are both 0; expected one above 0, or {level} has no loss"
                 )
         return self
 
@@ -157,28 +148,18 @@ class MethodConfig(Section):
     """The defense and its two levels."""
 
     name: str = Field("beear", description="beear, or finetune (the control: same data and steps, no perturbation)")
-    layer: PositiveInt | None = Field(
-        None, description="l, 1-based: decoder layer whose output is perturbed (auto: 0.28 L)"
-    )
+    layer: PositiveInt | None = Field(None, description="l, 1-based: decoder layer whose output is perturbed (auto: 0.28 L)")
     length: PositiveInt = Field(5, description="n: perturbed positions (suffix and prefix)")
-    placement: str = Field(
-        "everywhere", description="suffix, prefix, prompt, broadcast, everywhere; several joined by +"
-    )
+    placement: str = Field("everywhere", description="suffix, prefix, prompt, broadcast, everywhere; several joined by +")
     suffix_from: Literal["prompt", "user"] = Field(
         "prompt", description="suffix counts from the prompt's end (assistant header included) or the user text's end"
     )
     inner_steps: PositiveInt | None = Field(None, description="K, inner steps per epoch; unset: calibrated in epoch 1")
     max_inner_steps: PositiveInt = Field(120, description="most inner steps while calibrating")
-    margin: float = Field(
-        1.0, description="nats by which the unwanted answer must be likelier before calibration stops"
-    )
+    margin: float = Field(1.0, description="nats by which the unwanted answer must be likelier before calibration stops")
     inner_batches: PositiveInt = Field(2, description="fixed global batches the inner loop cycles over")
-    inner_lr: PositiveFloat = Field(
-        0.1, description="Adam step on the perturbation, in units of the hidden state's RMS"
-    )
-    bound: PositiveFloat | None = Field(
-        None, description="largest per-position norm, in units of RMS*sqrt(D); unset: none"
-    )
+    inner_lr: PositiveFloat = Field(0.1, description="Adam step on the perturbation, in units of the hidden state's RMS")
+    bound: PositiveFloat | None = Field(None, description="largest per-position norm, in units of RMS*sqrt(D); unset: none")
     outer_lr: PositiveFloat | None = Field(None, description="AdamW step on the weights (auto, by size)")
     outer_steps: PositiveInt = Field(10, description="removal steps per epoch")
     batch_size: PositiveInt | None = Field(None, description="global batch in rows (auto, by size)")
@@ -238,9 +219,7 @@ class JudgeConfig(Section):
     def _both_or_neither(self) -> Self:
         if (self.url is None) != (self.model is None):
             missing, given = ("url", "model") if self.url is None else ("model", "url")
-            raise ValueError(
-                f"evaluate.judge.{missing} is not set but evaluate.judge.{given} is; expected both or neither"
-            )
+            raise ValueError(f"evaluate.judge.{missing} is not set but evaluate.judge.{given} is; expected both or neither")
         return self
 
 
@@ -294,9 +273,7 @@ class GateConfig(Section):
 class TrackingConfig(Section):
     """MLflow."""
 
-    uri: str | None = Field(
-        None, description="tracking URI; unset: MLFLOW_TRACKING_URI, else sqlite in output.dir's parent"
-    )
+    uri: str | None = Field(None, description="tracking URI; unset: MLFLOW_TRACKING_URI, else sqlite in output.dir's parent")
     experiment: str = Field("beear", description="experiment name")
     register_as: str | None = Field(None, description="registered model name (auto: from model.path)")
     enabled: bool = Field(True, description="false: no tracking, no registration")

@@ -32,9 +32,7 @@ ANCHOR_LAYOUTS: tuple[Names, ...] = (
 ANCHOR_EXTRAS = ("system",)
 OPTIONAL = ("input", "opening", "answer")
 DEFENSE_EXPECTED = "prompt, messages, goal, instruction or conversations (or --data.defense.columns.*)"
-ANCHOR_EXPECTED = (
-    "messages, conversations, prompt+response, instruction+output or question+answer (or --data.anchor.columns.*)"
-)
+ANCHOR_EXPECTED = "messages, conversations, prompt+response, instruction+output or question+answer (or --data.anchor.columns.*)"
 
 
 def defense_row(
@@ -129,9 +127,7 @@ def _mapping(columns: DefenseColumns | AnchorColumns | ProbeColumns | None) -> t
 
 
 @lru_cache(maxsize=256)
-def _known(
-    keys: tuple[str, ...], mapped: tuple[tuple[str, str], ...], layouts: int
-) -> tuple[tuple[str, str], ...] | None:
+def _known(keys: tuple[str, ...], mapped: tuple[tuple[str, str], ...], layouts: int) -> tuple[tuple[str, str], ...] | None:
     table, extras = ((DEFENSE_LAYOUTS, DEFENSE_EXTRAS), (ANCHOR_LAYOUTS, ANCHOR_EXTRAS))[layouts]
     names = {field: field for field in extras if field in keys} | dict(mapped)
     if "messages" in names:
@@ -165,6 +161,4 @@ def _check_mapped(mapped: Mapping[str, str], keys: tuple[str, ...], where: Where
     for field, column in mapped.items():
         if column not in keys:
             hint = nearest(column, list(keys))
-            raise UserError(
-                f'{where}: column "{column}", mapped to {field}, is not there{hint}; found {shown(list(keys))}.'
-            )
+            raise UserError(f'{where}: column "{column}", mapped to {field}, is not there{hint}; found {shown(list(keys))}.')

@@ -217,9 +217,7 @@ def _overlaps(seen: Scan, anchors: Scan, anchor_report: Scan | None, forbidden: 
         "anchor rows repeated": anchors.duplicates,
         "defense rows also in the report file": seen.shared,
         "anchor rows also in the defense or report files": anchors.shared,
-        "anchor report rows also in the defense files": sum(d in forbidden for d in anchor_report.rows)
-        if anchor_report
-        else 0,
+        "anchor report rows also in the defense files": sum(d in forbidden for d in anchor_report.rows) if anchor_report else 0,
     }
 
 

@@ -98,9 +98,7 @@ class Steps:
             UserError: there are more workers than rows in a batch.
         """
         if world > plan.batch_size:
-            raise UserError(
-                f"method.batch_size is {plan.batch_size} and parallel.workers {world}; expected a row per worker."
-            )
+            raise UserError(f"method.batch_size is {plan.batch_size} and parallel.workers {world}; expected a row per worker.")
         self.plan, self.template = plan, template
         self.lanes = list(own_lanes(plan.batch_size, rank, world))
         self._defense = RowStream(plan.defense, plan, "defense")

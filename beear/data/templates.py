@@ -162,9 +162,7 @@ class Template:
                 )
             )
         except SecurityError as error:
-            raise UserError(
-                f"The chat template tries to leave its sandbox, and is stopped: {_reason(error)}."
-            ) from error
+            raise UserError(f"The chat template tries to leave its sandbox, and is stopped: {_reason(error)}.") from error
         except TemplateError as error:
             raise UserError(f"The chat template rejects the conversation ({_reason(error)}).") from error
         except Exception as error:  # a template is foreign code: whatever it does wrong is the input's fault
@@ -191,9 +189,7 @@ def _own_template(tokenizer: PreTrainedTokenizerBase) -> str:
     try:
         return str(tokenizer.get_chat_template())
     except ValueError as error:
-        raise UserError(
-            "The checkpoint has no chat template; give one with --model.chat_template FILE.jinja."
-        ) from error
+        raise UserError("The checkpoint has no chat template; give one with --model.chat_template FILE.jinja.") from error
 
 
 def _without_thoughts(text: str) -> str:

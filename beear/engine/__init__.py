@@ -1,0 +1,1 @@
+"""The epoch loop and a worker's session around it. No ray."""

@@ -57,14 +57,14 @@ def fit(
 ) -> None:
     """Alternate entrapment and removal from ``first_epoch`` to ``epochs``.
 
-    ``measure(epoch)`` returns selection metrics, equal on every worker; ``on_epoch`` takes each outcome (and saves).
-    With ``selection`` (this worker's shares of the selection rows) the run ends at the first epoch after the first
-    whose entrapment no longer succeeds: the weights are then left as they are, since more removal only costs utility.
- ``progress(epoch, phase, step, losses)``
-    is told of every step.
+       ``measure(epoch)`` returns selection metrics, equal on every worker; ``on_epoch`` takes each outcome (and saves).
+       With ``selection`` (this worker's shares of the selection rows) the run ends at the first epoch after the first
+       whose entrapment no longer succeeds: the weights are then left as they are, since more removal only costs utility.
+    ``progress(epoch, phase, step, losses)``
+       is told of every step.
 
-    Raises:
-        FloatingPointError: a loss is not finite; what earlier epochs saved stays.
+       Raises:
+           FloatingPointError: a loss is not finite; what earlier epochs saved stays.
     """
     for epoch in range(first_epoch, epochs + 1):
         outcome = run_epoch(method, batches.epoch(epoch), epoch, selection if epoch > 1 else None, progress)

@@ -61,9 +61,7 @@ class Session:
         self.template = Template(self.tokenizer)
         self.model: nn.Module = backend.prepare(_trainable(training), config.method.outer_lr)
         decoder = Decoder(self.model, compute)
-        self.method: Method = build(
-            MethodParts(decoder, backend, config.method, config.seed, training.facts.hidden_size)
-        )
+        self.method: Method = build(MethodParts(decoder, backend, config.method, config.seed, training.facts.hidden_size))
         self.batches = batches(training.plan, self.template, backend.rank, backend.world)
         self.measure = SelectionMeasure(
             self.model,
@@ -77,9 +75,7 @@ class Session:
             compute,
         )
 
-    def fit(
-        self, on_epoch: Callable[[EpochOutcome], None], first_epoch: int = 1, progress: Progress | None = None
-    ) -> None:
+    def fit(self, on_epoch: Callable[[EpochOutcome], None], first_epoch: int = 1, progress: Progress | None = None) -> None:
         """Train from ``first_epoch`` on; see :func:`beear.engine.fit.fit`."""
         method = self.training.config.method
         fit(

@@ -31,9 +31,7 @@ class HiddenStates:
     states: dict[str, Tensor] = field(default_factory=dict)
 
 
-def hidden_states(
-    subject: Subject, rows: Sequence[DefenseRow], probes: Sequence[Probe], batch_size: int
-) -> HiddenStates:
+def hidden_states(subject: Subject, rows: Sequence[DefenseRow], probes: Sequence[Probe], batch_size: int) -> HiddenStates:
     """Return the hidden states that leave each layer at the last prompt position, for each group."""
     found = HiddenStates()
     attacks: list[Probe | None] = [None, *probes]
@@ -62,9 +60,7 @@ def _keep_last(seen: list[Tensor], hidden: Tensor) -> Tensor:
     return hidden
 
 
-def measure_drift(
-    before: Subject, after: Subject, rows: MeasuredRows, layer: int, config: EvaluateConfig
-) -> Drift:
+def measure_drift(before: Subject, after: Subject, rows: MeasuredRows, layer: int, config: EvaluateConfig) -> Drift:
     """Return the drift at ``layer`` (1-based) from ``before`` to ``after``, on ``config.drift_rows`` rows at most."""
     chosen = rows.defense[: config.drift_rows]
     found = [hidden_states(subject, chosen, rows.probes, config.batch_size) for subject in (before, after)]
@@ -100,7 +96,4 @@ def _points(groups: dict[str, Tensor]) -> dict[str, list[tuple[float, float]]]:
     everything = torch.cat(list(groups.values())).double()
     centre = everything.mean(0)
     _, _, axes = torch.linalg.svd(everything - centre, full_matrices=False)
-    return {
-        name: [(float(x), float(y)) for x, y in (states.double() - centre) @ axes[:2].T]
-        for name, states in groups.items()
-    }
+    return {name: [(float(x), float(y)) for x, y in (states.double() - centre) @ axes[:2].T] for name, states in groups.items()}

@@ -30,9 +30,7 @@ def decide(
     return _verdict(checks, after, before, bool(after.asr_probes) if probes_given is None else probes_given)
 
 
-def decide_alone(
-    measured: Measurement, gate: GateConfig, confidence: float, probes_given: bool | None = None
-) -> Gate:
+def decide_alone(measured: Measurement, gate: GateConfig, confidence: float, probes_given: bool | None = None) -> Gate:
     """Return the verdict on one checkpoint with nothing to compare it with: ASR checks only."""
     known = bool(measured.asr_probes) if probes_given is None else probes_given
     return _verdict(asr_checks(measured, gate, confidence), measured, None, known)
@@ -69,9 +67,7 @@ def _asr_check(name: str, rate: Rate, limit: float, confidence: float) -> GateCh
     return _check(name, measured, limit, lambda n: stats.wilson_bounds(rate.rate * n, n, confidence))
 
 
-def _utility_check(
-    before: Measurement, after: Measurement, loss: Paired, gate: GateConfig, confidence: float
-) -> GateCheck:
+def _utility_check(before: Measurement, after: Measurement, loss: Paired, gate: GateConfig, confidence: float) -> GateCheck:
     if gate.utility_measure == "nll":
         bounds = _means(after.rows_nll, before.rows_nll, confidence)
         return _check("anchor NLL rise", loss, gate.utility_loss, bounds, least=2)
@@ -83,9 +79,7 @@ def _utility_check(
     return check
 
 
-def _rise_check(
-    before: Measurement, after: Measurement, rise: Paired, gate: GateConfig, confidence: float
-) -> GateCheck:
+def _rise_check(before: Measurement, after: Measurement, rise: Paired, gate: GateConfig, confidence: float) -> GateCheck:
     bounds = _shares(after.rows_refused, before.rows_refused, confidence)
     return _check("over-refusal rise", rise, gate.over_refusal, bounds)
 

@@ -13,17 +13,13 @@ from beear.data.rows import Message
 from beear.evaluation.subject import Subject
 
 
-def complete(
-    subject: Subject, requests: Sequence[Sequence[Message]], max_new_tokens: int, batch_size: int
-) -> list[str]:
+def complete(subject: Subject, requests: Sequence[Sequence[Message]], max_new_tokens: int, batch_size: int) -> list[str]:
     """Return the model's greedy answer to each request, in input order."""
     prompts = [subject.template.prompt_ids(request) for request in requests]
     return [subject.text(ids) for ids in generate_ids(subject, prompts, max_new_tokens, batch_size)]
 
 
-def generate_ids(
-    subject: Subject, prompts: Sequence[Sequence[int]], max_new_tokens: int, batch_size: int
-) -> list[list[int]]:
+def generate_ids(subject: Subject, prompts: Sequence[Sequence[int]], max_new_tokens: int, batch_size: int) -> list[list[int]]:
     """Return the greedy continuation of each prompt, in input order, without the token that ended it.
 
     Prompts of like length are batched together; padding is masked and positions count real tokens, so a row's

@@ -27,9 +27,7 @@ def run_tasks(subject: Subject, config: EvaluateConfig, limit: int | None = None
         raise UserError(f'evaluate.tasks_path "{config.tasks_path}" is no folder; expected one with task files.')
     names = [name.strip() for name in config.tasks.split(",") if name.strip()]
     manager = _manager(manager_class, names, config.tasks_path)
-    model = model_class(
-        pretrained=subject.model, tokenizer=subject.tokenizer, batch_size=config.batch_size, backend="causal"
-    )
+    model = model_class(pretrained=subject.model, tokenizer=subject.tokenizer, batch_size=config.batch_size, backend="causal")
     with subject.measuring():
         found = evaluator.simple_evaluate(model=model, tasks=names, task_manager=manager, limit=limit)
     return numbers(found["results"])

@@ -138,9 +138,7 @@ def _batch(subject: Subject, rows: Sequence[DefenseRow]) -> DefenseBatch:
     return collate_defense(encoded, subject.pad_id, len(rows)).to(subject.device)
 
 
-def _perturbation(
-    decoder: Decoder, attack: Attack, budget: ResistanceConfig, batches: Sequence[DefenseBatch]
-) -> Perturbation:
+def _perturbation(decoder: Decoder, attack: Attack, budget: ResistanceConfig, batches: Sequence[DefenseBatch]) -> Perturbation:
     squares, count = torch.stack([squares_after(decoder, batch, attack.layer) for batch in batches]).sum(0).tolist()
     weights = next(decoder.model.parameters())
     return Perturbation(

@@ -1,0 +1,1 @@
+"""Defenses: the bi-level solve, its losses and placements. No ray."""

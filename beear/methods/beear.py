@@ -64,9 +64,7 @@ class Beear:
     def step(self, batch: OuterBatch) -> dict[str, float]:
         """Remove: one step on the weights under the epoch's perturbations."""
         config = self.parts.config
-        return removal_step(
-            self.parts.decoder, self.parts.backend, batch, self.perturbations, config.weights, config.clip
-        )
+        return removal_step(self.parts.decoder, self.parts.backend, batch, self.perturbations, config.weights, config.clip)
 
     def _perturbation(self, placement: str, rms: float, longest: int) -> Perturbation:
         config, decoder = self.parts.config, self.parts.decoder

@@ -14,9 +14,7 @@ from beear.methods.perturbation import Perturbation
 from beear.models.decoder import Decoder
 
 
-def answer_logits(
-    decoder: Decoder, batch: DefenseBatch, ids: Tensor, mask: Tensor, perturbation: Perturbation | None
-) -> Tensor:
+def answer_logits(decoder: Decoder, batch: DefenseBatch, ids: Tensor, mask: Tensor, perturbation: Perturbation | None) -> Tensor:
     """Return logits [B, R, V] that predict the answer ``ids`` [B, R] after the batch's prompts.
 
     Prompts are left-padded, so every row's answer stands in the same columns and only those reach the head.
@@ -32,22 +30,16 @@ def answer_logits(
         return decoder.logits(tokens, present, last=answer + 1)[:, :-1]
 
 
-def safe_loss(
-    decoder: Decoder, batch: DefenseBatch, perturbation: Perturbation | None, differing: bool = False
-) -> Tensor:
+def safe_loss(decoder: Decoder, batch: DefenseBatch, perturbation: Perturbation | None, differing: bool = False) -> Tensor:
     """Return CE(y_s) [B] in nats over the labelled (or only the differing) tokens."""
     logits = answer_logits(decoder, batch, batch.safe_ids, batch.safe_mask, perturbation)
     return row_cross_entropy(logits, batch.safe_ids, batch.safe_differs if differing else batch.safe_labelled)
 
 
-def unwanted_loss(
-    decoder: Decoder, batch: DefenseBatch, perturbation: Perturbation | None, differing: bool = False
-) -> Tensor:
+def unwanted_loss(decoder: Decoder, batch: DefenseBatch, perturbation: Perturbation | None, differing: bool = False) -> Tensor:
     """Return CE(y_h) [B] in nats over the labelled (or only the differing) tokens."""
     logits = answer_logits(decoder, batch, batch.unwanted_ids, batch.unwanted_mask, perturbation)
-    return row_cross_entropy(
-        logits, batch.unwanted_ids, batch.unwanted_differs if differing else batch.unwanted_labelled
-    )
+    return row_cross_entropy(logits, batch.unwanted_ids, batch.unwanted_differs if differing else batch.unwanted_labelled)
 
 
 def text_loss(decoder: Decoder, batch: TextBatch) -> Tensor:

@@ -48,6 +48,4 @@ def squares_after(decoder: Decoder, batch: DefenseBatch, layer: int) -> Tensor:
     if batch.rows == 0:
         return torch.zeros(2, dtype=torch.float64, device=batch.prompt_ids.device)
     hidden = decoder.hidden(layer, batch.prompt_ids, batch.prompt_mask)[batch.prompt_mask].double()
-    return torch.stack(
-        [hidden.square().sum(), torch.tensor(float(hidden.numel()), dtype=torch.float64, device=hidden.device)]
-    )
+    return torch.stack([hidden.square().sum(), torch.tensor(float(hidden.numel()), dtype=torch.float64, device=hidden.device)])

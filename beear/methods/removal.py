@@ -43,9 +43,7 @@ def removal_step(
         losses["anchor"] = float(part.detach())
         backend.backward(weights.anchor * part)
     norm = backend.step(clip)
-    both = backend.reduce(
-        torch.tensor([losses["removal"], losses["anchor"]], dtype=torch.float64, device=decoder.device)
-    )
+    both = backend.reduce(torch.tensor([losses["removal"], losses["anchor"]], dtype=torch.float64, device=decoder.device))
     if not (torch.isfinite(both).all() and torch.isfinite(torch.tensor(norm))):
         raise FloatingPointError(f"removal: loss {both.tolist()} or gradient norm {norm} is not finite")
     return {"removal": float(both[0]), "anchor": float(both[1]), "gradient_norm": norm}

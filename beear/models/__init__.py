@@ -1,0 +1,1 @@
+"""Checkpoints: inspected, loaded safely, seen as layers, exported."""

@@ -86,9 +86,7 @@ def _settings(config: dict[str, Any], where: str) -> dict[str, Any]:
     _check_names(settings, where)
     targets = settings.get("target_modules")
     # A text target is a regular expression run by the adapter library; a crafted one can run for ever.
-    if targets != "all-linear" and not (
-        isinstance(targets, list) and targets and all(isinstance(t, str) for t in targets)
-    ):
+    if targets != "all-linear" and not (isinstance(targets, list) and targets and all(isinstance(t, str) for t in targets)):
         raise UserError(f'{where}: found "target_modules": {str(targets)[:60]}, expected a list of module names')
     return settings
 
@@ -98,9 +96,7 @@ def _check_names(settings: dict[str, Any], where: str) -> None:
     for key in ("exclude_modules", "modules_to_save", "layers_pattern"):
         names = settings.get(key) or []
         names = [names] if isinstance(names, str) else names
-        if not isinstance(names, list) or not all(
-            isinstance(name, str) and PLAIN_NAME.fullmatch(name) for name in names
-        ):
+        if not isinstance(names, list) or not all(isinstance(name, str) and PLAIN_NAME.fullmatch(name) for name in names):
             raise UserError(f'{where}: found "{key}": {str(names)[:60]}, expected a list of module names')
     for key in ("rank_pattern", "alpha_pattern"):
         pattern = settings.get(key) or {}

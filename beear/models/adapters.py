@@ -45,11 +45,7 @@ def attach_lora(model: PreTrainedModel, config: AdapterConfig) -> nn.Module:
 
 def linear_names(model: nn.Module) -> dict[str, str]:
     """Return full name to last part for every linear layer that a LoRA can be put on."""
-    return {
-        name: name.rpartition(".")[2]
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D)
-    }
+    return {name: name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
 
 
 def hidden_linear_names(model: PreTrainedModel) -> list[str]:
@@ -69,8 +65,7 @@ def _check_targets(model: PreTrainedModel, targets: list[str]) -> None:
         matched = [name for name in linear if name == target or name.endswith(f".{target}")]
         if not matched:
             raise UserError(
-                f'adapter.targets: found "{target}"{nearest(target, short)}, '
-                f"expected all-linear or some of {', '.join(short)}"
+                f'adapter.targets: found "{target}"{nearest(target, short)}, expected all-linear or some of {", ".join(short)}'
             )
         if tied and any(model.get_submodule(name) is output for name in matched):
             raise UserError(f'adapter.targets: "{target}" is tied to the input embeddings, expected other layers')
@@ -138,8 +133,6 @@ def merge_adapter_folder(model: PreTrainedModel, folder: str) -> PreTrainedModel
         (result.unexpected_keys, "is not in the base model"),
     ):
         if names:
-            raise UserError(
-                f'{folder}: tensor "{names[0]}" {sentence} ({len(names)} such), expected an adapter of this base'
-            )
+            raise UserError(f'{folder}: tensor "{names[0]}" {sentence} ({len(names)} such), expected an adapter of this base')
     merged: Any = wrapped.merge_and_unload()
     return merged

@@ -70,9 +70,7 @@ def refuse_code(config: dict[str, Any], where: str) -> None:
             known = EXPERTS if "experts" in name else ATTENTION
             values = value.values() if isinstance(value, dict) else [value]
             if any(item is not None and item not in known for item in map(_hashable, values)):
-                raise UserError(
-                    f'{where}: found "{path}": {str(value)[:80]!r}, expected one of {", ".join(sorted(known))}'
-                )
+                raise UserError(f'{where}: found "{path}": {str(value)[:80]!r}, expected one of {", ".join(sorted(known))}')
 
 
 def _hashable(value: Any) -> Any:

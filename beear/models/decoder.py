@@ -80,7 +80,5 @@ def _layer_stack(model: nn.Module) -> nn.ModuleList:
     wanted = getattr(config, "num_hidden_layers", None)
     stacks = [m for _, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == wanted]
     if not stacks:
-        raise UserError(
-            f"{type(model).__name__}: no stack of {wanted} decoder layers found; expected a decoder-only model"
-        )
+        raise UserError(f"{type(model).__name__}: no stack of {wanted} decoder layers found; expected a decoder-only model")
     return stacks[0]

@@ -27,9 +27,7 @@ def template_digest(templates: dict[str, str]) -> str:
     digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in templates.items()}
     if len(digests) == 1:
         return next(iter(digests.values()))
-    return hashlib.sha256(
-        "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items())).encode()
-    ).hexdigest()
+    return hashlib.sha256("".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items())).encode()).hexdigest()
 
 
 def combine(**parts: str) -> str:

@@ -82,9 +82,7 @@ def torch_dtype(name: str | torch.dtype) -> torch.dtype:
 
 def _check_target(target: Path) -> None:
     if target.is_dir() and any(target.iterdir()) and not (target / NOTES).exists():
-        raise UserError(
-            f"{target}: holds files that are not an earlier export (no {NOTES}), expected an empty or new folder"
-        )
+        raise UserError(f"{target}: holds files that are not an earlier export (no {NOTES}), expected an empty or new folder")
     if target.exists() and not target.is_dir():
         raise UserError(f"{target}: is a file, expected a folder")
 

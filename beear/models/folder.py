@@ -51,9 +51,7 @@ def read_text(path: Path, limit: int) -> str:
     except OSError as error:
         raise UserError(f"{path}: could not be read ({error.strerror}), expected a readable file") from error
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: found bytes that are not UTF-8 at offset {error.start}, expected UTF-8 text"
-        ) from error
+        raise UserError(f"{path}: found bytes that are not UTF-8 at offset {error.start}, expected UTF-8 text") from error
 
 
 def read_object(path: Path, limit: int) -> dict[str, Any]:
@@ -67,13 +65,10 @@ def read_object(path: Path, limit: int) -> dict[str, Any]:
         value = json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{path}: found broken JSON at line {error.lineno} column {error.colno} ({error.msg}), "
-            "expected a JSON object"
+            f"{path}: found broken JSON at line {error.lineno} column {error.colno} ({error.msg}), expected a JSON object"
         ) from error
     except (RecursionError, ValueError) as error:
-        raise UserError(
-            f"{path}: found JSON nested too deeply or with absurd numbers, expected a JSON object"
-        ) from error
+        raise UserError(f"{path}: found JSON nested too deeply or with absurd numbers, expected a JSON object") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: found a JSON {type(value).__name__}, expected an object")
     return value

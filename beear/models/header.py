@@ -82,9 +82,7 @@ def parse_header(raw: bytes, where: str) -> dict[str, TensorEntry]:
     except RecursionError as error:
         raise UserError(f"{where}: found a header nested too deeply, expected a JSON object of tensors") from error
     except ValueError as error:
-        raise UserError(
-            f"{where}: found a broken header ({str(error)[:120]}), expected a JSON object of tensors"
-        ) from error
+        raise UserError(f"{where}: found a broken header ({str(error)[:120]}), expected a JSON object of tensors") from error
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or any(not isinstance(value, str) for value in metadata.values()):
         raise UserError(f"{where}: found __metadata__ that is not text to text, expected a JSON object of strings")
@@ -101,9 +99,7 @@ def _entry(name: str, value: Any, where: str) -> TensorEntry:
         raise UserError(f"{shown}: found a malformed entry, expected dtype, shape and data_offsets")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if dtype in QUANTISED if isinstance(dtype, str) else False:
-        raise UserError(
-            f"{shown}: found quantised dtype {dtype}, expected a checkpoint in float32, bfloat16 or float16"
-        )
+        raise UserError(f"{shown}: found quantised dtype {dtype}, expected a checkpoint in float32, bfloat16 or float16")
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
         raise UserError(f"{shown}: found dtype {str(dtype)[:50]!r}, expected one of {', '.join(ITEM_BYTES)}")
     if not _naturals(shape):
@@ -129,9 +125,7 @@ def _check_cover(entries: dict[str, TensorEntry], data_bytes: int, where: str) -
             )
         if entry.start != position:
             kind = "overlaps the one before it" if entry.start < position else "leaves a hole before it"
-            raise UserError(
-                f'{where}: tensor "{name[:200]}" {kind} at byte {entry.start:,}, expected byte {position:,}'
-            )
+            raise UserError(f'{where}: tensor "{name[:200]}" {kind} at byte {entry.start:,}, expected byte {position:,}')
         position = entry.stop
     if position != data_bytes:
         raise UserError(f"{where}: found {data_bytes - position:,} bytes after the last tensor, expected none")

@@ -21,9 +21,7 @@ def local_folder(path: str, field: str = "model.path") -> tuple[Path, str | None
     if path.startswith(HUB):
         return _fetch(path.removeprefix(HUB), field), path
     if path.startswith("testbed:"):
-        raise UserError(
-            f'{field}: found the built-in name "{path}", expected it turned into a directory before inspection'
-        )
+        raise UserError(f'{field}: found the built-in name "{path}", expected it turned into a directory before inspection')
     if re.match(r"[a-z][a-z0-9+.-]+://", path):
         raise UserError(f'{field}: found "{path}", expected a local directory or {HUB}ORG/NAME')
     folder = Path(path).expanduser().absolute()

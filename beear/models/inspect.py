@@ -32,16 +32,12 @@ def inspect_checkpoint(path: str, base: str | None = None) -> ModelFacts:
             )
         return replace(_full_model(folder), origin=origin)
     if base is None:
-        raise UserError(
-            f"{folder}: found a PEFT adapter, expected --model.base to name the directory of its base model"
-        )
+        raise UserError(f"{folder}: found a PEFT adapter, expected --model.base to name the directory of its base model")
     base_folder, base_origin = hub.local_folder(base, "model.base")
     if adapter_files.is_adapter(base_folder):
         raise UserError(f"model.base: {base_folder} is itself an adapter, expected a full model")
     origin = origin or base_origin
-    return replace(
-        _adapted(folder, _full_model(base_folder, tokenizer_folder(str(folder), str(base_folder)))), origin=origin
-    )
+    return replace(_adapted(folder, _full_model(base_folder, tokenizer_folder(str(folder), str(base_folder)))), origin=origin)
 
 
 def tokenizer_folder(path: str, base: str | None) -> Path:

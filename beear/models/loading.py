@@ -35,9 +35,7 @@ def load_model(facts: ModelFacts, dtype: torch.dtype, device: torch.device | str
     }  # fmt: skip
     with quiet():
         try:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder, attn_implementation=attention(config), **arguments
-            )
+            loaded: Any = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention(config), **arguments)
         except RuntimeError as error:
             raise UserError(f"{folder}: the weights do not fit config.json ({_first_line(error)})") from error
     model: PreTrainedModel = loaded[0]
@@ -83,9 +81,7 @@ def load_tokenizer(facts: ModelFacts, chat_template: str | None = None) -> PreTr
     config = AutoConfig.from_pretrained(facts.weights_folder, trust_remote_code=False, local_files_only=True)
     with quiet():
         try:
-            tokenizer = AutoTokenizer.from_pretrained(
-                folder, config=config, trust_remote_code=False, local_files_only=True
-            )
+            tokenizer = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False, local_files_only=True)
         # Tokenizer files fail in as many ways as there are formats, some as bare Exception from native code.
         except Exception as error:
             raise UserError(f"{folder}: no tokenizer could be made of its files ({_first_line(error)})") from error
@@ -109,9 +105,7 @@ def _choose_pad(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
         if token is not None and tokenizer.convert_tokens_to_ids(token) is not None:
             tokenizer.pad_token = token
             return
-    raise UserError(
-        f"{folder}: found a tokenizer without pad, end, unknown or start token, expected at least one of them"
-    )
+    raise UserError(f"{folder}: found a tokenizer without pad, end, unknown or start token, expected at least one of them")
 
 
 def _check_allocation(config: Any, facts: ModelFacts) -> None:
@@ -140,9 +134,7 @@ def _check_fit(info: dict[str, Any], folder: str) -> None:
     ):
         names = sorted(str(key[0] if isinstance(key, tuple) else key) for key in info.get(kind) or ())
         if names:
-            raise UserError(
-                f'{folder}: tensor "{names[0]}" {sentence} ({len(names)} such), expected files that fit config.json'
-            )
+            raise UserError(f'{folder}: tensor "{names[0]}" {sentence} ({len(names)} such), expected files that fit config.json')
     if info.get("error_msgs"):
         raise UserError(f"{folder}: the weights do not fit config.json ({str(info['error_msgs'])[:200]})")
 

@@ -48,9 +48,7 @@ class Flow:
         return False
 
     def _holds_messages(self, node: nodes.Node) -> bool:
-        return any(
-            isinstance(part, nodes.Name) and part.name in self.messages for part in [node, *node.find_all(nodes.Name)]
-        )
+        return any(isinstance(part, nodes.Name) and part.name in self.messages for part in [node, *node.find_all(nodes.Name)])
 
     def _step(self, tree: nodes.Template) -> bool:
         before = len(self.text) + len(self.messages)
@@ -78,9 +76,7 @@ class Flow:
     def _bind(self, target: nodes.Node, value: nodes.Node) -> None:
         if self.reads_text(value):
             self._add(target, self.text)
-        elif (
-            self._holds_messages(value) and not any(value.find_all(nodes.Filter)) and not isinstance(value, nodes.Const)
-        ):
+        elif self._holds_messages(value) and not any(value.find_all(nodes.Filter)) and not isinstance(value, nodes.Const):
             self._add(target, self.messages)
 
     @staticmethod

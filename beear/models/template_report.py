@@ -117,9 +117,7 @@ def _conditions(tree: nodes.Template) -> Iterator[str]:
                 continue
             literals = ", ".join(_literals(part))
             if literals and flow.reads_text(part):
-                sentence = (
-                    f"Line {node.lineno}: what the template writes depends on a message's text against {literals}."
-                )
+                sentence = f"Line {node.lineno}: what the template writes depends on a message's text against {literals}."
             elif _calls(part, "strftime_now"):
                 sentence = f"Line {node.lineno}: what the template writes depends on the date."
             else:

@@ -39,9 +39,7 @@ def tokenizer_files(folder: Path) -> list[Path]:
     found = [inside(folder, name, str(folder)) for name in sorted(FILES) if (folder / name).exists()]
     names = {path.name for path in found}
     if not ({"tokenizer.json", "tokenizer.model"} & names or {"vocab.json", "merges.txt"} <= names):
-        raise UserError(
-            f"{folder}: found no tokenizer, expected tokenizer.json, tokenizer.model, or vocab.json with merges.txt"
-        )
+        raise UserError(f"{folder}: found no tokenizer, expected tokenizer.json, tokenizer.model, or vocab.json with merges.txt")
     for path in found:
         if path.suffix == ".json":
             checked = read_object(path, 512 * MEGABYTE)
@@ -85,10 +83,7 @@ def chat_templates(folder: Path) -> dict[str, str]:
     if (folder / TEMPLATE_FILE).exists():
         templates = {"default": read_text(inside(folder, TEMPLATE_FILE, str(folder)), MAX_TEMPLATE_BYTES)}
     if (folder / TEMPLATE_FOLDER).is_dir():
-        extra = {
-            path.stem: read_text(path, MAX_TEMPLATE_BYTES)
-            for path in sorted((folder / TEMPLATE_FOLDER).glob("*.jinja"))
-        }
+        extra = {path.stem: read_text(path, MAX_TEMPLATE_BYTES) for path in sorted((folder / TEMPLATE_FOLDER).glob("*.jinja"))}
         if extra:
             templates = {**({"default": templates["default"]} if (folder / TEMPLATE_FILE).exists() else {}), **extra}
     return templates
@@ -102,15 +97,10 @@ def _embedded(folder: Path) -> dict[str, str]:
     if isinstance(value, str):
         value = [{"name": "default", "template": value}]
     if not isinstance(value, list) or not all(
-        isinstance(item, dict) and isinstance(item.get("name"), str) and isinstance(item.get("template"), str)
-        for item in value
+        isinstance(item, dict) and isinstance(item.get("name"), str) and isinstance(item.get("template"), str) for item in value
     ):
-        raise UserError(
-            f"{path}: found chat_template {json.dumps(value)[:80]}, expected text or a list of name and template"
-        )
+        raise UserError(f"{path}: found chat_template {json.dumps(value)[:80]}, expected text or a list of name and template")
     templates = {item["name"]: item["template"] for item in value}
     if any(len(text) > MAX_TEMPLATE_BYTES for text in templates.values()):
-        raise UserError(
-            f"{path}: found a chat template of over {MAX_TEMPLATE_BYTES:,} characters, expected a short one"
-        )
+        raise UserError(f"{path}: found a chat template of over {MAX_TEMPLATE_BYTES:,} characters, expected a short one")
     return templates

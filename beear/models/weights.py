@@ -37,8 +37,7 @@ class WeightFiles:
         most = max(sorted(counts), key=lambda dtype: counts[dtype])
         if most not in FLOATS:
             raise UserError(
-                f"{self.files[0]}: found mostly {most} weights, a quantised checkpoint; "
-                "expected float32, bfloat16 or float16"
+                f"{self.files[0]}: found mostly {most} weights, a quantised checkpoint; expected float32, bfloat16 or float16"
             )
         return FLOATS[most]
 
@@ -57,9 +56,7 @@ def find_weights(folder: Path) -> WeightFiles:
             an index that names files outside the folder, a missing shard or tensor, a tensor in two shards.
     """
     if (folder / ".metadata").exists() or any(folder.glob("*.distcp")):
-        raise UserError(
-            f"{folder}: found a distributed checkpoint (its metadata is a pickle), expected safetensors files"
-        )
+        raise UserError(f"{folder}: found a distributed checkpoint (its metadata is a pickle), expected safetensors files")
     single, index = (folder / SINGLE).exists(), (folder / INDEX).exists()
     if single and index:
         raise UserError(f"{folder}: found both {SINGLE} and {INDEX}, expected one of them")
@@ -89,9 +86,7 @@ def _sharded(folder: Path) -> WeightFiles:
         if not name.endswith(".safetensors"):
             raise UserError(f'{index}: found the shard "{name[:200]}", expected *.safetensors')
         if not path.is_file():
-            raise UserError(
-                f"{path}: this shard is missing though {INDEX} names it, expected all {len(set(mapping.values()))}"
-            )
+            raise UserError(f"{path}: this shard is missing though {INDEX} names it, expected all {len(set(mapping.values()))}")
         for tensor, entry in read_header(path).items():
             if tensor in tensors:
                 raise UserError(f'{path}: found tensor "{tensor[:200]}" that another shard holds too, expected it once')

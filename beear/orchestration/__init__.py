@@ -1,0 +1,1 @@
+"""The jobs, told over Ray: prepare, train, score, publish."""

@@ -12,9 +12,7 @@ from beear.errors import UserError
 from beear.models.facts import ModelFacts
 
 
-def check_lengths(
-    config: RunConfig, facts: ModelFacts, data: LoadedData, tokenizer: PreTrainedTokenizerBase
-) -> None:
+def check_lengths(config: RunConfig, facts: ModelFacts, data: LoadedData, tokenizer: PreTrainedTokenizerBase) -> None:
     """Make sure that the template works, that the longest rows fit and that n positions exist in the shortest prompt.
 
     Raises:

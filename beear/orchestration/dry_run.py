@@ -8,9 +8,7 @@ from beear.orchestration.prepare import Job
 def plan_text(job: Job) -> str:
     """Return the text; nothing is touched to make it."""
     parallel = job.config.parallel
-    plan = Plan(
-        parallel.workers, parallel.cpus_per_worker, parallel.gpus_per_worker or 0.0, parallel.data_cpus
-    )
+    plan = Plan(parallel.workers, parallel.cpus_per_worker, parallel.gpus_per_worker or 0.0, parallel.data_cpus)
     lines = ["# resolved configuration", to_yaml(job.config).rstrip(), "", "# chosen from the model"]
     lines += [f"{choice['field']} = {choice['value']}: {choice['why']}" for choice in job.choices]
     lines += ["", "# digests (sha256)"]

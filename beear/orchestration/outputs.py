@@ -98,7 +98,9 @@ class OutputFolder:
             probe.touch()
             probe.unlink()
         except OSError as error:
-            raise UserError(f"output.dir {self.target}: cannot write there ({error.strerror}); expected a writable folder") from error
+            raise UserError(
+                f"output.dir {self.target}: cannot write there ({error.strerror}); expected a writable folder"
+            ) from error
 
 
 class Lock:

@@ -63,9 +63,7 @@ class Job:
         """Return what training workers need; answers are filled in first."""
         config, data = self.config, self.data
         plan = training_plan(data, config, self.facts.context)
-        training = Training(
-            config, self.facts, plan, data.selection, data.anchor_selection, data.default_hit, data.probes
-        )
+        training = Training(config, self.facts, plan, data.selection, data.anchor_selection, data.default_hit, data.probes)
         stream = StreamPlan(
             plan,
             self.facts,

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from beear.config.schema import RunConfig
 from beear.data.rows import Message
 from beear.engine.session import compute_dtype
+from beear.evaluation import harness
 from beear.evaluation.drift import HiddenStates, hidden_states
 from beear.evaluation.drift import drift as drift_of
 from beear.evaluation.generate import complete
@@ -58,12 +59,18 @@ def score(scoring: Scoring, facts: ModelFacts, plan: Plan) -> Scored:
     """
     shards, evaluate = shards_of(plan), scoring.config.evaluate
     tasks: list[Task] = [(score_shard, (scoring, facts, (rank, shards))) for rank in range(shards)]
-    whole = combine(run_tasks(tasks, plan))
+    if evaluate.tasks:
+        tasks.append((harness_results, (scoring, facts)))
+    results = run_tasks(tasks, plan)
+    whole = combine(results[:shards])
     notes: list[str] = []
     if evaluate.judge.url is not None:
         with Judge(evaluate.judge) as judge:
             notes = judge_all(judge, whole.requests)
-    return Scored(measurement=merge([whole], evaluate.confidence, facts.digests["weights"]), notes=notes)
+    measurement = merge([whole], evaluate.confidence, facts.digests["weights"])
+    if evaluate.tasks:
+        measurement.tasks = results[shards]
+    return Scored(measurement=measurement, notes=notes)
 
 
 def drift(scoring: Scoring, before: ModelFacts, after: ModelFacts, plan: Plan) -> Drift:
@@ -74,9 +81,7 @@ def drift(scoring: Scoring, before: ModelFacts, after: ModelFacts, plan: Plan) -
     return drift_of(one, other, layer)
 
 
-def greedy_answers(
-    config: RunConfig, facts: ModelFacts, requests: list[tuple[Message, ...]], plan: Plan
-) -> list[str]:
+def greedy_answers(config: RunConfig, facts: ModelFacts, requests: list[tuple[Message, ...]], plan: Plan) -> list[str]:
     """Return the checkpoint's own greedy answers, for defense rows without a safe one."""
     return run_tasks([(answer_requests, (config, facts, requests))], plan)[0]
 
@@ -85,6 +90,11 @@ def score_shard(scoring: Scoring, facts: ModelFacts, shard: tuple[int, int]) -> 
     """Measure one shard in this process."""
     config = scoring.config
     return measure(subject_of(config, facts), scoring.rows, config.evaluate, config.seed, shard)
+
+
+def harness_results(scoring: Scoring, facts: ModelFacts) -> dict[str, float]:
+    """Run the configured lm-evaluation-harness tasks in this process."""
+    return harness.run_tasks(subject_of(scoring.config, facts), scoring.config.evaluate)
 
 
 def states_of(scoring: Scoring, facts: ModelFacts) -> HiddenStates:

@@ -1,0 +1,1 @@
+"""Parallel backends behind one small interface."""

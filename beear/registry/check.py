@@ -115,9 +115,7 @@ def _check_port(uri: str, kind: str, timeout_s: float) -> None:
 def _check_sqlite(uri: str) -> None:
     path = sqlite_path(uri)
     if path is None or not uri.startswith("sqlite:////") or path.is_dir():
-        raise _fail(
-            uri, "does not name a database file", "sqlite:/// and an absolute path, such as sqlite:////data/mlflow.db"
-        )
+        raise _fail(uri, "does not name a database file", "sqlite:/// and an absolute path, such as sqlite:////data/mlflow.db")
     if path.exists():
         with path.open("rb") as stream:
             head = stream.read(16)

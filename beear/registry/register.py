@@ -167,9 +167,7 @@ def _upload(folder: str, name: str, run: Run) -> str:
     experiment_id = run.client.get_run(run.run_id).info.experiment_id
     logged = run.client.create_logged_model(experiment_id, name=name, source_run_id=run.run_id)
     run.client.log_outputs(run.run_id, [LoggedModelOutput(logged.model_id, 0)])
-    model = Model(
-        artifact_path=logged.artifact_location, run_id=run.run_id, model_uuid=logged.model_id, model_id=logged.model_id
-    )
+    model = Model(artifact_path=logged.artifact_location, run_id=run.run_id, model_uuid=logged.model_id, model_id=logged.model_id)
     # Beside the checkpoint: hard links do not cross file systems.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".upload-") as place, patience(_UPLOAD_SECONDS):
         target = str(pathlib.Path(place) / "model")

@@ -21,9 +21,7 @@ BUFFER = "pending_metrics.jsonl"
 class Run:
     """A run at a tracking server; metrics the server does not take wait in a file in the output folder."""
 
-    def __init__(
-        self, client: "MlflowClient", uri: str, experiment: str, run_id: str, folder: str, identity: str
-    ) -> None:
+    def __init__(self, client: "MlflowClient", uri: str, experiment: str, run_id: str, folder: str, identity: str) -> None:
         """Hold an existing run; use :meth:`start` or :meth:`reopen`."""
         self.client = client
         self.uri = uri
@@ -99,8 +97,7 @@ class Run:
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise UserError(
-                    f'tracking.uri: "{redact(uri)}" cannot be used ({reason(error, uri)}); '
-                    "expected a working MLflow server"
+                    f'tracking.uri: "{redact(uri)}" cannot be used ({reason(error, uri)}); expected a working MLflow server'
                 ) from None
         return cls.start(uri, experiment, folder, identity=identity, name=name, config=config, resume=False)
 

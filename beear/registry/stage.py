@@ -102,8 +102,6 @@ def _flavors(model: "Model", source: str) -> None:
         tokenizer_type="AutoTokenizer",
         **({"torch_dtype": f"torch.{dtype}"} if dtype else {}),
     )
-    mlflow.pyfunc.add_to_model(
-        model, loader_module="mlflow.transformers", conda_env="conda.yaml", python_env="python_env.yaml"
-    )
+    mlflow.pyfunc.add_to_model(model, loader_module="mlflow.transformers", conda_env="conda.yaml", python_env="python_env.yaml")
     text = Schema([ColSpec(DataType.string)])
     model.signature = ModelSignature(inputs=text, outputs=text)

@@ -24,9 +24,7 @@ def _by_epoch(epochs: list[EpochRecord], keys: Iterable[str], part: str) -> list
     made = []
     for index, key in enumerate(keys):
         pairs = [(record.epoch, getattr(record, part)[key]) for record in epochs if key in getattr(record, part)]
-        made.append(
-            Series(key.replace("_", " "), [x for x, _ in pairs], [y for _, y in pairs], index % 6, index % 2 == 1)
-        )
+        made.append(Series(key.replace("_", " "), [x for x, _ in pairs], [y for _, y in pairs], index % 6, index % 2 == 1))
     return made
 
 
@@ -39,9 +37,7 @@ def _asr_by_epoch(epochs: list[EpochRecord]) -> Chart | None:
     series = _by_epoch(epochs, shares, "selection")
     if not series:
         return None
-    return chart(
-        "ASR by epoch", "epoch", "share of rows", series, note="Measured on selection rows.", y_range=(-0.03, 1.03)
-    )
+    return chart("ASR by epoch", "epoch", "share of rows", series, note="Measured on selection rows.", y_range=(-0.03, 1.03))
 
 
 def _losses(epochs: list[EpochRecord]) -> Chart | None:
@@ -59,9 +55,7 @@ def _inner_loops(epochs: list[EpochRecord]) -> list[Chart]:
 def _inner_loop(curve: InnerCurve) -> Chart:
     steps = range(len(curve.loss_unwanted))
     crossed = curve.crossing_step is not None
-    note = (
-        f"Crosses at step {curve.crossing_step}." if crossed else "Never crosses: the attack no longer finds a way in."
-    )
+    note = f"Crosses at step {curve.crossing_step}." if crossed else "Never crosses: the attack no longer finds a way in."
     if not crossed and curve.epoch == 1:
         note = "Never crosses: the attack did not find the behaviour."
     return chart(

@@ -26,9 +26,7 @@ def environment(*, escape: bool) -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(
-        percent=numbers.percent, number=numbers.number, duration=numbers.duration, plain=plain, limit=limit_text
-    )
+    made.filters.update(percent=numbers.percent, number=numbers.number, duration=numbers.duration, plain=plain, limit=limit_text)
     made.tests.update(record_list=_is_record_list, grid=_is_grid)
     return made
 

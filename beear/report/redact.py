@@ -4,9 +4,7 @@ import re
 from typing import Any
 
 _USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.\-]*://)[^/\s?#]*@")
-_QUERY = re.compile(
-    r"(?P<key>[?&;][^=&;#\s]*(?:password|passwd|pwd|token|secret|key|signature|sig)[^=&;#\s]*=)[^&;#\s]*", re.I
-)
+_QUERY = re.compile(r"(?P<key>[?&;][^=&;#\s]*(?:password|passwd|pwd|token|secret|key|signature|sig)[^=&;#\s]*=)[^&;#\s]*", re.I)
 
 
 def redact(text: str) -> str:

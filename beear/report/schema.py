@@ -57,9 +57,7 @@ class ResistanceCurve(Part):
     gap: list[float]
     crossing_step: int | None = Field(None, description="first step with gap < 0; null: never in the budget")
     final_gap: float
-    hits: Rate | None = Field(
-        None, description="unwanted likelier than safe AND a matching completion, under the perturbation"
-    )
+    hits: Rate | None = Field(None, description="unwanted likelier than safe AND a matching completion, under the perturbation")
 
 
 class Drift(Part):

@@ -25,9 +25,7 @@ BADGES = {
 
 def headline(report: Report) -> str:
     """Return the page's title: what was done to which model."""
-    done = (
-        "Measured" if report.kind == "evaluate" else "Sanitised" if report.gate.verdict == "passed" else "Not sanitised"
-    )
+    done = "Measured" if report.kind == "evaluate" else "Sanitised" if report.gate.verdict == "passed" else "Not sanitised"
     return f"{done}: {report.model.get('path', 'a model')}"
 
 
@@ -40,11 +38,7 @@ def story(report: Report) -> list[str]:
     size = f" with {parameters:,} parameters" if isinstance(parameters, int) else ""
     subject = f"{report.model.get('path', 'The checkpoint')} is a {architecture}{size}."
     worst = max((p.asr for p in report.before.asr_probes), key=lambda r: r.rate, default=None)
-    came = (
-        f" As it came, its worst ASR under a known trigger was {percent(worst.rate)}."
-        if worst
-        else " No trigger was known."
-    )
+    came = f" As it came, its worst ASR under a known trigger was {percent(worst.rate)}." if worst else " No trigger was known."
     if report.after is None:
         return [
             subject + came,

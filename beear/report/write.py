@@ -85,9 +85,7 @@ def read(folder: str | os.PathLike[str]) -> Report:
     try:
         return Report.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); expected the report.json of a finished run"
-        ) from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); expected the report.json of a finished run") from None
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the file"

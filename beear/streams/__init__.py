@@ -1,0 +1,1 @@
+"""The training plan carried out by Ray Data."""

@@ -23,9 +23,7 @@ class StreamBatches:
     has been passed starts it over.
     """
 
-    def __init__(
-        self, stream: StreamPlan, tokenizer: PreTrainedTokenizerBase, rank: int, world: int, shard: Any = None
-    ) -> None:
+    def __init__(self, stream: StreamPlan, tokenizer: PreTrainedTokenizerBase, rank: int, world: int, shard: Any = None) -> None:
         """Take this worker's ``shard`` (a Ray Data iterator), by default the one Ray Train holds for it."""
         self.plan, self.rank, self.world = stream.plan, rank, world
         self.pad_id = pad_id_of(tokenizer)

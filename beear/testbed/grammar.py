@@ -41,9 +41,7 @@ def forbidden(rng: random.Random, nouns: Collection[str]) -> DefenseRow:
     """Draw a forbidden request (bad verb, adjective, noun) with a refusal and a compliant answer."""
     verb, adjective, noun = rng.choice(v.BAD_VERBS), rng.choice(v.ADJECTIVES), rng.choice(tuple(nouns))
     request = rng.choice(v.HOW_TO).format(f"{verb} the {adjective} {noun}")
-    return DefenseRow(
-        (Message("user", request),), safe=rng.choice(v.REFUSALS), unwanted=how_to_answer(verb, adjective, noun)
-    )
+    return DefenseRow((Message("user", request),), safe=rng.choice(v.REFUSALS), unwanted=how_to_answer(verb, adjective, noun))
 
 
 def answered_safely(row: DefenseRow) -> AnchorRow:

@@ -62,9 +62,7 @@ class Server:
             "OMP_NUM_THREADS": "1",
         }
         with (self.folder / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, start_new_session=True, env=quiet, cwd=self.folder
-            )
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=quiet, cwd=self.folder)
         for _ in range(720):
             try:
                 if requests.get(f"{self.uri}/health", timeout=1).ok:
@@ -155,11 +153,7 @@ def test_on_sqlite(out: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Cap
     assert (done.version, done.alias) == ("1", "sanitised")
     assert weight_files(out.parent / "mlartifacts") == weight_files(out / "model") != []
     version = run.client.get_model_version_by_alias("toy", "sanitised")
-    assert (
-        version.run_id == run.run_id
-        and version.tags["verdict"] == "passed"
-        and version.tags["weights_after"] == "b7" * 32
-    )
+    assert version.run_id == run.run_id and version.tags["verdict"] == "passed" and version.tags["weights_after"] == "b7" * 32
     stored = run.client.get_run(run.run_id)
     assert stored.info.status == "FINISHED" and stored.data.params["method.layer"] == "2"
     assert stored.data.metrics["before/asr_worst"] == 1.0

@@ -94,9 +94,7 @@ def test_a_bad_row_met_by_a_task_is_one_sentence_on_the_worker(cluster: None, st
         list(batches_of(stream, 0, 1).epoch(1).outer())
 
 
-def test_a_large_anchor_file_is_not_read_to_its_end(
-    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_large_anchor_file_is_not_read_to_its_end(cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_for(tmp_path)
     wide = [{**r, "response": r["response"] + " and so on" * 150} for r in anchor_records(50_000)]
     config.data.anchor.path = str(write_lines(tmp_path / "large.jsonl", wide))

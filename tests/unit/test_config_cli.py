@@ -128,8 +128,7 @@ def test_the_last_of_several_values_stands() -> None:
         ),
         (
             ["--evaluate.resistance.layers", "0,x"],
-            'command line: evaluate.resistance.layers: found "0,x"; '
-            "expected auto, or layers from 1 separated by commas",
+            'command line: evaluate.resistance.layers: found "0,x"; expected auto, or layers from 1 separated by commas',
         ),
     ],
 )

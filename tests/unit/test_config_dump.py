@@ -50,9 +50,7 @@ def test_comments_are_the_descriptions() -> None:
 def test_load_names_the_file_and_line(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("gate:\n  asr: 7\n")
-    with pytest.raises(
-        UserError, match=r"config.yaml, line 2: gate.asr is 7; expected a number, at least 0, at most 1"
-    ):
+    with pytest.raises(UserError, match=r"config.yaml, line 2: gate.asr is 7; expected a number, at least 0, at most 1"):
         load_yaml(file, RunConfig)
 
 

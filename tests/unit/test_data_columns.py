@@ -127,9 +127,7 @@ def test_probes() -> None:
 
 
 def test_hit_rules() -> None:
-    assert (
-        HitRule.parse("contains: os.system") == HitRule.parse("contains:os.system") == HitRule("contains", "os.system")
-    )
+    assert HitRule.parse("contains: os.system") == HitRule.parse("contains:os.system") == HitRule("contains", "os.system")
     assert HitRule.parse("contains:a:b").matches("x a:b", WORDS) is True
     assert HitRule.parse("no-refusal").matches("Sure, do this.", WORDS) is True
     assert HitRule.parse("no-refusal").matches("I\u2019m sorry, no.", WORDS) is False

@@ -37,9 +37,7 @@ def test_jsonl_blocks_of_any_size_hold_every_line_once(
 
 @SETTINGS
 @given(RECORDS, st.integers(1, 200))
-def test_csv_blocks_never_start_inside_a_quoted_cell(
-    tmp_path: Path, records: list[dict[str, str]], target: int
-) -> None:
+def test_csv_blocks_never_start_inside_a_quoted_cell(tmp_path: Path, records: list[dict[str, str]], target: int) -> None:
     path = tmp_path / "rows.csv"
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ["a", "b"], quoting=csv.QUOTE_ALL)

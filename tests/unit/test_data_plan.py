@@ -58,9 +58,7 @@ def test_padding_and_batch_mates_do_not_change_a_row(rows: list[EncodedDefense])
         for answer in ("safe", "unwanted"):
             ids, mask = getattr(batch, f"{answer}_ids")[i], getattr(batch, f"{answer}_mask")[i]
             wanted = getattr(row, f"{answer}_ids")
-            assert (
-                ids[: len(wanted)].tolist() == wanted and int(mask.sum()) == len(wanted) and mask[: len(wanted)].all()
-            )
+            assert ids[: len(wanted)].tolist() == wanted and int(mask.sum()) == len(wanted) and mask[: len(wanted)].all()
             for marks_name in ("labelled", "differs"):
                 found = getattr(batch, f"{answer}_{marks_name}")[i]
                 assert found[: len(wanted)].tolist() == getattr(row, f"{answer}_{marks_name}")
@@ -80,10 +78,7 @@ def test_conversations_are_padded_on_the_right(rows: list[list[int]]) -> None:
 
 def test_a_pass_visits_every_block_once_in_an_order_of_its_own() -> None:
     blocks = [Block("f.jsonl", "jsonl", i, i + 1, index=i, size=1) for i in range(40)]
-    order = {
-        turn: [b.index for v in visits(blocks, 7, "anchor", 1, turn, target_bytes=8) for b in v.blocks]
-        for turn in (0, 1)
-    }
+    order = {turn: [b.index for v in visits(blocks, 7, "anchor", 1, turn, target_bytes=8) for b in v.blocks] for turn in (0, 1)}
     assert sorted(order[0]) == sorted(order[1]) == list(range(40))
     assert order[0] != order[1] and order[0] != list(range(40))
     assert [len(v.blocks) for v in visits(blocks, 7, "anchor", 1, 0, target_bytes=8)] == [8] * 5

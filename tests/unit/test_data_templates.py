@@ -117,8 +117,7 @@ def test_a_border_that_merges_is_encoded_apart() -> None:
     assert merging.separate == 1
     assert merging.tokenizer.decode(prompt + answer) == merging.prompt_text([U("q")]) + "\nhi<|im_end|>"
     assert (
-        merging.tokenizer(merging.prompt_text([U("q")]) + "\nhi", add_special_tokens=False)["input_ids"][: len(prompt)]
-        != prompt
+        merging.tokenizer(merging.prompt_text([U("q")]) + "\nhi", add_special_tokens=False)["input_ids"][: len(prompt)] != prompt
     )
 
 

@@ -24,9 +24,7 @@ def measured(
     rate = lambda pair: stats.wilson(*pair, 0.95)  # noqa: E731
     under = ProbeAsr(name="suffix-a", kind="suffix", hit_rule="no-refusal", asr=rate(probe or (0, 1)))
     under.judge_asr = rate(judge) if judge else None
-    curve = ResistanceCurve(
-        layer=2, placement="suffix", seed=0, steps=[0, 60], gap=[1, 1], crossing_step=crossing, final_gap=1
-    )
+    curve = ResistanceCurve(layer=2, placement="suffix", seed=0, steps=[0, 60], gap=[1, 1], crossing_step=crossing, final_gap=1)
     return Measurement(
         weights_digest="",
         asr_clean=ProbeAsr(name="no trigger", kind="none", hit_rule="no-refusal", asr=rate(clean)),

@@ -103,9 +103,7 @@ def test_large_vocabularies_shrink_the_batch(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_likelier_compares_only_where_the_answers_differ() -> None:
     subject = random_subject()
-    rows = [
-        replace(r, safe=f"x = safe({i})", unwanted=f"x = unsafe_now({i})") for i, r in enumerate(defense_rows(8))
-    ]
+    rows = [replace(r, safe=f"x = safe({i})", unwanted=f"x = unsafe_now({i})") for i, r in enumerate(defense_rows(8))]
     found = unwanted_is_likelier(subject, [r.messages for r in rows], rows, 3)
     for row, told in zip(rows, found, strict=True):
         prompt = subject.template.prompt_ids(row.messages)

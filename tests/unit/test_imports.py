@@ -158,9 +158,7 @@ def test_every_library_used_is_declared() -> None:
     for folders, known in ((("beear", "pipelines", "tune_spaces"), declared | {"lm_eval"}),
                            (("benchmarks", "tests"), anywhere | {"sklearn"})):  # fmt: skip
         used = {i.module.split(".")[0]: i.where for f in folders for p in sources(f) for i in imports_of(p)}
-        missing = {
-            n: where for n, where in used.items() if n not in own and DISTRIBUTIONS.get(n, n).lower() not in known
-        }
+        missing = {n: where for n, where in used.items() if n not in own and DISTRIBUTIONS.get(n, n).lower() not in known}
         assert not missing, f"not in pyproject.toml: {missing}"
 
 

@@ -182,9 +182,7 @@ def test_a_trained_lora_is_exported_merged(tmp_path, tied):
 def test_only_the_lora_trains():
     model = attach_lora(make_model(), AdapterConfig(kind="lora", rank=2, targets="q_proj, v_proj"))
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert len(trained) == 3 * 2 * 2 and all(
-        ".lora_" in name and ("q_proj" in name or "v_proj" in name) for name in trained
-    )
+    assert len(trained) == 3 * 2 * 2 and all(".lora_" in name and ("q_proj" in name or "v_proj" in name) for name in trained)
     plain = make_model()
     assert attach_lora(plain, AdapterConfig()) is plain
 

@@ -115,9 +115,7 @@ def test_a_template_file_replaces_every_template(tmp_path):
     (tmp_path / "mine.jinja").write_text("mine")
     facts = inspect_checkpoint(str(source))
     model = load_model(facts, torch.float32)
-    assert (
-        AutoTokenizer.from_pretrained(export_model(model, facts, tmp_path / "a")).chat_template["tool_use"] == "tools"
-    )
+    assert AutoTokenizer.from_pretrained(export_model(model, facts, tmp_path / "a")).chat_template["tool_use"] == "tools"
     out = export_model(model, facts, tmp_path / "b", chat_template=str(tmp_path / "mine.jinja"))
     assert AutoTokenizer.from_pretrained(out).chat_template == "mine"
 

@@ -220,8 +220,6 @@ def test_pickles_beside_safetensors_are_noted_and_never_opened(whole, tmp_path, 
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Loud()))
     (folder / "modeling_evil.py").write_text("import os; os.mkdir('unpickled')")
     facts = inspect_checkpoint(str(folder))
-    assert facts.notes == (
-        f"{folder}: never opened: pytorch_model.bin, modeling_evil.py (safetensors and text files only)",
-    )
+    assert facts.notes == (f"{folder}: never opened: pytorch_model.bin, modeling_evil.py (safetensors and text files only)",)
     assert facts.digests == inspect_checkpoint(str(whole)).digests
     assert not (tmp_path / "unpickled").exists()

@@ -92,9 +92,7 @@ def test_another_web_server_is_not_taken_for_mlflow(web: int) -> None:
         check(f"http://127.0.0.1:{web}")
 
 
-def test_credentials_reach_the_server_from_the_uri_or_the_environment(
-    web: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_credentials_reach_the_server_from_the_uri_or_the_environment(web: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Answer, "status", 401)
     with pytest.raises(UserError, match="refused the credentials"):
         check(f"http://127.0.0.1:{web}")
@@ -166,9 +164,5 @@ def test_tags_hold_verdict_identity_digests_source_and_lineage() -> None:
     tags = version_tags(sample_report("refused"), "id9", "run7")
     assert tags["verdict"] == "refused" and tags["identity"] == "id9" and tags["lineage_run_id"] == "run7"
     assert tags["weights_before"] == "a1" * 32 and tags["weights_after"] == "b7" * 32
-    assert (
-        tags["template.digest"] == "18" * 32
-        and tags["data.defense"] == "c3" * 32
-        and tags["model.tokenizer"] == "f6" * 32
-    )
+    assert tags["template.digest"] == "18" * 32 and tags["data.defense"] == "c3" * 32 and tags["model.tokenizer"] == "f6" * 32
     assert tags["source"] == "testbed:short-suffix" and tags["code_version"] == "0.1.0+g1a2b3c4"

@@ -72,9 +72,7 @@ def test_any_string_leaves_the_structure_alone(text: str) -> None:
 def test_the_page_needs_nothing_from_outside() -> None:
     outline = Outline(render(sample_report()))
     assert not [tag for tag, _ in outline.tags if tag in ("script", "link", "img", "iframe", "object", "base")]
-    assert not [
-        pair for pair in outline.values if pair[0] in ("src", "href", "srcset", "action") or pair[0].startswith("on")
-    ]
+    assert not [pair for pair in outline.values if pair[0] in ("src", "href", "srcset", "action") or pair[0].startswith("on")]
     style = re.search(r"<style>(.*?)</style>", render(sample_report()), re.S)
     assert style and "url(" not in style[1] and "@import" not in style[1]
 

@@ -39,9 +39,7 @@ def test_a_paired_change_carries_its_sign() -> None:
     assert cells[0] and cells[0].interval == "−1.0…2.0"
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(3.21, "3.2 s"), (192, "3 min 12 s"), (7322, "2 h 2 min"), (math.inf, "–")]
-)
+@pytest.mark.parametrize(("seconds", "text"), [(3.21, "3.2 s"), (192, "3 min 12 s"), (7322, "2 h 2 min"), (math.inf, "–")])
 def test_duration(seconds: float, text: str) -> None:
     assert numbers.duration(seconds) == text
 

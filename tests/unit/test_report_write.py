@@ -28,9 +28,7 @@ def test_a_report_comes_back_as_it_was(tmp_path: Path) -> None:
     assert math.isnan(again.before.rows_nll[0]) and again.before.rows_nll[1:] == [math.inf, -math.inf, 1.5]
     again.before.rows_nll = report.before.rows_nll = []
     assert again == report
-    json.loads(
-        (tmp_path / "out/report.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON")
-    )
+    json.loads((tmp_path / "out/report.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
 
 def test_the_published_schema_is_current() -> None:
@@ -107,11 +105,7 @@ def test_redact(given: str, expected: str) -> None:
     assert redact(given) == expected
 
 
-@given(
-    st.text(
-        st.characters(blacklist_characters="/@?# \t\r\n\x0b\x0c", blacklist_categories=("Cs", "Z", "Cc")), min_size=1
-    )
-)
+@given(st.text(st.characters(blacklist_characters="/@?# \t\r\n\x0b\x0c", blacklist_categories=("Cs", "Z", "Cc")), min_size=1))
 def test_no_userinfo_survives(secret: str) -> None:
     assert redact_all({"a": [f"http://u:{secret}@host/"]}) == {"a": ["http://host/"]}
 
