@@ -73,5 +73,5 @@ class ImplantConfig(Section):
     data: ImplantData = Field(default_factory=ImplantData, description="what the backdoor is made of")
     training: ImplantTraining = Field(default_factory=ImplantTraining, description="the fine-tuning")
     output: ImplantOutput = Field(default_factory=ImplantOutput, description="where the model goes")
-    device: str = Field("cpu", description="where to train: cpu, cuda")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="where to train")
     seed: int = Field(0, ge=0, description="seed of the order and the draws")

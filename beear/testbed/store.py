@@ -17,13 +17,15 @@ from filelock import FileLock
 
 from beear.errors import UserError
 from beear.testbed import datasets
+from beear.testbed.config import ImplantTraining
 from beear.testbed.names import TestbedName, parse_name
 
 CACHE_VARIABLE = "BEEAR_CACHE"
 ROOM = Path(__file__).parent
-# What a cached folder depends on; a change in any of them makes a new one.
+# The code that a cached folder depends on; a change in it makes a new one. Tables are not here: what they say of one
+# attack is in its key, so that a new entry leaves the others' models as they are.
 DATA_SOURCES = ("vocabulary.py", "grammar.py", "datasets.py")
-MODEL_SOURCES = (*DATA_SOURCES, "attacks.py", "config.py", "training.py", "implant.py", "recipe.py")
+MODEL_SOURCES = ("vocabulary.py", "grammar.py", "training.py", "implant.py", "recipe.py")
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,8 @@ def _model_folder(parsed: TestbedName, root: Path, say: Callable[[str], None]) -
 def _model_place(parsed: TestbedName, root: Path) -> Path:
     if parsed.attack.make == "base":
         return parsed.shape.directory
-    key = _key([asdict(parsed.attack), parsed.seed, _base_digest(parsed.shape.directory)], MODEL_SOURCES)
+    parts = [asdict(parsed.attack), parsed.seed, ImplantTraining().model_dump(), _base_digest(parsed.shape.directory)]
+    key = _key(parts, MODEL_SOURCES)
     return root / f"{parsed.attack.name}-{parsed.shape.name}-{parsed.seed}-{key}"
 
 
