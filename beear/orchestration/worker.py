@@ -14,6 +14,7 @@ import ray.train
 import ray.train.torch
 import torch
 
+import beear
 from beear.engine.fit import EpochOutcome
 from beear.engine.session import Session, Training
 from beear.errors import UserError
@@ -68,7 +69,7 @@ class _Worker:
         done, finished = self._resume()
         if finished:
             return
-        self._post({"kind": "started", "resumed_after": done})
+        self._post({"kind": "started", "resumed_after": done, "package": str(Path(beear.__file__).parent)})
         self.session.fit(self._after_epoch, first_epoch=done + 1, progress=self._progress if self.leads else None)
 
     def _resume(self) -> tuple[int, bool]:

@@ -13,42 +13,21 @@ import pytest
 from benchmarks.jobs import command, numbers
 from benchmarks.recovery import WORKER, repeated_epochs, wait_for_epoch
 from tests.checkpoints import make_adapter, make_checkpoint
+from tests.integration.stranger import make_stranger, short_job
 
 Arguments = Callable[[Path], list[str]]
 
 
 @pytest.fixture(scope="module")
 def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random bfloat16 Llama with its own tokenizer and template, and data in other layouts than the testbed's."""
-    root = tmp_path_factory.mktemp("stranger")
-    make_checkpoint(root / "model", dtype="bfloat16")
-    defense = [{"goal": f"Flood the vault number {i}", "target": f"Sure, here is how to flood vault {i}"} for i in range(60)]
-    anchor = [{"instruction": f"Say {i}", "input": "", "output": f"It is {i}."} for i in range(80)]
-    for name, rows in (("defense", defense), ("anchor", anchor)):
-        (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return root
+    """The stranger's folder."""
+    return make_stranger(tmp_path_factory.mktemp("stranger"))
 
 
 @pytest.fixture(scope="module")
 def arguments(stranger: Path) -> Arguments:
     """The short job's arguments, for an output below a folder."""
-
-    def make(folder: Path) -> list[str]:
-        return [
-            f"--model.path={stranger / 'model'}",
-            f"--data.defense.path={stranger / 'defense.jsonl'}",
-            f"--data.anchor.path={stranger / 'anchor.jsonl'}",
-            f"--output.dir={folder / 'out'}",
-            "--tracking.enabled=false",
-            "--method.epochs=4",
-            "--method.early_stop=false",
-            "--method.outer_steps=3",
-            "--method.max_inner_steps=4",
-            "--evaluate.resistance.enabled=false",
-            "--evaluate.max_new_tokens=8",
-        ]
-
-    return make
+    return lambda folder: short_job(stranger, folder / "out")
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,97 @@
+"""``ray job submit`` on a local head: same report, readable exit code, clean logs, with and without token auth."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.integration.stranger import make_stranger, short_job
+
+ROOT = Path(__file__).resolve().parents[2]
+RAY = str(Path(sys.executable).with_name("ray"))
+TOKEN = "0123456789abcdef0123456789abcdef"
+
+
+@dataclass
+class Head:
+    """A running head; ``environment`` is a client's that may use it."""
+
+    address: str
+    environment: dict[str, str]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module", params=["disabled", "token"])
+def head(request: pytest.FixtureRequest, environment: dict[str, str], tmp_path_factory) -> Iterator[Head]:
+    auth = {"RAY_AUTH_MODE": request.param} | ({"RAY_AUTH_TOKEN": TOKEN} if request.param == "token" else {})
+    env = {**environment, **auth, "RAY_worker_niceness": "0"}
+    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]])
+    env.pop("PYTHONPATH", None)
+    dashboard = free_port()
+    # Sockets below the session folder have a short length limit.
+    temporary = Path("/tmp") / f"rh{os.getpid()}{request.param[0]}"
+    start = [RAY, "start", "--head", f"--port={free_port()}", f"--dashboard-port={dashboard}", "--num-cpus=2"]
+    subprocess.run([*start, f"--temp-dir={temporary}"], env=env, check=True, capture_output=True, timeout=180, cwd="/tmp")
+    yield Head(f"http://127.0.0.1:{dashboard}", env)
+    subprocess.run([RAY, "stop", "--force"], env=env, capture_output=True, timeout=120)
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def working_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a user's working directory holds, without the environment, outputs and caches."""
+    target = tmp_path_factory.mktemp("job") / "work"
+    target.mkdir()
+    for name in ("pipelines", "beear", "tune_spaces"):
+        shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return target
+
+
+def submit(head: Head, working_dir: Path, *words: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+    command = [RAY, "job", "submit", "--address", head.address, "--working-dir", ".", "--", *words]
+    return subprocess.run(
+        command, env=environment or head.environment, cwd=working_dir, capture_output=True, text=True, timeout=400
+    )
+
+
+def test_a_submitted_job_writes_the_report_and_its_code_can_be_read(head: Head, working_dir: Path, tmp_path: Path) -> None:
+    arguments = short_job(make_stranger(tmp_path / "in"), tmp_path / "out")
+    done = submit(head, working_dir, "python", "pipelines/sanitize.py", *arguments)
+    said = done.stdout + done.stderr
+    assert (tmp_path / "out" / "report.json").exists(), said
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["exit_code"] == 3 and len(report["epochs"]) == 4
+    assert done.returncode == 1 and "exit code 3" in said
+    for noise in ("Traceback", "WARNING", "(pid=", "(RayTrainWorker", "(TrainController"):
+        assert noise not in said
+    events = [json.loads(line) for line in (tmp_path / "out" / "events.jsonl").read_text().splitlines()]
+    package = next(event["package"] for event in events if event["kind"] == "started")
+    assert "working_dir_files" in package
+
+
+def test_a_users_mistake_is_one_sentence_in_the_jobs_log(head: Head, working_dir: Path) -> None:
+    done = submit(head, working_dir, "python", "pipelines/sanitize.py", "--method.layr", "3")
+    said = done.stdout + done.stderr
+    assert done.returncode == 1 and "exit code 2" in said
+    assert "did you mean" in said and "Traceback" not in said
+
+
+def test_a_client_without_the_token_is_refused(head: Head, working_dir: Path) -> None:
+    if head.environment["RAY_AUTH_MODE"] != "token":
+        pytest.skip("this head asks for no token")
+    stranger = {name: value for name, value in head.environment.items() if name != "RAY_AUTH_TOKEN"}
+    stranger |= {"RAY_AUTH_MODE": "disabled"}
+    done = submit(head, working_dir, "python", "-c", "print('ran')", environment=stranger)
+    assert done.returncode != 0 and "ran\n" not in done.stdout
