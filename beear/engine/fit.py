@@ -39,6 +39,7 @@ class EpochOutcome:
     steps: int = 0
     selection: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    nothing_left: bool = False
     final: bool = False
 
 
@@ -69,7 +70,7 @@ def fit(
     for epoch in range(first_epoch, epochs + 1):
         outcome = run_epoch(method, batches.epoch(epoch), epoch, selection if epoch > 1 else None, progress)
         outcome.selection = measure(epoch)
-        outcome.final = outcome.steps == 0 or epoch == epochs
+        outcome.final = outcome.nothing_left or epoch == epochs
         on_epoch(outcome)
         if outcome.final:
             break
@@ -82,19 +83,19 @@ def run_epoch(
     selection: list[DefenseBatch] | None,
     progress: Progress | None,
 ) -> EpochOutcome:
-    """Entrap, then remove unless ``selection`` rows say that nothing is left; selection metrics are not set here."""
+    """Entrap, remove, and say whether ``selection`` rows show nothing left; selection metrics are not set here."""
     started, outcome = time.monotonic(), EpochOutcome(epoch)
     if progress:
         progress(epoch, "entrapment", 0, {})
     outcome.inner = method.begin_epoch(epoch, batches.inner())
-    if selection is None or not method.nothing_left(outcome.inner, selection):
-        for batch in batches.outer():
-            losses = method.step(batch)
-            outcome.steps += 1
-            for name, value in losses.items():
-                outcome.losses[name] = outcome.losses.get(name, 0.0) + value
-            if progress:
-                progress(epoch, "removal", outcome.steps, losses)
-        outcome.losses = {name: total / max(outcome.steps, 1) for name, total in outcome.losses.items()}
+    outcome.nothing_left = selection is not None and method.nothing_left(outcome.inner, selection)
+    for batch in batches.outer():
+        losses = method.step(batch)
+        outcome.steps += 1
+        for name, value in losses.items():
+            outcome.losses[name] = outcome.losses.get(name, 0.0) + value
+        if progress:
+            progress(epoch, "removal", outcome.steps, losses)
+    outcome.losses = {name: total / max(outcome.steps, 1) for name, total in outcome.losses.items()}
     outcome.seconds = time.monotonic() - started
     return outcome

@@ -13,7 +13,8 @@ from beear.methods.removal import removal_step
 class Beear:
     """Alternates entrapment and removal; each placement of the configuration is an attack of its own.
 
-    Calibrated K: the first epoch runs each placement's inner loop until it crosses, and later epochs reuse that K.
+    Calibrated K: each placement's inner loop runs until it crosses, in each epoch but the last or in the first alone,
+    whose K the others then reuse.
     """
 
     def __init__(self, parts: MethodParts) -> None:
@@ -34,7 +35,7 @@ class Beear:
         self.perturbations, courses = [], []
         for placement in config.placements:
             attack = self._perturbation(placement, rms, longest)
-            courses.append(self._entrap(attack, objective))
+            courses.append(self._entrap(attack, objective, self._calibrates(epoch)))
             self.perturbations.append(attack)
         return courses
 
@@ -81,9 +82,18 @@ class Beear:
             device=decoder.device,
         )
 
-    def _entrap(self, attack: Perturbation, objective: Objective) -> InnerCourse:
+    def _calibrates(self, epoch: int) -> bool:
+        """Say whether K is calibrated anew: in ``each`` epoch but the last, which cools down.
+
+        Attacks that always succeed leave the model refusing too much; under the first epoch's K, which no longer
+        crosses by then, the last epoch's steps give the utility back (docs/negative-results.md).
+        """
+        config = self.parts.config
+        return epoch == 1 or (config.calibrate == "each" and epoch < config.epochs)
+
+    def _entrap(self, attack: Perturbation, objective: Objective, calibrates: bool) -> InnerCourse:
         config, key = self.parts.config, f"inner_steps/{attack.placement}"
-        known = config.inner_steps or self.state.values.get(key)
+        known = config.inner_steps or (None if calibrates else self.state.values.get(key))
         rule = InnerRule(
             steps=int(known) if known else None,
             max_steps=config.max_inner_steps,

@@ -100,8 +100,7 @@ def epoch_line(event: Event) -> str:
     )
     losses = " ".join(f"{k} {v:.3f}" for k, v in record["losses"].items() if k != "gradient_norm")
     selection = " ".join(f"{k} {v:.3f}" for k, v in record["selection"].items())
-    removal = losses or "nothing left to remove: weights unchanged"
-    return " | ".join(p for p in (f"epoch {record['epoch']}", inner, removal, selection, f"{record['seconds']:.1f} s") if p)
+    return " | ".join(p for p in (f"epoch {record['epoch']}", inner, losses, selection, f"{record['seconds']:.1f} s") if p)
 
 
 def is_terminal() -> bool:

@@ -186,7 +186,7 @@ def test_calibrated_steps_are_reused_and_every_method_trains() -> None:
     for name in TABLE:
         backend = Single()
         model = backend.prepare(tiny_llama(), lr=1e-3)
-        config = MethodConfig(name=name, layer=2, batch_size=4, placement="suffix+everywhere")
+        config = MethodConfig(name=name, layer=2, batch_size=4, placement="suffix+everywhere", calibrate="first")
         method = build(MethodParts(Decoder(model), backend, config, seed=0, hidden_size=16))
         first = method.begin_epoch(1, [defense_batch(rows)])
         before = float(unwanted_loss(Decoder(model), defense_batch(rows), None).mean())
