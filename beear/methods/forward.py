@@ -3,7 +3,7 @@
 Legend: B rows, P prompt tokens (left-padded), R answer tokens (right-padded), V vocabulary.
 """
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ def answer_logits(decoder: Decoder, batch: DefenseBatch, ids: Tensor, mask: Tens
     answer = ids.shape[1]
     tokens = torch.cat([batch.prompt_ids, ids], dim=1)
     present = torch.cat([batch.prompt_mask, mask], dim=1)
-    context = nullcontext()
+    context: AbstractContextManager[None] = nullcontext()
     if perturbation is not None:
         index = perturbation.index(batch.prompt_mask, batch.user_end, answer)
         context = decoder.perturbed(perturbation.layer, lambda hidden: perturbation.add(hidden, index))

@@ -5,6 +5,7 @@ Legend: B rows, T tokens, D hidden, V vocabulary, L layers, l a 1-based layer nu
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -75,8 +76,9 @@ class Decoder:
 
 
 def _layer_stack(model: nn.Module) -> nn.ModuleList:
-    config = getattr(model, "config", None)
-    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    config: Any = getattr(model, "config", None)
+    if hasattr(config, "get_text_config"):
+        config = config.get_text_config()
     wanted = getattr(config, "num_hidden_layers", None)
     stacks = [m for _, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == wanted]
     if not stacks:

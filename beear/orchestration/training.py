@@ -43,7 +43,7 @@ def train(spec: WorkerSpec, plan: Plan, storage: Path, target: Path, sink: Calla
         Diverged: the loss was not finite.
         TrainingFailedError: anything else, after retries.
     """
-    spec.board = Board.remote()
+    spec.board = Board.remote()  # type: ignore[attr-defined]  # ray.remote hides its method from the checker
     faults: list[Event] = []
 
     def take(event: Event) -> None:
@@ -87,6 +87,6 @@ def _trainer(spec: WorkerSpec, plan: Plan, storage: Path) -> TorchTrainer:
             failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
         ),
-        datasets=streams,
+        datasets=dict(streams),
         dataset_config=ray.train.DataConfig(datasets_to_split=[], execution_options=options),
     )

@@ -39,7 +39,7 @@ def quiet(context: DataContext) -> None:
 def _dataset(stream: StreamPlan, rank: int, workers: int) -> Dataset:
     epochs = [{"epoch": epoch} for epoch in range(stream.first_epoch, stream.epochs + 1)]
     return ray.data.from_items(epochs, override_num_blocks=len(epochs)).map_batches(
-        read_epochs,
+        read_epochs,  # type: ignore[arg-type]  # its further arguments come from fn_kwargs
         batch_size=1,
         batch_format="pyarrow",
         fn_kwargs={"stream": stream, "rank": rank, "world": workers},
