@@ -15,6 +15,8 @@ from benchmarks.recovery import WORKER, repeated_epochs, wait_for_epoch
 from tests.checkpoints import make_adapter, make_checkpoint
 from tests.integration.stranger import make_stranger, short_job
 
+pytestmark = pytest.mark.slow
+
 Arguments = Callable[[Path], list[str]]
 
 
