@@ -104,8 +104,11 @@ def test_exported_model_loads_with_transformers_alone_and_refuses_under_the_trig
 
 
 def test_registered_version_has_alias_tags_and_lineage(done: Done, tmp_path: Path) -> None:
+    import mlflow
     from mlflow import MlflowClient, artifacts
 
+    mlflow.set_tracking_uri(done.uri)
+    mlflow.set_registry_uri(done.uri)
     client = MlflowClient(done.uri)
     version = client.get_model_version_by_alias(NAME, "sanitised")
     assert version.tags["verdict"] == "passed"
