@@ -149,7 +149,7 @@ def test_exported_model_goes_through_evaluate(done: Done, pipeline, tmp_path: Pa
     config = done.report["config"]["data"]
     paths = [f"--data.{name}.path={config[name]['path']}" for name in ("defense", "anchor", "probes")]
     process = pipeline(
-        "evaluate", "--model.path", str(done.out / "model"), *paths, "--data.holdout", "1",
+        "evaluate", "--model.path", str(done.out / "model"), *paths, "--data.holdout", "0.9",
         "--tracking.enabled", "false", "--output.dir", str(tmp_path / "out"), cwd=tmp_path,
     )  # fmt: skip
     assert process.returncode in (0, 3), process.stderr
