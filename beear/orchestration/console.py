@@ -1,6 +1,5 @@
 """What a person sees while a run goes on: stages, epochs, losses, ASR so far, time left. Quiet off a terminal."""
 
-import sys
 import time
 from types import TracebackType
 
@@ -101,8 +100,3 @@ def epoch_line(event: Event) -> str:
     losses = " ".join(f"{k} {v:.3f}" for k, v in record["losses"].items() if k != "gradient_norm")
     selection = " ".join(f"{k} {v:.3f}" for k, v in record["selection"].items())
     return " | ".join(p for p in (f"epoch {record['epoch']}", inner, losses, selection, f"{record['seconds']:.1f} s") if p)
-
-
-def is_terminal() -> bool:
-    """Say whether stderr is a terminal."""
-    return sys.stderr.isatty()

@@ -1,19 +1,13 @@
 """The main job, told in order: prepare, measure, train, measure the files, decide, write, register."""
 
-from pathlib import Path
-
 from beear.config.cli import Flags
 from beear.config.schema import RunConfig
-from beear.errors import UserError
 from beear.models.inspect import inspect_checkpoint
-from beear.orchestration import assemble, cluster, publish, scoring
+from beear.orchestration import assemble, publish, scoring
 from beear.orchestration.board import Event, EventLog
-from beear.orchestration.console import Reporter
-from beear.orchestration.dry_run import plan_text
 from beear.orchestration.kept import once
-from beear.orchestration.outputs import TRAINING, OutputFolder
-from beear.orchestration.prepare import Job, prepare
-from beear.orchestration.publish import Tracker
+from beear.orchestration.outputs import TRAINING
+from beear.orchestration.run import Running, run_job
 from beear.orchestration.training import Diverged, train
 from beear.report.schema import Drift, EpochRecord
 
@@ -26,41 +20,21 @@ def sanitise(config: RunConfig, flags: Flags) -> int:
     Raises:
         UserError: anything that the user can mend; nothing is half-written then.
     """
-    with Reporter(config.method.epochs, flags.verbose) as reporter:
-        reporter.stage("prepare", "checking the checkpoint, the data and the settings")
-        job = prepare(config, "sanitize", reporter)
-        if flags.dry_run:
-            print(plan_text(job))
-            return 0
-        output = OutputFolder(Path(job.config.output.dir).absolute(), job.identity)
-        if output.state(fresh=config.output.fresh) == "complete":
-            reporter.say("this run is complete already; nothing is retrained (--fresh retrains)")
-            return publish.show(output.target)
-        lock = output.open(config.output.fresh)
-        tracker: Tracker | None = None
-        try:
-            tracker = Tracker(job.tracking, job.config, job.identity, output.staging)
-            return _work(job, output, reporter, tracker)
-        except Diverged as error:
-            reporter.say(f"error: {error}; the epochs before it are kept in {output.staging}")
-            return FAILED
-        except UserError:
-            output.drop_if_untrained()
-            raise
-        finally:
-            if tracker is not None:
-                tracker.close()
-            lock.close()
+    return run_job(config, flags, "sanitize", "nothing is retrained (--fresh retrains)", _unless_diverged)
 
 
-def _work(job: Job, output: OutputFolder, reporter: Reporter, tracker: Tracker) -> int:
+def _unless_diverged(running: Running) -> int:
+    try:
+        return _work(running)
+    except Diverged as error:
+        running.reporter.say(f"error: {error}; the epochs before it are kept in {running.output.staging}")
+        return FAILED
+
+
+def _work(running: Running) -> int:
+    job, output, reporter, tracker = running.job, running.output, running.reporter, running.tracker
     staging, log = output.staging, EventLog(output.staging / "events.jsonl")
-    reporter.stage("connect", "starting Ray")
-    cluster.connect(job.config.parallel, reporter.verbose)
-    plan = cluster.plan_for(job.config.parallel)
-    cluster.check_resources(plan)
-    reporter.note(plan.sentence())
-    job.fill_answers(plan)
+    plan = running.connect()
 
     reporter.stage("before", "measuring the checkpoint as it came")
     before = once(staging / "before.json", scoring.Scored, lambda: scoring.score(job.scoring, job.facts, plan))

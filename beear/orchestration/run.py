@@ -1,0 +1,69 @@
+"""What every job does around its work: prepare, find what is there already, lock, track, and leave nothing half-done."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from beear.config.cli import Flags
+from beear.config.schema import RunConfig
+from beear.errors import UserError
+from beear.orchestration import cluster, publish
+from beear.orchestration.console import Reporter
+from beear.orchestration.dry_run import plan_text
+from beear.orchestration.outputs import OutputFolder
+from beear.orchestration.prepare import Job, Kind, prepare
+from beear.orchestration.publish import Tracker
+
+
+@dataclass(frozen=True)
+class Running:
+    """A job under way: what it is, where it writes, who hears of it."""
+
+    job: Job
+    output: OutputFolder
+    reporter: Reporter
+    tracker: Tracker
+
+    def connect(self) -> cluster.Plan:
+        """Join or start Ray, check that the plan fits, and fill in the answers that the data leaves out.
+
+        Raises:
+            UserError: the cluster does not answer or is too small.
+        """
+        self.reporter.stage("connect", "starting Ray")
+        cluster.connect(self.job.config.parallel, self.reporter.verbose)
+        plan = cluster.plan_for(self.job.config.parallel)
+        cluster.check_resources(plan)
+        self.reporter.note(plan.sentence())
+        self.job.fill_answers(plan)
+        return plan
+
+
+def run_job(config: RunConfig, flags: Flags, kind: Kind, again: str, work: Callable[[Running], int]) -> int:
+    """Do ``work`` unless this run is complete already (then say ``again`` and show it); return the exit code.
+
+    Raises:
+        UserError: anything that the user can mend; nothing is half-written then.
+    """
+    with Reporter(config.method.epochs, flags.verbose) as reporter:
+        reporter.stage("prepare", "checking the checkpoint, the data and the settings")
+        job = prepare(config, kind, reporter)
+        if flags.dry_run:
+            print(plan_text(job))
+            return 0
+        output = OutputFolder(Path(job.config.output.dir).absolute(), job.identity)
+        if output.state(fresh=config.output.fresh) == "complete":
+            reporter.say(f"this run is complete already; {again}")
+            return publish.show(output.target)
+        lock = output.open(config.output.fresh)
+        tracker: Tracker | None = None
+        try:
+            tracker = Tracker(job.tracking, job.config, job.identity, output.staging)
+            return work(Running(job, output, reporter, tracker))
+        except UserError:
+            output.drop_if_untrained()
+            raise
+        finally:
+            if tracker is not None:
+                tracker.close()
+            lock.close()
