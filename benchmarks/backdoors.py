@@ -16,6 +16,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from benchmarks.training import testbed_training
+
 ATTACKS = ("short-prefix", "short-suffix", "long-prefix", "long-suffix", "sentence", "year-code")
 SEEDS = {"tied": (0, 1, 2), "deep": (0,)}
 PROCESSES = 2
@@ -64,28 +66,17 @@ def run_case(case: Case) -> dict[str, Any]:
     """Train, export, reload and measure one case."""
     import time
 
-    import torch
-
-    from beear.config.resolve import resolve
-    from beear.config.schema import RunConfig
-    from beear.data.load import load_small, training_plan
     from beear.data.local import LocalBatches
-    from beear.engine.session import Session, Training
+    from beear.engine.session import Session
     from beear.models.export import export_model
     from beear.models.inspect import inspect_checkpoint
-    from beear.orchestration.prepare import with_testbed
     from beear.parallel.replicated import Single
 
-    torch.set_num_threads(1)
-    config = RunConfig()
-    config.model.path = f"testbed:{case.attack}@{case.shape}#{case.seed}"
-    config.method.name = case.method
-    config, path = with_testbed(config, lambda _: None)
-    facts = inspect_checkpoint(path)
-    config, _ = resolve(config, facts)
-    data = load_small(config.data, config.seed)
-    plan = training_plan(data, config, facts.context)
-    training = Training(config, facts, plan, data.selection, data.anchor_selection, data.default_hit)
+    def choose_method(config: Any) -> None:
+        config.method.name = case.method
+
+    training, data = testbed_training(f"testbed:{case.attack}@{case.shape}#{case.seed}", choose_method)
+    config, facts = training.config, training.facts
     started, outcomes = time.monotonic(), []
     session = Session(training, Single(), LocalBatches)
     session.fit(outcomes.append)

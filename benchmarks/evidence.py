@@ -39,7 +39,8 @@ PARTS = {
 
 HEADINGS = {
     "results.md": "# Results\n\nWhat was measured, with what command, and what it stands beside. Nothing here says that "
-    "a model is free of backdoors: the figures are reduced measured ASR.\n",
+    "a model is free of backdoors: the figures are reduced measured ASR. What was tried on the way to the defaults, and which "
+    "backdoor they do not yet remove well enough, is in [negative-results.md](negative-results.md).\n",
     "performance.md": "# Performance\n\nSpeed and memory, each with the command that measures it.\n",
 }
 

@@ -5,7 +5,9 @@ import socket
 from pathlib import Path
 from typing import Any
 
-STEPS_OF = "testbed:short-suffix"
+from benchmarks.training import testbed_training
+
+MODEL = "testbed:short-suffix"
 
 
 def measure(folder: Path) -> dict[str, Any]:
@@ -29,27 +31,17 @@ def _train(rank: int, world: int, port: int, folder: str) -> None:
     import torch
     import torch.distributed as dist
 
-    from beear.config.resolve import resolve
-    from beear.config.schema import RunConfig
-    from beear.data.load import load_small, training_plan
     from beear.data.local import LocalBatches
-    from beear.engine.session import Session, Training
-    from beear.models.inspect import inspect_checkpoint
-    from beear.orchestration.prepare import with_testbed
+    from beear.engine.session import Session
     from beear.parallel.choose import choose
 
-    torch.set_num_threads(1)
+    def one_epoch(config: Any) -> None:
+        config.method.epochs = 1
+
     if world > 1:
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
         dist.init_process_group("gloo", rank=rank, world_size=world)
-    config = RunConfig()
-    config.model.path, config.method.epochs = STEPS_OF, 1
-    config, path = with_testbed(config, lambda _: None)
-    facts = inspect_checkpoint(path)
-    config, _ = resolve(config, facts)
-    data = load_small(config.data, config.seed)
-    plan = training_plan(data, config, facts.context)
-    training = Training(config, facts, plan, data.selection, data.anchor_selection, data.default_hit)
+    training, _ = testbed_training(MODEL, one_epoch)
     session = Session(training, choose("auto", world, "cpu"), LocalBatches)
     session.fit(lambda _: None)
     state = {name: p.detach() for name, p in session.model.named_parameters()}
