@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from beear.config.schema import ParallelConfig
 from beear.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
+REACH_SECONDS = 5.0
 JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 NOT_SENT = [".venv", ".git", ".cache", "outputs", "mlartifacts", "*.db", "tests", "docs"]
 
@@ -54,6 +56,8 @@ def connect(parallel: ParallelConfig, verbose: bool) -> None:
     # Ray's workers give way to everything else by default, and starve beside any other load.
     os.environ.setdefault("RAY_worker_niceness", "0")
     address = parallel.address or os.environ.get("RAY_ADDRESS")
+    if parallel.address:
+        _check_reachable(parallel.address)
     level = logging.INFO if verbose else logging.ERROR
     try:
         ray.init(
@@ -70,7 +74,17 @@ def connect(parallel: ParallelConfig, verbose: bool) -> None:
         raise UserError(f"parallel.address {address}: no Ray cluster answers there ({error})") from error
     for name in ("ray", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(level)
-    _quiet_data()
+
+
+def _check_reachable(address: str) -> None:
+    """Ask a HOST:PORT whether anything listens there: Ray itself would wait for minutes and log meanwhile."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"parallel.address: nothing answers at {address} ({error}); expected a running Ray cluster") from error
 
 
 def plan_for(parallel: ParallelConfig) -> Plan:
@@ -112,9 +126,3 @@ def _environment(address: str | None) -> dict[str, object]:
     if JOB_MARK in os.environ:
         return {"env_vars": variables}
     return {"env_vars": variables, "working_dir": str(ROOT), "excludes": NOT_SENT}
-
-
-def _quiet_data() -> None:
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False

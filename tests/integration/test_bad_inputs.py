@@ -72,6 +72,12 @@ def inputs(good: Path, tmp_path: Path) -> Inputs:
     return Inputs(tmp_path, root / "model", root / "defense.jsonl", root / "anchor.jsonl")
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 Spoil = Callable[[Inputs], object]
 CASES: dict[str, tuple[Spoil, list[str]]] = {}
 
@@ -200,10 +206,7 @@ def output_folder_of_another_run(i: Inputs) -> None:
 
 @case("tracking.uri", "cannot be reached")
 def unreachable_tracking_server(i: Inputs) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    i.arguments += ["--tracking.uri", f"http://127.0.0.1:{port}"]
+    i.arguments += ["--tracking.uri", f"http://127.0.0.1:{free_port()}"]
 
 
 @case("tracking.uri", "sqlite:///")
@@ -260,6 +263,11 @@ def unknown_hit_rule(i: Inputs) -> None:
 @case("method.epochs", "0")
 def value_out_of_bounds(i: Inputs) -> None:
     i.arguments += ["--method.epochs", "0"]
+
+
+@case("parallel.address", "nothing answers")
+def unreachable_ray_cluster(i: Inputs) -> None:
+    i.arguments += ["--parallel.address", f"127.0.0.1:{free_port()}", "--tracking.enabled", "false"]
 
 
 @case("CPU", "too small")
