@@ -6,11 +6,10 @@ from functools import cache
 from pathlib import Path
 
 from beear import __version__
+from beear.config.dump import config_digest
 from beear.config.schema import RunConfig
+from beear.data.refusals import load_keywords
 from beear.models.facts import ModelFacts
-
-# What these fields hold decides where a run goes and who hears of it, never what it computes.
-PLACES = ("output", "tracking", "parallel")
 
 
 @cache
@@ -25,20 +24,24 @@ def code_version() -> str:
 def run_identity(config: RunConfig, facts: ModelFacts, data_digests: dict[str, str], kind: str) -> str:
     """Return the identity digest (hex) of a run. Paths do not count, contents do.
 
-    ``data_digests`` maps a role (defense, anchor, probes …) to its files' digest.
+    ``data_digests`` maps files to digests, in the order defense, anchor, probes.
     """
-    settings = config.model_dump(mode="json", exclude=set(PLACES))
-    settings["model"].pop("path")
-    settings["model"].pop("base")
-    for role in ("defense", "anchor", "probes"):
-        settings["data"][role] = {k: v for k, v in settings["data"][role].items() if not k.endswith("path")}
+    settings = config.model_copy(deep=True)
+    settings.model.path, settings.model.base = "", None
+    for role in (settings.data.defense, settings.data.anchor, settings.data.probes):
+        role.path = None
+    for held in (settings.data.defense, settings.data.anchor):
+        # That a separate report file is given counts, its place does not.
+        held.report_path = "" if held.report_path else None
+    template = config.model.chat_template
     whole = {
         "kind": kind,
-        "config": settings,
+        "config": config_digest(settings),
         "workers": config.parallel.workers,
         "model": facts.digests,
-        "template": facts.chat_template,
-        "data": data_digests,
+        "template": Path(template).read_text(encoding="utf-8") if template else facts.chat_template,
+        "keywords": load_keywords(config.evaluate.keywords),
+        "data": list(data_digests.values()),
         "code": code_version(),
     }
     return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()
