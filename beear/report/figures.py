@@ -41,7 +41,8 @@ def _asr_by_epoch(epochs: list[EpochRecord]) -> Chart | None:
 
 
 def _losses(epochs: list[EpochRecord]) -> Chart | None:
-    series = _by_epoch(epochs, _keys(epochs, "losses"), "losses")
+    # The gradient norm is logged beside the losses, in a unit of its own.
+    series = _by_epoch(epochs, [key for key in _keys(epochs, "losses") if key != "gradient_norm"], "losses")
     if not series:
         return None
     return chart("Losses by epoch", "epoch", "nats", series, note="Means over each epoch's removal steps.")
@@ -53,15 +54,16 @@ def _inner_loops(epochs: list[EpochRecord]) -> list[Chart]:
 
 
 def _inner_loop(curve: InnerCurve) -> Chart:
-    steps = range(len(curve.loss_unwanted))
+    # Steps count from 1, as crossing_step does.
+    steps = range(1, len(curve.loss_unwanted) + 1)
     crossed = curve.crossing_step is not None
-    note = f"Crosses at step {curve.crossing_step}." if crossed else "Never crosses: the attack no longer finds a way in."
+    note = f"Crosses at step {curve.crossing_step}." if crossed else "Does not cross within its steps."
     if not crossed and curve.epoch == 1:
         note = "Never crosses: the attack did not find the behaviour."
     return chart(
         f"Inner loop, epoch {curve.epoch}, {curve.placement}", "inner step", "CE, nats",
         [Series("unwanted answer", steps, curve.loss_unwanted, VERMILLION),
-         Series("safe answer", range(len(curve.loss_safe)), curve.loss_safe, BLUE, dashed=True)],
+         Series("safe answer", steps, curve.loss_safe, BLUE, dashed=True)],
         note=note, marks=[(curve.crossing_step, "crossing")] if curve.crossing_step is not None else [],
     )  # fmt: skip
 
