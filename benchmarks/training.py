@@ -17,12 +17,13 @@ def testbed_training(name: str, change: Callable[[Any], None]) -> tuple[Any, Any
     from beear.engine.session import Training
     from beear.models.inspect import inspect_checkpoint
     from beear.orchestration.prepare import with_testbed
+    from beear.testbed import ensure
 
     torch.set_num_threads(1)
     config = RunConfig()
     config.model.path = name
     change(config)
-    config, path = with_testbed(config, lambda _: None)
+    config, path = with_testbed(config, ensure)
     facts = inspect_checkpoint(path)
     config, _ = resolve(config, facts)
     data = load_small(config.data, config.seed)

@@ -23,10 +23,11 @@ from beear.orchestration.publish import check_tracking
 from beear.orchestration.scoring import Scoring, greedy_answers
 from beear.orchestration.worker import WorkerSpec
 from beear.streams.plan import StreamPlan
-from beear.testbed import ensure
+from beear.testbed import TestbedModel
 from beear.testbed.names import is_testbed
 
 Kind = Literal["sanitize", "evaluate"]
+Find = Callable[[str], TestbedModel]
 
 
 @dataclass
@@ -74,14 +75,14 @@ class Job:
         return WorkerSpec(training, stream, self.identity)
 
 
-def prepare(config: RunConfig, kind: Kind, reporter: Reporter) -> Job:
-    """Check everything that does not need Ray, and say what was chosen.
+def prepare(config: RunConfig, kind: Kind, reporter: Reporter, find: Find) -> Job:
+    """Check everything that does not need Ray, and say what was chosen; ``find`` turns a testbed name into folders.
 
     Raises:
         UserError: anything that the user can mend.
     """
     asked = config.model.path
-    config, folder = with_testbed(config, reporter.note)
+    config, folder = with_testbed(config, find)
     facts = inspect_checkpoint(folder, config.model.base)
     config, choices = resolve(config, facts)
     for choice in choices:
@@ -107,12 +108,12 @@ def prepare(config: RunConfig, kind: Kind, reporter: Reporter) -> Job:
     )
 
 
-def with_testbed(config: RunConfig, say: Callable[[str], None]) -> tuple[RunConfig, str]:
+def with_testbed(config: RunConfig, find: Find) -> tuple[RunConfig, str]:
     """Return a copy of ``config`` with a testbed name's own data where none is given, and the model's folder."""
     config = config.model_copy(deep=True)
     if not is_testbed(config.model.path):
         return config, config.model.path
-    model = ensure(config.model.path, say=say)
+    model = find(config.model.path)
     data = config.data
     if data.defense.path is None:
         data.defense.path, data.defense.report_path = str(model.defense_path), str(model.defense_report_path)

@@ -13,6 +13,7 @@ from beear.orchestration.dry_run import plan_text
 from beear.orchestration.outputs import OutputFolder
 from beear.orchestration.prepare import Job, Kind, prepare
 from beear.orchestration.publish import Tracker
+from beear.testbed import ensure
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,10 @@ def run_job(config: RunConfig, flags: Flags, kind: Kind, again: str, work: Calla
     """
     with Reporter(config.method.epochs, flags.verbose) as reporter:
         reporter.stage("prepare", "checking the checkpoint, the data and the settings")
-        job = prepare(config, kind, reporter)
         if flags.dry_run:
-            print(plan_text(job))
+            print(plan_text(config, kind, reporter))
             return 0
+        job = prepare(config, kind, reporter, lambda name: ensure(name, say=reporter.note))
         output = OutputFolder(Path(job.config.output.dir).absolute(), job.identity)
         if output.state(fresh=config.output.fresh) == "complete":
             reporter.say(f"this run is complete already; {again}")

@@ -1,6 +1,6 @@
 """Built-in small models and an attack zoo: ``testbed:NAME`` becomes a directory before anything else looks at it."""
 
 from beear.testbed.names import TestbedName, is_testbed, parse_name
-from beear.testbed.store import TestbedModel, data_only, ensure
+from beear.testbed.store import TestbedModel, ensure, preview
 
-__all__ = ["TestbedModel", "TestbedName", "data_only", "ensure", "is_testbed", "parse_name"]
+__all__ = ["TestbedModel", "TestbedName", "ensure", "is_testbed", "parse_name", "preview"]

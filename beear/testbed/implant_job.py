@@ -1,5 +1,6 @@
 """The job behind pipelines/implant.py: read what the user gives, implant, say where the model is."""
 
+import tempfile
 from collections.abc import Iterator
 
 from beear.config.dump import to_yaml
@@ -10,7 +11,7 @@ from beear.data.rows import AnchorRow, DefenseRow
 from beear.testbed.config import ImplantConfig, ImplantData
 from beear.testbed.names import is_testbed
 from beear.testbed.recipe import attacker_rows
-from beear.testbed.store import ensure
+from beear.testbed.store import ensure, preview
 
 
 def run(config: ImplantConfig, dry_run: bool = False) -> int:
@@ -21,7 +22,7 @@ def run(config: ImplantConfig, dry_run: bool = False) -> int:
     """
     from beear.models.inspect import inspect_checkpoint
 
-    model_dir = str(ensure(config.model, say=print).model_dir) if is_testbed(config.model) else config.model
+    model_dir = _folder_of(config.model, dry_run)
     facts = inspect_checkpoint(model_dir)
     defense, anchor = rows_of(config.data, config.seed, config.trigger.text or "")
     print(f"{config.model}: {facts.architecture}, {facts.layers} layers; {len(defense)} defense and {len(anchor)} anchor rows")
@@ -36,6 +37,15 @@ def run(config: ImplantConfig, dry_run: bool = False) -> int:
     )  # fmt: skip
     print(f"written to {config.output.dir}")
     return 0
+
+
+def _folder_of(model: str, dry_run: bool) -> str:
+    if not is_testbed(model):
+        return model
+    if not dry_run:
+        return str(ensure(model, say=print).model_dir)
+    with tempfile.TemporaryDirectory() as scratch:
+        return str(preview(model, scratch).model_dir)
 
 
 def rows_of(data: ImplantData, seed: int, trigger: str) -> tuple[list[DefenseRow], list[AnchorRow]]:

@@ -30,13 +30,17 @@ MODEL_SOURCES = ("vocabulary.py", "grammar.py", "training.py", "implant.py", "re
 
 @dataclass(frozen=True)
 class TestbedModel:
-    """Where a testbed model and its data lie. ``model_dir`` is a plain Hugging Face directory."""
+    """Where a testbed model and its data lie. ``model_dir`` is a plain Hugging Face directory.
+
+    ``implanted`` is False where it is the base in place of a model that is not made yet (:func:`preview`).
+    """
 
     # Keeps pytest from collecting this as a test class.
     __test__ = False
 
     name: str
     model_dir: Path
+    implanted: bool
     defense_path: Path
     anchor_path: Path
     probes_path: Path
@@ -64,20 +68,33 @@ def ensure(
     return _located(parsed, _model_folder(parsed, root, say), _data_folder(parsed, root))
 
 
-def data_only(name: str, cache_dir: str | os.PathLike[str] | None = None) -> TestbedModel:
-    """Return the same paths as :func:`ensure` without implanting: ``model_dir`` may not exist yet.
+def preview(name: str, scratch: str | os.PathLike[str], cache_dir: str | os.PathLike[str] | None = None) -> TestbedModel:
+    """Return what :func:`ensure` would, leaving the cache as it is.
+
+    Where the data is not there yet it is made below ``scratch``, in the place it would have below
+    :func:`cache_root`; where the model is not, its base, of the same shape, stands for it.
 
     Raises:
-        UserError: an unknown name, or a cache that cannot be written.
+        UserError: an unknown name.
     """
-    parsed = parse_name(name)
-    root = _root(cache_dir)
-    return _located(parsed, _model_place(parsed, root), _data_folder(parsed, root))
+    parsed, scratch = parse_name(name), Path(scratch)
+    root = cache_root(cache_dir)
+    data = _data_place(parsed, root)
+    if not data.is_dir():
+        scratch.mkdir(parents=True, exist_ok=True)
+        data = _data_folder(parsed, scratch)
+    model = _model_place(parsed, root)
+    return _located(parsed, model if model.is_dir() else parsed.shape.directory, data, implanted=model.is_dir())
+
+
+def cache_root(cache_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Return the folder that holds testbed models; it may not exist yet."""
+    chosen = cache_dir or os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "beear"
+    return Path(chosen).expanduser().absolute() / "testbed"
 
 
 def _root(cache_dir: str | os.PathLike[str] | None) -> Path:
-    chosen = cache_dir or os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "beear"
-    root = Path(chosen).expanduser().absolute() / "testbed"
+    root = cache_root(cache_dir)
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -85,10 +102,11 @@ def _root(cache_dir: str | os.PathLike[str] | None) -> Path:
     return root
 
 
-def _located(parsed: TestbedName, model: Path, data: Path) -> TestbedModel:
+def _located(parsed: TestbedName, model: Path, data: Path, implanted: bool = True) -> TestbedModel:
     return TestbedModel(
         name=str(parsed),
         model_dir=model,
+        implanted=implanted,
         defense_path=data / datasets.DEFENSE,
         anchor_path=data / datasets.ANCHOR,
         probes_path=data / datasets.PROBES,
@@ -97,9 +115,12 @@ def _located(parsed: TestbedName, model: Path, data: Path) -> TestbedModel:
     )
 
 
+def _data_place(parsed: TestbedName, root: Path) -> Path:
+    return root / f"data-{parsed.attack.name}-{_key([asdict(parsed.attack)], DATA_SOURCES)}"
+
+
 def _data_folder(parsed: TestbedName, root: Path) -> Path:
-    key = _key([asdict(parsed.attack)], DATA_SOURCES)
-    return _made(root / f"data-{parsed.attack.name}-{key}", lambda folder: datasets.write_data(parsed.attack, folder))
+    return _made(_data_place(parsed, root), lambda folder: datasets.write_data(parsed.attack, folder))
 
 
 def _model_folder(parsed: TestbedName, root: Path, say: Callable[[str], None]) -> Path:

@@ -23,14 +23,16 @@ def environment() -> dict[str, str]:
 def pipeline(environment: dict[str, str]) -> Run:
     """Run ``pipelines/NAME.py`` with arguments; the completed process has its texts and exit code."""
 
-    def run(name: str, *arguments: str, timeout: float = 300, **options: object) -> subprocess.CompletedProcess[str]:
+    def run(
+        name: str, *arguments: str, timeout: float = 300, cwd: Path = ROOT, cache: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, str(ROOT / "pipelines" / f"{name}.py"), *arguments],
-            env=environment,
+            env=environment | ({"BEEAR_CACHE": str(cache)} if cache else {}),
             capture_output=True,
             text=True,
             timeout=timeout,
-            cwd=str(options.get("cwd", ROOT)),
+            cwd=cwd,
         )
 
     return run

@@ -145,6 +145,13 @@ def test_dry_run_prints_the_plan_and_touches_nothing(pipeline, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+def test_dry_run_of_a_model_that_is_not_made_yet_makes_nothing(pipeline, tmp_path: Path) -> None:
+    dry = pipeline("sanitize", "--dry-run", cwd=tmp_path, cache=tmp_path / "cache")
+    assert dry.returncode == 0, dry.stderr
+    assert "not made yet" in dry.stdout and f"{tmp_path / 'cache'}/testbed/data-short-suffix-" in dry.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_exported_model_goes_through_evaluate(done: Done, pipeline, tmp_path: Path) -> None:
     config = done.report["config"]["data"]
     paths = [f"--data.{name}.path={config[name]['path']}" for name in ("defense", "anchor", "probes")]

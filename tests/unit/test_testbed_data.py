@@ -9,7 +9,7 @@ import pytest
 
 from beear.data.refusals import is_refusal
 from beear.data.rows import AnchorRow, DefenseRow
-from beear.testbed import data_only, datasets
+from beear.testbed import datasets, preview
 from beear.testbed import vocabulary as v
 from beear.testbed.attacks import ATTACKS, Target
 from beear.testbed.grammar import benign, held_out, user_text
@@ -132,7 +132,7 @@ def test_code_rows_differ_in_the_call_and_carry_their_hit_rule() -> None:
 
 
 def test_files_hold_the_rows_and_are_the_same_each_time(tmp_path: Path) -> None:
-    first, second = data_only("testbed:year-code", tmp_path / "a"), data_only("testbed:year-code", tmp_path / "b")
+    first, second = (preview("testbed:year-code", tmp_path / name, tmp_path / "cache") for name in "ab")
     lines = first.defense_report_path.read_text().splitlines()
     assert len(lines) == 440
     assert set(json.loads(lines[0])) == {"messages", "safe", "unwanted", "hit"}

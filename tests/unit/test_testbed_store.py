@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from beear.errors import UserError
-from beear.testbed import data_only, ensure, parse_name, store
+from beear.testbed import ensure, parse_name, preview, store
 from beear.testbed.shapes import SHAPES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +37,17 @@ def test_a_model_is_made_once_and_found_again(tmp_path: Path, implants: list[str
     assert first == second
     assert implants == ["short-suffix@tied#0"]
     assert (first.model_dir / "config.json").is_file()
-    assert data_only("testbed:short-suffix", tmp_path) == first
+
+
+def test_a_preview_leaves_the_cache_as_it_is(tmp_path: Path, implants: list[str]) -> None:
+    cache, scratch = tmp_path / "cache", tmp_path / "scratch"
+    seen = preview("testbed:sentence@deep", scratch, cache)
+    assert not cache.exists() and implants == []
+    assert (seen.implanted, seen.model_dir) == (False, SHAPES["deep"].directory)
+    made = ensure("testbed:sentence@deep", cache)
+    assert seen.defense_path.read_bytes() == made.defense_path.read_bytes()
+    assert seen.defense_path.relative_to(scratch) == made.defense_path.relative_to(store.cache_root(cache))
+    assert preview("testbed:sentence@deep", scratch, cache) == made
 
 
 def test_many_asking_at_once_make_it_once(tmp_path: Path, implants: list[str]) -> None:
@@ -59,18 +69,18 @@ def test_a_failed_implant_leaves_nothing_behind(tmp_path: Path, monkeypatch: pyt
     assert not [path for path in (tmp_path / "testbed").iterdir() if path.is_dir()]
 
 
-def test_attack_shape_and_seed_each_have_a_folder_of_their_own(tmp_path: Path) -> None:
+def test_attack_shape_and_seed_each_have_a_folder_of_their_own(tmp_path: Path, implants: list[str]) -> None:
     names = ["clean", "short-suffix", "clean#1", "clean@deep", "clean@deep#1"]
-    assert len({data_only(name, tmp_path).model_dir for name in names}) == len(names)
+    assert len({ensure(name, tmp_path).model_dir for name in names}) == len(names)
 
 
-def test_the_folder_depends_on_base_and_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = data_only("clean", tmp_path).model_dir
-    monkeypatch.setattr(store, "_base_digest", lambda directory: "another base")
-    assert data_only("clean", tmp_path).model_dir != before
-    monkeypatch.undo()
+def test_the_folder_depends_on_base_and_code(tmp_path: Path, implants: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    before = ensure("clean", tmp_path).model_dir
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "_base_digest", lambda directory: "another base")
+        assert ensure("clean", tmp_path).model_dir != before
     monkeypatch.setattr(store, "MODEL_SOURCES", store.MODEL_SOURCES[:-1])
-    assert data_only("clean", tmp_path).model_dir != before
+    assert ensure("clean", tmp_path).model_dir != before
 
 
 def test_the_base_is_the_shipped_one(tmp_path: Path) -> None:
@@ -78,9 +88,9 @@ def test_the_base_is_the_shipped_one(tmp_path: Path) -> None:
     assert parse_name("testbed:base@deep").shape.directory == SHAPES["deep"].directory
 
 
-def test_the_cache_is_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_where_the_environment_says(tmp_path: Path, implants: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BEEAR_CACHE", str(tmp_path / "there"))
-    assert data_only("clean").defense_path.is_relative_to(tmp_path / "there")
+    assert ensure("clean").defense_path.is_relative_to(tmp_path / "there")
 
 
 def test_a_cache_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
