@@ -35,7 +35,6 @@ def attach_lora(model: PreTrainedModel, config: AdapterConfig) -> nn.Module:
     lora = LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,  # type: ignore[arg-type]  # annotated int there, used as a number
-        lora_dropout=config.dropout,
         target_modules=names,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
         task_type="CAUSAL_LM",
