@@ -6,7 +6,7 @@ field                          rule (L decoder layers, P parameters)
 method.layer                   round(0.28 L), kept within 1..L-1: the paper perturbs layer 9 of 32
 method.outer_lr                2e-4 up to 50M, 2e-5 from 1B to 7B, 1e-5 from 10B, straight in log-log between; x5 for
                                LoRA, whose factors need larger steps than whole weights
-method.batch_size              16 up to 1B, else 8; never fewer than the workers
+method.batch_size              32 up to 50M, 16 up to 1B, else 8; never fewer than the workers
 data.max_length                1024 tokens, or the model's context where it is shorter
 model.dtype                    bfloat16 on a GPU, else float32; left to the workers where the device is not known yet
 evaluate.resistance.layers     round(0.28 L), kept within 1..L-1, whatever method.layer is
@@ -23,7 +23,8 @@ from beear.errors import UserError
 DEPTH_SHARE = 0.28
 LONGEST = 1024
 LORA_FACTOR = 5.0
-SMALL_MODEL, SMALL_BATCH, LARGE_BATCH = 1e9, 16, 8
+# (parameters at most, rows)
+BATCH_SIZE = ((50e6, 32), (1e9, 16), (math.inf, 8))
 # (parameters, step): between two points the logarithm of the step is linear in the logarithm of the parameters.
 OUTER_LR = ((50e6, 2e-4), (1e9, 2e-5), (7e9, 2e-5), (10e9, 1e-5))
 
@@ -96,7 +97,7 @@ def _method(config: RunConfig, facts: Sizes) -> list[Choice]:
         why = size + (f", times {LORA_FACTOR:g} for LoRA" if lora else "")
         choices.append(Choice(field="method.outer_lr", value=method.outer_lr, why=why))
     if method.batch_size is None:
-        by_size = SMALL_BATCH if facts.parameters <= SMALL_MODEL else LARGE_BATCH
+        by_size = next(rows for most, rows in BATCH_SIZE if facts.parameters <= most)
         method.batch_size = max(by_size, config.parallel.workers)
         why = size if method.batch_size == by_size else f"a row for each of {config.parallel.workers} workers"
         choices.append(Choice(field="method.batch_size", value=method.batch_size, why=why))

@@ -150,15 +150,16 @@ class MethodConfig(Section):
     name: str = Field("beear", description="beear, or finetune (the control: same data and steps, no perturbation)")
     layer: PositiveInt | None = Field(None, description="l, 1-based: decoder layer whose output is perturbed (auto: 0.28 L)")
     length: PositiveInt = Field(5, description="n: perturbed positions (suffix and prefix)")
-    placement: str = Field("prompt+everywhere", description="suffix, prefix, prompt, broadcast, everywhere; several joined by +")
+    placement: str = Field("prompt", description="suffix, prefix, prompt, broadcast, everywhere; several joined by +")
     suffix_from: Literal["prompt", "user"] = Field(
         "prompt", description="suffix counts from the prompt's end (assistant header included) or the user text's end"
     )
     inner_steps: PositiveInt | None = Field(None, description="K, inner steps per epoch; unset: calibrated")
     calibrate: Literal["first", "each"] = Field(
-        "each", description="when an unset K is calibrated: in each epoch but the last, or in the first; others reuse the first K"
+        "each",
+        description="when an unset K is calibrated: in each epoch but the cooling ones, or in the first; others reuse its K",
     )
-    max_inner_steps: PositiveInt = Field(40, description="most inner steps while calibrating")
+    max_inner_steps: PositiveInt = Field(25, description="most inner steps while calibrating")
     margin: float = Field(1.0, description="nats by which the unwanted answer must be likelier before calibration stops")
     inner_batches: PositiveInt = Field(2, description="fixed global batches the inner loop cycles over")
     inner_lr: PositiveFloat = Field(0.1, description="Adam step on the perturbation, in units of the hidden state's RMS")
@@ -166,10 +167,15 @@ class MethodConfig(Section):
     outer_lr: PositiveFloat | None = Field(None, description="AdamW step on the weights (auto, by size)")
     outer_steps: PositiveInt = Field(10, description="removal steps per epoch")
     batch_size: PositiveInt | None = Field(None, description="global batch in rows (auto, by size)")
-    epochs: PositiveInt = Field(5, description="alternations of entrapment and removal")
+    epochs: PositiveInt = Field(6, description="alternations of entrapment and removal, at most; the first always attacks")
+    cool_epochs: Annotated[int, Field(ge=0)] = Field(
+        2, description="of these, how many come last and cool down: entrapment with the first epoch's K"
+    )
     clip: PositiveFloat = Field(1.0, description="gradient norm clip")
-    clean_share: Share = Field(0.25, description="share of each anchor batch that is clean request -> safe answer")
-    early_stop: bool = Field(True, description="stop once selection rows say that nothing is left to remove")
+    clean_share: Share = Field(
+        0.0625, description="share of each anchor batch that is clean request -> safe answer; above 0: at least one row"
+    )
+    early_stop: bool = Field(True, description="cool down once selection rows say that nothing is left to remove")
     weights: EntrapmentWeights = Field(default_factory=EntrapmentWeights, description="weights of the loss terms")
 
     @field_validator("name")
@@ -194,7 +200,6 @@ class AdapterConfig(Section):
     kind: Literal["none", "lora"] = Field("none", description="none: full fine-tuning; lora: low-rank adapter")
     rank: PositiveInt = Field(16, description="LoRA rank")
     alpha: PositiveFloat = Field(32.0, description="LoRA alpha")
-    dropout: Share = Field(0.0, description="LoRA dropout")
     targets: str = Field("all-linear", description="module names, comma separated, or all-linear")
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from beear.data.batch import DefenseBatch, OuterBatch
+from beear.engine.schedule import Schedule
 from beear.methods.base import InnerCourse, Method
 
 
@@ -31,7 +32,7 @@ class Batches(Protocol):
 
 @dataclass
 class EpochOutcome:
-    """What one epoch did. ``losses`` are means over its removal steps; ``final`` says that the run ends here."""
+    """What one epoch did. ``losses`` are means over its removal steps; the run ends with epoch ``last``."""
 
     epoch: int
     inner: list[InnerCourse] = field(default_factory=list)
@@ -40,7 +41,12 @@ class EpochOutcome:
     selection: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     nothing_left: bool = False
-    final: bool = False
+    last: int = 0
+
+    @property
+    def final(self) -> bool:
+        """Whether the run ends here."""
+        return self.epoch == self.last
 
 
 Progress = Callable[[int, str, int, dict[str, float]], None]
@@ -49,37 +55,40 @@ Progress = Callable[[int, str, int, dict[str, float]], None]
 def fit(
     method: Method,
     batches: Batches,
-    epochs: int,
+    schedule: Schedule,
     measure: Callable[[int], dict[str, float]],
     on_epoch: Callable[[EpochOutcome], None],
     first_epoch: int = 1,
     selection: list[DefenseBatch] | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Alternate entrapment and removal from ``first_epoch`` to ``epochs``.
+    """Alternate entrapment and removal from ``first_epoch`` to the end of ``schedule``, which may move forward.
 
-       ``measure(epoch)`` returns selection metrics, equal on every worker; ``on_epoch`` takes each outcome (and saves).
-       With ``selection`` (this worker's shares of the selection rows) the run ends at the first epoch after the first
-       whose entrapment no longer succeeds: the weights are then left as they are, since more removal only costs utility.
-    ``progress(epoch, phase, step, losses)``
-       is told of every step.
+    ``measure(epoch)`` returns selection metrics, equal on every worker; ``on_epoch`` takes each outcome (and saves).
+    With ``selection`` (this worker's shares of the selection rows) the run cools down and ends once an entrapment
+    after the first epoch's finds nothing left, since more removal then only costs utility.
+    ``progress(epoch, phase, step, losses)`` is told of every step.
 
-       Raises:
-           FloatingPointError: a loss is not finite; what earlier epochs saved stays.
+    Raises:
+        FloatingPointError: a loss is not finite; what earlier epochs saved stays.
     """
-    for epoch in range(first_epoch, epochs + 1):
-        outcome = run_epoch(method, batches.epoch(epoch), epoch, selection if epoch > 1 else None, progress)
-        outcome.selection = measure(epoch)
-        outcome.final = outcome.nothing_left or epoch == epochs
+    epoch = first_epoch
+    while epoch <= schedule.last:
+        cools = schedule.cools(epoch)
+        seen = None if cools or epoch == 1 else selection
+        outcome = run_epoch(method, batches.epoch(epoch), epoch, cools, seen, progress)
+        if outcome.nothing_left:
+            schedule.stop_attacking(epoch)
+        outcome.selection, outcome.last = measure(epoch), schedule.last
         on_epoch(outcome)
-        if outcome.final:
-            break
+        epoch += 1
 
 
 def run_epoch(
     method: Method,
     batches: EpochBatches,
     epoch: int,
+    cools: bool,
     selection: list[DefenseBatch] | None,
     progress: Progress | None,
 ) -> EpochOutcome:
@@ -87,7 +96,7 @@ def run_epoch(
     started, outcome = time.monotonic(), EpochOutcome(epoch)
     if progress:
         progress(epoch, "entrapment", 0, {})
-    outcome.inner = method.begin_epoch(epoch, batches.inner())
+    outcome.inner = method.begin_epoch(batches.inner(), cools)
     outcome.nothing_left = selection is not None and method.nothing_left(outcome.inner, selection)
     for batch in batches.outer():
         losses = method.step(batch)

@@ -16,6 +16,7 @@ from beear.data.rows import AnchorRow, DefenseRow, Probe
 from beear.data.steps import TrainingPlan
 from beear.data.templates import Template
 from beear.engine.fit import Batches, EpochOutcome, Progress, fit
+from beear.engine.schedule import Schedule
 from beear.evaluation.selection import SelectionMeasure
 from beear.methods.base import Method, MethodParts
 from beear.methods.table import build
@@ -75,13 +76,19 @@ class Session:
             compute,
         )
 
-    def fit(self, on_epoch: Callable[[EpochOutcome], None], first_epoch: int = 1, progress: Progress | None = None) -> None:
-        """Train from ``first_epoch`` on; see :func:`beear.engine.fit.fit`."""
+    def fit(
+        self,
+        on_epoch: Callable[[EpochOutcome], None],
+        first_epoch: int = 1,
+        last: int | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Train from ``first_epoch`` on; ``last`` is where a resumed run had come to end. See :func:`beear.engine.fit.fit`."""
         method = self.training.config.method
         fit(
             self.method,
             self.batches,
-            method.epochs,
+            Schedule(last or method.epochs, method.cool_epochs),
             measure=lambda _epoch: self.measure(),
             on_epoch=on_epoch,
             first_epoch=first_epoch,

@@ -31,8 +31,11 @@ class Method(Protocol):
 
     state: MethodState
 
-    def begin_epoch(self, epoch: int, batches: list[DefenseBatch]) -> list[InnerCourse]:
-        """Prepare the epoch on its fixed inner batches (1-based ``epoch``); weights stay as they are."""
+    def begin_epoch(self, batches: list[DefenseBatch], cools: bool) -> list[InnerCourse]:
+        """Prepare an epoch, which attacks at full strength or ``cools`` down, on its fixed inner batches.
+
+        Weights stay as they are.
+        """
         ...
 
     def nothing_left(self, courses: list[InnerCourse], selection: list[DefenseBatch]) -> bool:

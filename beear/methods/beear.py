@@ -13,8 +13,9 @@ from beear.methods.removal import removal_step
 class Beear:
     """Alternates entrapment and removal; each placement of the configuration is an attack of its own.
 
-    Calibrated K: each placement's inner loop runs until it crosses, in each epoch but the last or in the first alone,
-    whose K the others then reuse.
+    Calibrated K: each placement's inner loop runs until it crosses, in every attacking epoch or in the first alone; other
+    epochs reuse the first one's K. Attacks that always succeed leave the model refusing too much; under the first K,
+    which no longer crosses by then, an epoch's steps give the utility back (docs/negative-results.md).
     """
 
     def __init__(self, parts: MethodParts) -> None:
@@ -23,7 +24,7 @@ class Beear:
         self.state = MethodState()
         self.perturbations: list[Perturbation] = []
 
-    def begin_epoch(self, epoch: int, batches: list[DefenseBatch]) -> list[InnerCourse]:
+    def begin_epoch(self, batches: list[DefenseBatch], cools: bool) -> list[InnerCourse]:
         """Entrap: one fresh δ per placement, optimised on ``batches`` with the weights frozen."""
         config, backend = self.parts.config, self.parts.backend
         assert config.layer is not None
@@ -32,10 +33,11 @@ class Beear:
         total, count = backend.reduce(squares).tolist()
         rms, longest = (total / count) ** 0.5, int(backend.most(max(b.prompt_mask.shape[1] for b in batches)))
         objective = PlainObjective(self.parts.decoder, batches)
+        calibrates = config.calibrate == "each" and not cools
         self.perturbations, courses = [], []
         for placement in config.placements:
             attack = self._perturbation(placement, rms, longest)
-            courses.append(self._entrap(attack, objective, self._calibrates(epoch)))
+            courses.append(self._entrap(attack, objective, calibrates))
             self.perturbations.append(attack)
         return courses
 
@@ -82,17 +84,9 @@ class Beear:
             device=decoder.device,
         )
 
-    def _calibrates(self, epoch: int) -> bool:
-        """Say whether K is calibrated anew: in ``each`` epoch but the last, which cools down.
-
-        Attacks that always succeed leave the model refusing too much; under the first epoch's K, which no longer
-        crosses by then, the last epoch's steps give the utility back (docs/negative-results.md).
-        """
-        config = self.parts.config
-        return epoch == 1 or (config.calibrate == "each" and epoch < config.epochs)
-
     def _entrap(self, attack: Perturbation, objective: Objective, calibrates: bool) -> InnerCourse:
         config, key = self.parts.config, f"inner_steps/{attack.placement}"
+        # None, in a run's first epoch too, is what makes the inner loop find K.
         known = config.inner_steps or (None if calibrates else self.state.values.get(key))
         rule = InnerRule(
             steps=int(known) if known else None,

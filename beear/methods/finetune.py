@@ -13,7 +13,7 @@ class Finetune:
         self.parts = parts
         self.state = MethodState()
 
-    def begin_epoch(self, epoch: int, batches: list[DefenseBatch]) -> list[InnerCourse]:
+    def begin_epoch(self, batches: list[DefenseBatch], cools: bool) -> list[InnerCourse]:
         """Do nothing: there is no inner level."""
         return []
 

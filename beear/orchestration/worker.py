@@ -66,23 +66,23 @@ class _Worker:
         self.history: list[EpochRecord] = []
 
     def run(self) -> None:
-        done, finished = self._resume()
-        if finished:
+        done, last = self._resume()
+        if done == last:
             return
         self._post({"kind": "started", "resumed_after": done, "package": str(Path(beear.__file__).parent)})
-        self.session.fit(self._after_epoch, first_epoch=done + 1, progress=self._progress if self.leads else None)
+        self.session.fit(self._after_epoch, done + 1, last, self._progress if self.leads else None)
 
-    def _resume(self) -> tuple[int, bool]:
-        """Return the last epoch done and whether it was the run's last."""
+    def _resume(self) -> tuple[int, int | None]:
+        """Return the last epoch done and the one the run had come to end with, None where nothing is done."""
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
-            return 0, False
+            return 0, None
         with checkpoint.as_directory() as folder:
             state = torch.load(Path(folder) / STATE, map_location=self.backend.device, weights_only=True)
             self.history = read_history(Path(folder))
         self.backend.load_state_dict(state["backend"])
         self.session.method.state.values = dict(state["method"])
-        return int(state["epoch"]), bool(state["final"])
+        return int(state["epoch"]), int(state["last"])
 
     def _after_epoch(self, outcome: EpochOutcome) -> None:
         record = epoch_record(outcome)
@@ -93,7 +93,7 @@ class _Worker:
             "backend": self.backend.state_dict(),
             "method": self.session.method.state.values,
             "epoch": outcome.epoch,
-            "final": outcome.final,
+            "last": outcome.last,
         }
         if not self.leads:
             ray.train.report(metrics, checkpoint=None)

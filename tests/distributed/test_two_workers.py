@@ -29,7 +29,7 @@ def train(rank: int, world: int, placement: str, tied: bool) -> dict[str, torch.
     mine = slice(rank, None, world)
     for epoch in range(1, EPOCHS + 1):
         inner = [defense_batch(defense_rows(ROWS, seed=s)[mine], ROWS) for s in (1, 2)]
-        method.begin_epoch(epoch, inner)
+        method.begin_epoch(inner, cools=epoch > 1)
         for step in range(STEPS):
             rows = defense_rows(ROWS, seed=10 * epoch + step)[mine]
             method.step(OuterBatch(defense_batch(rows, ROWS), text_batch(rows, ROWS)))

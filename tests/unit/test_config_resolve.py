@@ -49,7 +49,8 @@ def test_a_larger_model_never_gets_a_larger_step() -> None:
 
 
 @pytest.mark.parametrize(
-    ("parameters", "workers", "rows"), [(10**9, 1, 16), (10**9 + 1, 1, 8), (10**6, 20, 20), (7 * 10**9, 12, 12)]
+    ("parameters", "workers", "rows"),
+    [(50 * 10**6, 1, 32), (50 * 10**6 + 1, 1, 16), (10**9, 1, 16), (10**9 + 1, 1, 8), (10**6, 40, 40), (7 * 10**9, 12, 12)],
 )
 def test_the_batch_goes_by_size_and_feeds_every_worker(parameters: int, workers: int, rows: int) -> None:
     config = RunConfig()

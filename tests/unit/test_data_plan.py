@@ -141,14 +141,21 @@ def test_an_epoch_has_the_batches_asked_for_and_the_clean_share(tmp_path: Path, 
     _, plan = plan_for(config)
     epoch = LocalBatches(plan, template).epoch(1)
     inner, outer = epoch.inner(), list(epoch.outer())
-    assert (len(inner), len(outer), plan.clean_rows) == (3, 2, 8)
+    assert (len(inner), len(outer), plan.clean_rows) == (3, 2, 2)
     assert all(torch.equal(i.prompt_ids, o.defense.prompt_ids) for i, o in zip(inner, outer, strict=False))
     for batch in outer:
         texts = [template.tokenizer.decode(i[m]) for i, m in zip(batch.anchor.ids, batch.anchor.mask, strict=True)]
-        assert [("cannot help" in t, "Add" in t) for t in texts] == [(True, False)] * 8 + [(False, True)] * 24
+        assert [("cannot help" in t, "Add" in t) for t in texts] == [(True, False)] * 2 + [(False, True)] * 30
         assert batch.anchor.global_rows == batch.defense.global_rows == 32
     again = [batch.defense.prompt_ids for batch in epoch.outer()]
     assert all(torch.equal(a.defense.prompt_ids, b) for a, b in zip(outer, again, strict=True))
+
+
+@pytest.mark.parametrize(("share", "rows"), [(0.0, 0), (0.01, 1), (0.25, 2), (0.5, 4), (1.0, 8)])
+def test_a_clean_share_above_0_gives_at_least_one_row(share: float, rows: int, tmp_path: Path) -> None:
+    config = config_for(tmp_path, batch_size=8)
+    config.method.clean_share = share
+    assert plan_for(config)[1].clean_rows == rows
 
 
 def test_more_workers_than_rows_are_refused(tmp_path: Path, template: Template) -> None:

@@ -188,11 +188,27 @@ def test_calibrated_steps_are_reused_and_every_method_trains() -> None:
         model = backend.prepare(tiny_llama(), lr=1e-3)
         config = MethodConfig(name=name, layer=2, batch_size=4, placement="suffix+everywhere", calibrate="first")
         method = build(MethodParts(Decoder(model), backend, config, seed=0, hidden_size=16))
-        first = method.begin_epoch(1, [defense_batch(rows)])
+        first = method.begin_epoch([defense_batch(rows)], cools=False)
         before = float(unwanted_loss(Decoder(model), defense_batch(rows), None).mean())
         losses = method.step(OuterBatch(defense_batch(rows), text_batch(rows)))
         assert losses["removal"] > 0 and losses["gradient_norm"] > 0
         assert float(unwanted_loss(Decoder(model), defense_batch(rows), None).mean()) != before
-        second = method.begin_epoch(2, [defense_batch(rows)])
+        second = method.begin_epoch([defense_batch(rows)], cools=False)
         assert [c.result.steps for c in first] == [c.result.steps for c in second]
         assert [c.placement for c in first] == ([] if name == "finetune" else ["suffix", "everywhere"])
+
+
+def test_a_cooling_epoch_takes_the_first_k_and_an_attacking_one_finds_its_own() -> None:
+    batch, backend = defense_batch(defense_rows(4)), Single()
+    model = backend.prepare(tiny_llama(), lr=1e-3)
+    config = MethodConfig(layer=2, batch_size=4, placement="prompt", margin=0.0, inner_lr=0.05, max_inner_steps=60)
+    method = build(MethodParts(Decoder(model), backend, config, seed=0, hidden_size=16))
+    first = method.begin_epoch([batch], cools=False)[0].result
+    assert first.crossed and first.steps > 1
+    method.step(OuterBatch(batch, text_batch(defense_rows(4))))
+    with torch.no_grad():
+        # Easier to attack than before: only a K of its own would be shorter.
+        model.lm_head.weight.mul_(3.0)
+    assert method.begin_epoch([batch], cools=True)[0].result.steps == first.steps
+    assert method.begin_epoch([batch], cools=False)[0].result.steps != first.steps
+    assert method.state.values == {"inner_steps/prompt": float(first.steps)}
