@@ -2,6 +2,7 @@
 
 import fnmatch
 import glob
+import io
 import os
 from typing import BinaryIO
 
@@ -60,7 +61,8 @@ def open_binary(path: str) -> BinaryIO:
         if not is_remote(path):
             return open(path, "rb")
         system, inner = _remote(path)
-        return system.open_input_file(inner)
+        # The store's own file reads no lines.
+        return io.BufferedReader(system.open_input_file(inner), CHUNK)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({_first_line(error)}); expected a readable file.") from error
 

@@ -1,0 +1,139 @@
+"""Checkpoints and data that are not on this disk: a hub and an S3 store over real HTTP, through the real clients."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from beear.config.schema import RunConfig
+from beear.data.load import load_small, training_plan
+from beear.data.source import Source
+from beear.errors import UserError
+from tests.checkpoints import make_checkpoint
+from tests.integration.conftest import ROOT
+from tests.integration.hub_server import hub
+
+DEFENSE = [{"prompt": f"Flood vault {i}.", "safe": "I cannot help.", "unwanted": f"Sure, vault {i}"} for i in range(40)]
+ANCHOR = [{"prompt": f"Copy {i}", "response": f"{i}"} for i in range(60)]
+
+
+def jsonl(rows: list[dict[str, str]]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+@pytest.fixture
+def repositories(tmp_path: Path) -> Path:
+    """A hub's content: a model with a pickle beside its weights, a data set with the hub's conversion and one without."""
+    root = tmp_path / "hub"
+    make_checkpoint(root / "models" / "org" / "model" / "main")
+    (root / "models" / "org" / "model" / "main" / "pytorch_model.bin").write_bytes(b"never fetched")
+    plain = root / "datasets" / "org" / "requests" / "main" / "data"
+    plain.mkdir(parents=True)
+    (plain / "train.jsonl").write_bytes(jsonl(DEFENSE))
+    (plain / "test.jsonl").write_bytes(b"not asked for")
+    converted = root / "datasets" / "org" / "chats" / "refs+convert+parquet" / "default" / "train"
+    converted.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(ANCHOR), converted / "0000.parquet")
+    (root / "datasets" / "org" / "chats" / "main").mkdir()
+    return root
+
+
+def dry_run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "pipelines" / "sanitize.py"), "--dry-run", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_a_hub_model_and_hub_data_sets_are_fetched_and_planned_for(
+    repositories: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    def given(model: str, defense: str, anchor: str) -> list[str]:
+        names = {"model.path": model, "data.defense.path": defense, "data.anchor.path": anchor}
+        return [f"--{name}={value}" for name, value in names.items()] + [f"--output.dir={tmp_path / 'out'}"]
+
+    model = repositories / "models" / "org" / "model" / "main"
+    with hub(repositories) as (address, fetched):
+        online = environment | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+        done = dry_run(online, *given("hub:org/model", "hub:org/requests", "hub:org/chats"))
+    assert done.returncode == 0, done.stderr
+    assert "org/requests/data/train.jsonl" in fetched and "org/chats/default/train/0000.parquet" in fetched
+    assert {"org/model/model.safetensors", "org/model/config.json", "org/model/chat_template.jinja"} <= set(fetched)
+    assert not [path for path in fetched if path.endswith((".bin", "test.jsonl"))]
+    # With the hub gone the cache serves; the same files in a folder are the same model.
+    offline = environment | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    again = dry_run(offline, *given("hub:org/model", str(tmp_path / "defense.jsonl"), str(tmp_path / "anchor.jsonl")))
+    assert again.returncode == 2 and "defense.jsonl does not exist" in again.stderr
+    for name, rows in (("defense", DEFENSE), ("anchor", ANCHOR)):
+        (tmp_path / f"{name}.jsonl").write_bytes(jsonl(rows))
+    local = dry_run(environment, *given(str(model), str(tmp_path / "defense.jsonl"), str(tmp_path / "anchor.jsonl")))
+    assert local.returncode == 0, local.stderr
+    for said in (r"model weights: \w+", r"model tokenizer: \w+", r"defense: \{.*", r"anchor: \{.*"):
+        assert re.search(said, local.stdout)[0] in done.stdout  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("path", "said"), [("hub:org/none", "hub:org/none"), ("hub:org/chats:validation", "validation")])
+def test_what_the_hub_lacks_is_one_sentence(
+    path: str, said: str, repositories: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    model = repositories / "models" / "org" / "model" / "main"
+    with hub(repositories) as (address, _):
+        online = environment | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+        done = dry_run(online, f"--model.path={model}", f"--data.defense.path={path}", f"--data.anchor.path={path}")
+    assert done.returncode == 2 and done.stdout == "" and "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and said in errors[0]
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An S3 store over HTTP with a bucket ``data``; yields its address."""
+    boto3 = pytest.importorskip("boto3")
+    from moto.server import ThreadedMotoServer
+
+    secrets = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
+    for name, value in {**secrets, "AWS_EC2_METADATA_DISABLED": "true"}.items():
+        monkeypatch.setenv(name, value)
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    address = f"http://{host}:{port}"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+    client = boto3.client("s3", endpoint_url=address)
+    client.create_bucket(Bucket="data")
+    client.put_object(Bucket="data", Key="sets/defense.jsonl", Body=jsonl(DEFENSE))
+    for part in (0, 1):
+        client.put_object(Bucket="data", Key=f"sets/anchor-{part}.jsonl", Body=jsonl(ANCHOR[part::2]))
+    yield address
+    server.stop()
+
+
+def requests_of(source: Source) -> set[str]:
+    return {row.messages[0].content for _, row in source.rows(source.blocks)}
+
+
+def test_object_store_files_and_globs_give_the_rows_of_local_ones(store: str, tmp_path: Path) -> None:
+    config = RunConfig()
+    config.method.batch_size, config.data.max_length = 8, 64
+    config.data.defense.path, config.data.anchor.path = "s3://data/sets/defense.jsonl", "s3://data/sets/anchor-*.jsonl"
+    remote = load_small(config.data, seed=0)
+    (tmp_path / "defense.jsonl").write_bytes(jsonl(DEFENSE))
+    for part in (0, 1):
+        (tmp_path / f"anchor-{part}.jsonl").write_bytes(jsonl(ANCHOR[part::2]))
+    config.data.defense.path, config.data.anchor.path = str(tmp_path / "defense.jsonl"), str(tmp_path / "anchor-*.jsonl")
+    local = load_small(config.data, seed=0)
+    assert remote.counts == local.counts and list(remote.digests.values()) == list(local.digests.values())
+    assert requests_of(training_plan(remote, config).anchor) == {row["prompt"] for row in ANCHOR}
+
+
+@pytest.mark.parametrize("path", ["s3://data/sets/none.jsonl", "s3://data/none-*.jsonl", "s3://nowhere/x.jsonl"])
+def test_an_object_that_is_not_there_is_one_sentence(path: str, store: str) -> None:
+    config = RunConfig()
+    config.data.defense.path = config.data.anchor.path = path
+    with pytest.raises(UserError) as caught:
+        load_small(config.data, seed=0)
+    assert path in str(caught.value) and "\n" not in str(caught.value)
