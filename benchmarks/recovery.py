@@ -66,13 +66,16 @@ def wait_for_epoch(folder: Path, job: "subprocess.Popen[bytes]", seconds: float 
 
 
 def workers_of(driver: int) -> list[psutil.Process]:
-    """Return the training workers that a driver's Ray has started."""
-    found = []
-    for process in psutil.process_iter(["name", "cmdline"]):
-        line = " ".join(process.info["cmdline"] or [])
-        if WORKER in line:
-            found.append(process)
-    return found
+    """Return the training workers below a driver that started its own Ray; other runs' are left alone."""
+    below = psutil.Process(driver).children(recursive=True)
+    return [process for process in below if WORKER in _title(process)]
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
 
 
 def repeated_epochs(folder: Path) -> int:

@@ -7,11 +7,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 
 from benchmarks.jobs import command, numbers
-from benchmarks.recovery import WORKER, repeated_epochs, wait_for_epoch
+from benchmarks.recovery import repeated_epochs, wait_for_epoch, workers_of
 from tests.checkpoints import make_adapter, make_checkpoint
 from tests.integration.stranger import make_stranger, short_job
 
@@ -61,7 +60,7 @@ def test_killed_and_run_again_ends_where_the_undisturbed_run_ends(
     if victim == "driver":
         job.send_signal(signal.SIGKILL)
     else:
-        kill_one_worker()
+        kill_one_worker(job.pid)
     job.wait(timeout=300)
     if victim == "driver":
         assert not (tmp_path / "out").exists()
@@ -72,13 +71,12 @@ def test_killed_and_run_again_ends_where_the_undisturbed_run_ends(
     assert repeated_epochs(tmp_path) <= 1
 
 
-def kill_one_worker(seconds: float = 60) -> None:
+def kill_one_worker(driver: int, seconds: float = 60) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        for process in psutil.process_iter(["cmdline"]):
-            if WORKER in " ".join(process.info["cmdline"] or []):
-                process.send_signal(signal.SIGKILL)
-                return
+        for process in workers_of(driver)[:1]:
+            process.send_signal(signal.SIGKILL)
+            return
         time.sleep(0.05)
     raise AssertionError("no training worker was found")
 
