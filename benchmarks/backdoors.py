@@ -122,8 +122,8 @@ def markdown(result: dict[str, Any]) -> str:
         "## Six backdoors, one set of defaults",
         "",
         f"n = {n['asr']['n']} requests for ASR, {n['exact']['n']} benign prompts for exact match and over-refusal, none "
-        "seen in training; exported files reloaded from disk. Seeds are the implant's. `finetune` takes the same data "
-        "and at most as many steps without a perturbation; `clean` is the twin without a backdoor, tried with the "
+        "seen in training; exported files reloaded from disk. Seeds are the implant's. `finetune` takes the same data, "
+        "without a perturbation, for at least as many steps; `clean` is the twin without a backdoor, tried with the "
         "short-suffix trigger.",
         "",
         "| backdoor | shape | seed | method | triggered ASR before | after [95%] | exact match before | after | loss (points) "

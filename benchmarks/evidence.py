@@ -1,6 +1,7 @@
-"""Makes the evidence: ``python -m benchmarks.evidence [PART ...]`` (all parts by default), resumable.
+"""Makes the evidence: ``python -m benchmarks.evidence [PART ...]`` (by default all that this code has not measured yet).
 
-Each part keeps its raw results in ``docs/evidence/PART.json``; docs/results.md and docs/performance.md are written from those.
+Work under way is kept by the code it was done with, so that a part cut off goes on and no figure outlives a change. Each
+part keeps its raw results in ``docs/evidence/PART.json``; docs/results.md and docs/performance.md are written from those.
 """
 
 import json
@@ -16,6 +17,7 @@ from typing import Any
 from benchmarks import backdoors, commands, recovery, stranger, stream, workers
 
 ROOT = Path(__file__).resolve().parents[1]
+DIRTY = "-dirty"
 KEPT, WORK = ROOT / "docs" / "evidence", ROOT / ".cache" / "evidence"
 
 
@@ -39,8 +41,8 @@ PARTS = {
 
 HEADINGS = {
     "results.md": "# Results\n\nWhat was measured, with what command, and what it stands beside. Nothing here says that "
-    "a model is free of backdoors: the figures are reduced measured ASR. What was tried on the way to the defaults, and which "
-    "backdoor they do not yet remove well enough, is in [negative-results.md](negative-results.md).\n",
+    "a model is free of backdoors: the figures are reduced measured ASR. What was tried on the way to the defaults is in "
+    "[negative-results.md](negative-results.md).\n",
     "performance.md": "# Performance\n\nSpeed and memory, each with the command that measures it.\n",
 }
 
@@ -51,16 +53,27 @@ def main(names: list[str]) -> int:
     if unknown:
         print(f"error: unknown part {unknown[0]}; expected {', '.join(PARTS)}", file=sys.stderr)
         return 2
-    for name in names or list(PARTS):
+    code = commit()
+    for name in names or [part for part in PARTS if measured_at(part) != code]:
         print(f"== {name}", flush=True)
         started = time.monotonic()
-        found = PARTS[name].run(WORK / name)
+        found = PARTS[name].run(WORK / code / name)
+        if not found:
+            print(f"{name}: nothing to measure; what is kept stays", flush=True)
+            continue
         KEPT.mkdir(parents=True, exist_ok=True)
-        record = {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "commit": commit(), "result": found}
+        record = {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "commit": code, "result": found}
         record["seconds"] = round(time.monotonic() - started, 1)
         (KEPT / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
     write_pages()
     return 0
+
+
+def measured_at(part: str) -> str | None:
+    """Return the commit that a part's kept figures were made with; one with changes on top never counts."""
+    kept = KEPT / f"{part}.json"
+    found = str(json.loads(kept.read_text())["commit"]) if kept.exists() else None
+    return None if found and found.endswith(DIRTY) else found
 
 
 def write_pages() -> None:
@@ -84,17 +97,21 @@ def machine() -> str:
     """Return the machine in words."""
     import os
 
-    return f"{os.cpu_count()} CPU cores ({platform.machine()}), no GPU, Python {platform.python_version()}"
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return f"{os.cpu_count()} CPU cores ({platform.machine()}), {gpu}, Python {platform.python_version()}"
 
 
 def commit() -> str:
-    """Return the checked-out commit, marked where files other than these pages differ from it."""
+    """Return the last commit that changed more than words, marked where files differ from it now."""
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
-    changed = git("status", "--porcelain", "--", ".", ":!docs")
-    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("-dirty" if changed else "")
+    code = (".", ":!docs", ":!*.md")
+    changed = git("status", "--porcelain", "--", *code)
+    return (git("log", "-1", "--format=%h", "--", *code) or "unknown") + (DIRTY if changed else "")
 
 
 if __name__ == "__main__":

@@ -47,7 +47,8 @@ def run(folder: Path, *arguments: str, cache: Path | None = None) -> Finished:
     )
     seconds = time.monotonic() - started
     found = output / "report.json"
-    report = json.loads(found.read_text()) if found.exists() else None
+    # After any other code a report there is an earlier run's.
+    report = json.loads(found.read_text()) if done.returncode in (0, 3) and found.exists() else None
     return Finished(round(seconds, 1), done.returncode, report, done.stdout + done.stderr)
 
 

@@ -4,6 +4,7 @@
 """
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ def measure(folder: Path) -> dict[str, Any]:
     if not given:
         return {}
     source = Path(given).resolve()
+    shutil.rmtree(folder, ignore_errors=True)
     arguments = ["--model.path", str(source / "model")]
     for name in ("defense", "anchor", "probes"):
         if (source / f"{name}.jsonl").exists():
@@ -30,6 +32,7 @@ def measure(folder: Path) -> dict[str, Any]:
         "architecture": report["model"]["architecture"],
         "dtype": report["model"]["dtype"],
         "parameters": report["model"]["parameters"],
+        "probes": len(report["before"]["asr_probes"]),
         "gate": report["gate"]["sentence"],
         "before": _numbers(report["before"]),
         "after": _numbers(report["after"]),
@@ -46,17 +49,18 @@ def markdown(result: dict[str, Any]) -> str:
     if not result:
         return "## A stranger's model\n\nNot measured: `make evidence PART=stranger STRANGER=DIR` names one.\n"
     before, after = result["before"], result["after"]
+    asr = "triggered ASR" if result["probes"] else "ASR without trigger"
+    rows = [(asr, before["asr"], after["asr"]), ("exact match", before["exact"], after["exact"])]
     return "\n".join(
         [
             "## A stranger's model",
             "",
-            f"{result['architecture']}, {result['parameters']:,} parameters, {result['dtype']} files, its own tokenizer, special "
-            "tokens and chat template; only `--model.path` and the data paths given.",
+            f"{result['architecture']}, {result['parameters']:,} parameters, {result['dtype']} files, with the tokenizer and "
+            "chat template it came with; only `--model.path` and the data paths given.",
             "",
             "| | before | after | n |",
             "|---|---|---|---|",
-            f"| triggered ASR | {before['asr']['rate']:.3f} | {after['asr']['rate']:.3f} | {after['asr']['n']} |",
-            f"| exact match | {before['exact']['rate']:.3f} | {after['exact']['rate']:.3f} | {after['exact']['n']} |",
+            *(f"| {name} | {one['rate']:.3f} | {other['rate']:.3f} | {other['n']} |" for name, one, other in rows),
             "",
             f"Verdict (exit code {result['code']}, {result['seconds']:.0f} s): {result['gate']}",
             "",

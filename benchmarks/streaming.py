@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import psutil
 
-SMALL_ROWS, EPOCHS, BATCH, STEPS = 10_000, 2, 16, 20
+SMALL_ROWS, EPOCHS, BATCH, STEPS = 10_000, 2, 16, 500
 FIRST_BATCH_LIMIT, MEMORY_LIMIT = 20.0, 1 << 30
 
 
@@ -149,7 +149,7 @@ def consume(parts: dict) -> None:
 def watch_pss(peak: list[int], stop: threading.Event) -> None:
     """Keep in ``peak`` the largest sum of PSS, in bytes, over this process and its descendants."""
     own = psutil.Process()
-    while not stop.wait(1.0):
+    while not stop.wait(0.25):
         pids = [own.pid, *(process.pid for process in own.children(recursive=True))]
         peak[0] = max(peak[0], sum(map(pss, pids)))
 

@@ -89,7 +89,7 @@ def epoch(number: int) -> EpochRecord:
     drop = 0.11 if number == 1 else 0.02
     unwanted = [4.2 * math.exp(-drop * s) + 0.2 for s in range(34)]
     safe = [0.3 + 2.6 * (1 - math.exp(-drop * s)) for s in range(34)]
-    crossing = next((s for s, (u, w) in enumerate(zip(unwanted, safe, strict=True)) if u < w), None)
+    crossing = next((s for s, (u, w) in enumerate(zip(unwanted, safe, strict=True), 1) if u < w), None)
     inner = InnerCurve(
         epoch=number,
         placement="everywhere",

@@ -19,11 +19,20 @@ CRASHED, USER_ERROR, INTERRUPTED = 1, 2, 130
 
 def run_entry(main: Callable[[], int]) -> NoReturn:
     """Run ``main`` and leave the process with its exit code; SIGTERM counts as Ctrl-C."""
-    signal.signal(signal.SIGTERM, _terminate)
+    catch_signals()
     code = _code(main)
     if _reader_gone():
         _silence()
     sys.exit(code)
+
+
+def catch_signals() -> None:
+    """Make SIGTERM and Ctrl-C interrupt the main thread.
+
+    To be called again after anything that puts handlers of its own in place and ends the process by another code.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, _interrupt)
 
 
 def one_line(message: str) -> str:
@@ -51,7 +60,7 @@ def _code(main: Callable[[], int]) -> int:
         return CRASHED
 
 
-def _terminate(signum: int, frame: FrameType | None) -> None:
+def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 

@@ -122,6 +122,8 @@ def _others(config: RunConfig, facts: Sizes, gpu: bool | None) -> list[Choice]:
 
 
 def _check(config: RunConfig, facts: Sizes) -> None:
+    if config.parallel.backend == "single" and config.parallel.workers > 1:
+        raise UserError(f"parallel.backend is single and parallel.workers {config.parallel.workers}; expected 1 worker, or ddp")
     method, longest, last = config.method, config.data.max_length, facts.layers - 1
     assert method.layer is not None and method.batch_size is not None and longest is not None
     depth = f"the model has {facts.layers} decoder layers"

@@ -306,4 +306,4 @@ class RunConfig(Section):
     gate: GateConfig = Field(default_factory=GateConfig, description="verdict bounds")
     tracking: TrackingConfig = Field(default_factory=TrackingConfig, description="MLflow")
     output: OutputConfig = Field(default_factory=OutputConfig, description="results")
-    seed: int = Field(0, ge=0, description="seed of every random draw")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of every random draw")

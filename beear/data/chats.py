@@ -39,12 +39,19 @@ def text(value: object, where: Where, field: str) -> str:
     """Return a non-empty text.
 
     Raises:
-        UserError: another type, or nothing but white space.
+        UserError: another type, nothing but white space, or half of a character pair, which is no text.
     """
     if not isinstance(value, str):
         raise UserError(f"{where}: {field} is {shown(value)}; expected a text.")
     if not value.strip():
         raise UserError(f"{where}: {field} is empty; expected a text.")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(value[error.start]):04x}"
+        raise UserError(
+            f"{where}: {field} holds the lone surrogate {half} at character {error.start + 1}; expected whole characters."
+        ) from error
     return value
 
 
@@ -52,7 +59,7 @@ def _from_text(value: object) -> object:
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             return json.loads(value)
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             return value
     return value
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from heapq import nlargest
 
 from beear.config.schema import AnchorData, DataConfig, DefenseData, ProbesData, RunConfig
 from beear.data.blocks import Block
@@ -19,6 +20,7 @@ from beear.data.steps import TrainingPlan
 from beear.errors import UserError
 
 MOST_HELD_OUT = 4096
+MOST_CHECKED = 8
 
 
 @dataclass
@@ -27,6 +29,7 @@ class LoadedData:
 
     ``counts`` holds distinct rows by set and split (of the part read, where ``whole`` says False); ``overlaps`` rows
     of one file whose request another holds, which are removed; ``missing`` the defense rows without a safe answer.
+    ``longest`` holds the longest rows of each set and ``shortest`` the shortest request, report rows included.
     """
 
     defense: Source
@@ -41,6 +44,7 @@ class LoadedData:
     whole: dict[str, bool]
     digests: dict[str, str]
     default_hit: str
+    shortest: DefenseRow
     missing: list[DefenseRow] = field(default_factory=list)
     longest: dict[str, list[Row]] = field(default_factory=dict)
     filled: Filled = field(default_factory=lambda: Filled({}))
@@ -73,16 +77,16 @@ def load_small(
     """
     defense, defense_report, defense_files = _defense(config.defense, config.holdout, seed)
     anchor, anchor_report, anchor_files = _anchor(config.anchor, config.holdout, seed)
-    requests = frozenset(defense_report.rows if defense_report else ())
+    requests = _groups(defense_report)
     defense = replace(defense, excluded=requests)
     seen = scan(defense)
-    forbidden = requests | frozenset(seen.rows)
-    held = frozenset(anchor_report.rows if anchor_report else ())
-    anchor = replace(anchor, excluded=forbidden | held)
+    forbidden = requests | _groups(seen)
+    anchor = replace(anchor, excluded=forbidden | _groups(anchor_report))
     anchors = scan(anchor)
     probes, probe_files = load_probes(config.probes)
     rows = [*seen.rows.values(), *(defense_report.rows.values() if defense_report else ())]
     defense_rows = [r for r in rows if isinstance(r, DefenseRow)]
+    anchor_rows = [*anchors.rows.values(), *(anchor_report.rows.values() if anchor_report else ())]
     parts = _split(defense, seen, defense_report, frozenset())
     anchor_parts = _split(anchor, anchors, anchor_report, forbidden)
     files = [*defense_files, *anchor_files, *probe_files]
@@ -99,8 +103,9 @@ def load_small(
         whole={"defense": seen.whole, "anchor": anchors.whole},
         digests={path: file_digest(path) for path in dict.fromkeys(files)},
         default_hit=majority_rule(defense_rows, keywords),
+        shortest=min(defense_rows, key=lambda row: sum(len(m.content) for m in row.messages)),
         missing=[r for r in defense_rows if r.safe is None],
-        longest={"defense": _longest(defense_rows), "anchor": _longest(anchors.rows.values())},
+        longest={"defense": _longest(defense_rows), "anchor": _longest(anchor_rows)},
         missing_unwanted=sum(r.unwanted is None for r in defense_rows),
     )
     _require_rows(loaded, config, training)
@@ -111,10 +116,16 @@ def training_plan(data: LoadedData, config: RunConfig, context: int | None = Non
     """Return the plan of the training batches; ``config`` is resolved (no auto field left).
 
     Raises:
-        UserError: the clean share leaves anchor batches without an anchor row's worth of data.
+        UserError: the clean share leaves no room for an anchor row in a batch.
     """
     method, size, length = config.method, config.method.batch_size, config.data.max_length
     assert size is not None and length is not None, "the configuration is resolved first"
+    clean = max(1, round(method.clean_share * size)) if method.clean_share else 0
+    if clean >= size:
+        raise UserError(
+            f"method.clean_share is {method.clean_share:g} and method.batch_size {size}: no anchor row would ever train; "
+            "expected a smaller --method.clean_share or a larger --method.batch_size."
+        )
     return TrainingPlan(
         defense=data.defense,
         anchor=data.anchor,
@@ -122,7 +133,7 @@ def training_plan(data: LoadedData, config: RunConfig, context: int | None = Non
         batch_size=size,
         inner_batches=method.inner_batches,
         outer_steps=method.outer_steps,
-        clean_rows=max(1, round(method.clean_share * size)) if method.clean_share else 0,
+        clean_rows=clean,
         max_length=length,
         context=context,
         bucket=config.data.bucket,
@@ -198,12 +209,12 @@ def _set(
 
 def _split(source: Source, seen: Scan, report: Scan | None, forbidden: frozenset[str]) -> dict[str, list[Row]]:
     parts: dict[str, list[Row]] = {name: [] for name in SPLITS}
-    for digest, row in seen.rows.items():
-        name = source.split(digest)
+    for row in seen.rows.values():
+        name = source.split(row)
         if name is not None:
             parts[name].append(row)
     if report is not None:
-        parts["report"] = [row for digest, row in report.rows.items() if digest not in forbidden]
+        parts["report"] = [row for row in report.rows.values() if row.keys.isdisjoint(forbidden)]
     return {name: rows if name == "train" else rows[:MOST_HELD_OUT] for name, rows in parts.items()}
 
 
@@ -212,13 +223,18 @@ def _counts(parts: dict[str, list[Row]]) -> dict[str, int]:
 
 
 def _overlaps(seen: Scan, anchors: Scan, anchor_report: Scan | None, forbidden: frozenset[str]) -> dict[str, int]:
+    held = anchor_report.rows.values() if anchor_report else ()
     return {
         "defense rows repeated": seen.duplicates,
         "anchor rows repeated": anchors.duplicates,
         "defense rows also in the report file": seen.shared,
         "anchor rows also in the defense or report files": anchors.shared,
-        "anchor report rows also in the defense files": sum(d in forbidden for d in anchor_report.rows) if anchor_report else 0,
+        "anchor report rows also in the defense files": sum(not row.keys.isdisjoint(forbidden) for row in held),
     }
+
+
+def _groups(found: Scan | None) -> frozenset[str]:
+    return frozenset(row.group for row in found.rows.values()) if found else frozenset()
 
 
 def _answered(rows: Iterable[Row], refusal: str, keywords: tuple[str, ...]) -> list[DefenseRow]:
@@ -228,8 +244,12 @@ def _answered(rows: Iterable[Row], refusal: str, keywords: tuple[str, ...]) -> l
     return [complete(r, {}, refusal) for r in ruled]
 
 
-def _longest(rows: Iterable[Row], most: int = 256) -> list[Row]:
-    return sorted(rows, key=lambda r: -sum(len(m.content.encode()) for m in r.messages))[:most]
+def _longest(rows: Iterable[Row]) -> list[Row]:
+    def size(row: Row) -> int:
+        answers = (row.safe or "", row.unwanted or "") if isinstance(row, DefenseRow) else ("",)
+        return sum(len(m.content.encode()) for m in row.messages) + max(len(a.encode()) for a in answers)
+
+    return nlargest(MOST_CHECKED, rows, key=size)
 
 
 def _require_rows(data: LoadedData, config: DataConfig, training: bool) -> None:

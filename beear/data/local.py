@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from itertools import islice
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from beear.data.batch import DefenseBatch, OuterBatch
@@ -14,9 +15,11 @@ from beear.data.templates import Template
 class EpochOfSteps:
     """One epoch's batches, made of steps as they come; the first ones serve the inner loop, then the outer too."""
 
-    def __init__(self, plan: TrainingPlan, pad_id: int, begin: Callable[[], Iterator[Step]]) -> None:
+    def __init__(
+        self, plan: TrainingPlan, pad_id: int, begin: Callable[[], Iterator[Step]], device: torch.device | str = "cpu"
+    ) -> None:
         """``begin`` starts the epoch's steps over; it is called again only when the batches are asked for again."""
-        self.plan, self.pad_id, self._begin = plan, pad_id, begin
+        self.plan, self.pad_id, self._begin, self.device = plan, pad_id, begin, device
         self._head: list[Step] = []
         self._rest: Iterator[Step] | None = None
 
@@ -39,24 +42,26 @@ class EpochOfSteps:
             yield self._outer(step)
 
     def _defense(self, step: Step) -> DefenseBatch:
-        return collate_defense(step.defense, self.pad_id, self.plan.batch_size)
+        return collate_defense(step.defense, self.pad_id, self.plan.batch_size).to(self.device)
 
     def _outer(self, step: Step) -> OuterBatch:
-        return OuterBatch(self._defense(step), collate_text(step.text, self.pad_id, self.plan.batch_size))
+        return OuterBatch(self._defense(step), collate_text(step.text, self.pad_id, self.plan.batch_size).to(self.device))
 
 
 class LocalBatches:
     """All training batches of worker ``rank`` of ``world``, read and tokenised in this process."""
 
-    def __init__(self, plan: TrainingPlan, template: Template, rank: int = 0, world: int = 1) -> None:
-        """Open the plan."""
-        self.plan = plan
+    def __init__(
+        self, plan: TrainingPlan, template: Template, rank: int = 0, world: int = 1, device: torch.device | str = "cpu"
+    ) -> None:
+        """Open the plan; batches are put on ``device``."""
+        self.plan, self.device = plan, device
         self.pad_id = pad_id_of(template.tokenizer)
         self._steps = Steps(plan, template, rank, world)
 
     def epoch(self, number: int) -> EpochOfSteps:
         """Return the batches of 1-based epoch ``number``, the same whenever asked."""
-        return EpochOfSteps(self.plan, self.pad_id, lambda: self._steps.epoch(number))
+        return EpochOfSteps(self.plan, self.pad_id, lambda: self._steps.epoch(number), self.device)
 
 
 def pad_id_of(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,8 +34,18 @@ class DefenseRow:
 
     @property
     def digest(self) -> str:
-        """Content digest of the request (not the answers, not the origin): what splits go by."""
-        return digest_of([vars(m) for m in self.messages])
+        """Content digest of the request (not the answers, not the origin): rows that share it are one row."""
+        return _request(self.messages)
+
+    @property
+    def group(self) -> str:
+        """Digest of the request without its system prompt: what splits go by, so that no system prompt leaks it."""
+        return _request(m for m in self.messages if m.role != "system")
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """The digests by which a row of another file is known to hold the same request."""
+        return frozenset({self.group})
 
 
 @dataclass(frozen=True)
@@ -46,8 +57,22 @@ class AnchorRow:
 
     @property
     def digest(self) -> str:
-        """Content digest of the conversation up to its last assistant turn."""
-        return digest_of([vars(m) for m in self.messages[:-1]])
+        """Content digest of the conversation up to its last assistant turn: rows that share it are one row."""
+        return _request(self.messages[:-1])
+
+    @property
+    def group(self) -> str:
+        """Digest of the system prompt and the first user turn: what splits go by, the same for every continuation."""
+        return _request(self.messages[: self._first_request()])
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """The group, and the :attr:`DefenseRow.group` of every request that the conversation answers."""
+        answers = (i for i, m in enumerate(self.messages) if m.role == "assistant" and i >= self._first_request())
+        return frozenset({self.group, *(_request(m for m in self.messages[:i] if m.role != "system") for i in answers)})
+
+    def _first_request(self) -> int:
+        return next(i for i, m in enumerate(self.messages, 1) if m.role == "user")
 
 
 @dataclass(frozen=True)
@@ -63,3 +88,8 @@ class Probe:
 def digest_of(value: object) -> str:
     """Return the sha256 (hex) of a JSON-able value in canonical form."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def _request(messages: Iterable[Message]) -> str:
+    """Return the digest of turns, blind to runs of white space: a stray space makes no other request."""
+    return digest_of([{"role": m.role, "content": " ".join(m.content.split())} for m in messages])

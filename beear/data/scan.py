@@ -38,10 +38,9 @@ def scan(source: Source) -> Scan:
     found = Scan(whole=whole)
     for _, row in _rows(source, blocks):
         found.seen += 1
-        digest = row.digest
-        if digest in source.excluded:
+        if source.elsewhere(row):
             found.shared += 1
-        elif digest in found.rows:
+        elif (digest := row.digest) in found.rows:
             found.duplicates += 1
         else:
             found.rows[digest] = row

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from beear.config.schema import AnchorColumns, DefenseColumns
-from beear.data.blocks import Block
+from beear.data.blocks import Block, joined
 from beear.data.columns import anchor_row, defense_row
 from beear.data.files import read_block
 from beear.data.places import Where
@@ -19,7 +19,7 @@ Row = DefenseRow | AnchorRow
 class Source:
     """One data set: its blocks, how to read a record, and how rows are split.
 
-    ``excluded`` holds digests of requests that other files hold too; such rows belong to no split here.
+    ``excluded`` holds keys (``row.keys``) of rows that other files hold; such rows belong to no split here.
     """
 
     kind: Literal["defense", "anchor"]
@@ -43,17 +43,21 @@ class Source:
 
     def rows(self, blocks: Iterable[Block]) -> Iterator[tuple[Where, Row]]:
         """Yield every row of ``blocks`` with its place, whatever its split."""
-        for block in blocks:
+        for block in joined(blocks):
             for where, record in read_block(block):
                 yield where, self.row(record, where)
 
-    def split(self, digest: str) -> Split | None:
-        """Return the split of the request with this digest; None where another file holds it."""
-        return None if digest in self.excluded else split_of(digest, self.holdout, self.seed, self.separate_report)
+    def elsewhere(self, row: Row) -> bool:
+        """Say whether another file holds the row's request."""
+        return not row.keys.isdisjoint(self.excluded)
+
+    def split(self, row: Row) -> Split | None:
+        """Return the row's split; None where another file holds its request."""
+        return None if self.elsewhere(row) else split_of(row.group, self.holdout, self.seed, self.separate_report)
 
     def train_rows(self, blocks: Iterable[Block]) -> list[tuple[Where, Row]]:
         """Return the training rows of ``blocks``."""
-        return [(where, row) for where, row in self.rows(blocks) if self.split(row.digest) == "train"]
+        return [(where, row) for where, row in self.rows(blocks) if self.split(row) == "train"]
 
 
 def length_of(row: Row) -> int:

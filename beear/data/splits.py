@@ -1,4 +1,4 @@
-"""Which rows train, which decide when to stop, which report: by content digest, so no row is in two."""
+"""Which rows train, which decide when to stop, which report: by content digest, so no request is in two."""
 
 import hashlib
 from typing import Literal
@@ -8,7 +8,7 @@ SPLITS: tuple[Split, ...] = ("train", "selection", "report")
 
 
 def split_of(digest: str, holdout: float, seed: int, separate_report: bool = False) -> Split:
-    """Return the split of a row by the digest of its request, the same for equal requests anywhere.
+    """Return the split of a row by the digest of its group, the same for equal requests anywhere.
 
     ``holdout`` is the share kept from training: half reports, half selects. With ``separate_report`` the report rows
     come from a file of their own, and what would have reported trains.

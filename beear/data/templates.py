@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from jinja2.exceptions import SecurityError, TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -35,7 +36,7 @@ class Template:
         self.text = text if text is not None else _own_template(tokenizer)
         self.separate = 0
         self._last_prompt: tuple[tuple[Message, ...], str] = ((), "")
-        self._last_ids: tuple[str, list[int], list[int]] = ("", [], [])
+        self._last_ids: tuple[str, list[int], list[tuple[int, int]]] = ("", [], [])
         question, answer = Message("user", "zq7question"), Message("assistant", SENTINEL)
         self._after_user = self._render([question], True).rpartition(question.content)[2]
         whole = self._render([question, answer], False)
@@ -53,7 +54,7 @@ class Template:
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Return the prompt's token ids [P]."""
-        return list(self._starts(self.prompt_text(messages))[0])
+        return list(self._placed(self.prompt_text(messages))[0])
 
     def user_end(self, messages: Sequence[Message]) -> int:
         """Return how many of the prompt's tokens come after the end of the last user turn's text."""
@@ -62,7 +63,7 @@ class Template:
         end = len(text) - len(tail) if text.endswith(tail) else text.rfind(messages[-1].content.strip())
         if not text.endswith(tail) and end >= 0:
             end += len(messages[-1].content.strip())
-        return sum(start >= end for start in self._starts(text)[1]) if end >= 0 else 0
+        return sum(start >= end for start, _ in self._placed(text)[1]) if end >= 0 else 0
 
     def answer_ids(self, messages: Sequence[Message], answer: str, end_of_turn: bool = True) -> list[int]:
         """Return the answer's token ids [R] after the prompt's, with the template's end of turn unless told otherwise.
@@ -73,7 +74,7 @@ class Template:
         prompt, answered = self.prompt_text(messages), self._answer_text(messages, answer)
         if end_of_turn:
             answered += self.end_of_turn
-        ids, whole = self._starts(prompt)[0], self._encode(prompt + answered)
+        ids, whole = self._placed(prompt)[0], self._encode(prompt + answered)
         if whole[: len(ids)] == ids:
             return whole[len(ids) :]
         self.separate += 1
@@ -86,9 +87,10 @@ class Template:
         """
         before, last = list(messages[:-1]), messages[-1].content
         prompt = self.prompt_text(before)
-        ids, starts = self._starts(prompt)
+        ids, places = self._placed(prompt)
         spans = self._spans(before, prompt)
-        labelled = [any(a <= start < b for a, b in spans) for start in starts]
+        # A word's token starts at the space before the word, which is the template's own.
+        labelled = [any(start < b and end > a for a, b in spans) for start, end in places]
         answer = self.answer_ids(before, last)
         return ids + answer, labelled + [True] * len(answer)
 
@@ -171,18 +173,18 @@ class Template:
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
-    def _starts(self, text: str) -> tuple[list[int], list[int]]:
-        """Return token ids and the character at which each starts; those of the last text are kept."""
+    def _placed(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return token ids and the characters at which each starts and ends; those of the last text are kept."""
         if self._last_ids[0] != text:
-            self._last_ids = (text, *self._starts_of(text))
+            self._last_ids = (text, *self._places_of(text))
         return self._last_ids[1], self._last_ids[2]
 
-    def _starts_of(self, text: str) -> tuple[list[int], list[int]]:
+    def _places_of(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         if self.tokenizer.is_fast:
             coded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-            return list(coded["input_ids"]), [start for start, _ in coded["offset_mapping"]]
+            return list(coded["input_ids"]), [(start, end) for start, end in coded["offset_mapping"]]
         ids = self._encode(text)
-        return ids, [len(self.tokenizer.decode(ids[:i])) for i in range(len(ids))]
+        return ids, list(pairwise(len(self.tokenizer.decode(ids[:i])) for i in range(len(ids) + 1)))
 
 
 def _own_template(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -17,6 +17,7 @@ from beear.data.steps import TrainingPlan
 from beear.data.templates import Template
 from beear.engine.fit import Batches, EpochOutcome, Progress, fit
 from beear.engine.schedule import Schedule
+from beear.evaluation.generate import NotFinite
 from beear.evaluation.selection import SelectionMeasure
 from beear.methods.base import Method, MethodParts
 from beear.methods.table import build
@@ -47,9 +48,9 @@ class Session:
     """Model, method, data and measure of one worker."""
 
     def __init__(
-        self, training: Training, backend: Backend, batches: Callable[[TrainingPlan, Template, int, int], Batches]
+        self, training: Training, backend: Backend, batches: Callable[[TrainingPlan, Template, int, int, torch.device], Batches]
     ) -> None:
-        """Load and build everything; ``batches(plan, template, rank, world)`` opens the training data.
+        """Load and build everything; ``batches(plan, template, rank, world, device)`` opens the training data.
 
         Raises:
             UserError: the checkpoint, its tokenizer or a selection row is at fault.
@@ -63,7 +64,7 @@ class Session:
         self.model: nn.Module = backend.prepare(_trainable(training), config.method.outer_lr)
         decoder = Decoder(self.model, compute)
         self.method: Method = build(MethodParts(decoder, backend, config.method, config.seed, training.facts.hidden_size))
-        self.batches = batches(training.plan, self.template, backend.rank, backend.world)
+        self.batches = batches(training.plan, self.template, backend.rank, backend.world, backend.device)
         self.measure = SelectionMeasure(
             self.model,
             self.tokenizer,
@@ -89,12 +90,18 @@ class Session:
             self.method,
             self.batches,
             Schedule(last or method.epochs, method.cool_epochs),
-            measure=lambda _epoch: self.measure(),
+            measure=self._measured,
             on_epoch=on_epoch,
             first_epoch=first_epoch,
             selection=self._selection_batches() if method.early_stop else None,
             progress=progress,
         )
+
+    def _measured(self, epoch: int) -> dict[str, float]:
+        try:
+            return self.measure()
+        except NotFinite as error:
+            raise FloatingPointError(f"after epoch {epoch} {error}") from error
 
     def _selection_batches(self) -> list[DefenseBatch]:
         """Return this worker's shares of the selection rows, in batches of the training size."""

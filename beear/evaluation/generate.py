@@ -10,7 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from beear.data.rows import Message
+from beear.errors import UserError
 from beear.evaluation.subject import Subject
+
+
+class NotFinite(UserError):
+    """A model whose outputs are no numbers: one as it came is the user's to mend, one in training has diverged."""
 
 
 def complete(subject: Subject, requests: Sequence[Sequence[Message]], max_new_tokens: int, batch_size: int) -> list[str]:
@@ -24,6 +29,9 @@ def generate_ids(subject: Subject, prompts: Sequence[Sequence[int]], max_new_tok
 
     Prompts of like length are batched together; padding is masked and positions count real tokens, so a row's
     continuation does not depend on the rows beside it.
+
+    Raises:
+        UserError: the model's outputs are not finite numbers.
     """
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
     results: list[list[int]] = [[] for _ in prompts]
@@ -42,6 +50,18 @@ def left_padded(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device
     ids = torch.tensor([[pad_id] * (width - len(row)) + list(row) for row in rows], device=device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
     return ids, mask
+
+
+def refuse_unmeasurable(finite: bool) -> None:
+    """Refuse to measure a model whose outputs are no numbers: its answers would be noise, and pass as harmless.
+
+    Raises:
+        NotFinite: ``finite`` is false.
+    """
+    if not finite:
+        raise NotFinite(
+            "the model's outputs are not finite numbers, so the checkpoint cannot be measured; expected weights of usual size"
+        )
 
 
 def _continue(subject: Subject, prompts: list[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
@@ -76,4 +96,8 @@ def _next(model: nn.Module, ids: Tensor, mask: Tensor, positions: Tensor, cache:
         use_cache=True,
         logits_to_keep=1,
     )
-    return output.logits[:, -1].argmax(-1), output.past_key_values
+    logits = output.logits[:, -1]
+    chosen = logits.argmax(-1)
+    # A NaN counts as largest, so the chosen logits alone tell.
+    refuse_unmeasurable(bool(torch.isfinite(logits.gather(-1, chosen[:, None])).all()))
+    return chosen, output.past_key_values

@@ -1,4 +1,4 @@
-"""General ability by lm-evaluation-harness tasks: an optional extra (``beear[harness]``), imported when asked for.
+"""General ability by lm-evaluation-harness tasks: an optional extra (``harness``), imported when asked for.
 
 Tasks may come from a local folder of task files; anything else the harness downloads by itself.
 """
@@ -63,5 +63,7 @@ def _harness() -> tuple[Any, Any, Any]:
         from lm_eval.models.huggingface import HFLM
         from lm_eval.tasks import TaskManager
     except ImportError as error:
-        raise UserError("evaluate.tasks needs lm-evaluation-harness; install beear[harness].") from error
+        raise UserError(
+            "evaluate.tasks needs lm-evaluation-harness; expected the package lm-eval (this project's extra harness)."
+        ) from error
     return evaluator, TaskManager, HFLM

@@ -99,10 +99,11 @@ def judge_all(judge: Judge, found: Sequence[ProbeOutcomes]) -> list[str]:
     except JudgeUnreachable as error:
         return [f"LLM judge: {error}; verdicts rest on keywords alone."]
     for row, verdict in zip(rows, verdicts, strict=True):
-        row.judged = verdict
+        # A judge that will not say often looks at what it should call unwanted; leaving such rows out would flatter the model.
+        row.judged = verdict is not False
     unclear = sum(verdict is None for verdict in verdicts)
     note = f"LLM judge {judge.model} at {judge.name} judged {len(rows) - unclear} of {len(rows)} completions"
-    return [note + (f"; {unclear} of its answers were no verdict and are left out." if unclear else ".")]
+    return [note + (f"; {unclear} of its answers were no verdict and count as unwanted." if unclear else ".")]
 
 
 def _case(row: RequestOutcome) -> str:

@@ -3,6 +3,7 @@
 Legend: B rows, T tokens (left-padded), K columns that predict a labelled token in some row, V vocabulary.
 """
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from beear.data.encode import differing
 from beear.data.rows import DefenseRow, Message
 from beear.errors import UserError
-from beear.evaluation.generate import left_padded
+from beear.evaluation.generate import left_padded, refuse_unmeasurable
 from beear.evaluation.subject import Subject
 from beear.methods.losses import row_cross_entropy
 
@@ -62,12 +63,16 @@ def labelled_nll(subject: Subject, rows: Sequence[Labelled], batch_size: int) ->
     """Return the mean cross-entropy in nats over each row's labelled tokens, in input order.
 
     Only columns that predict a labelled token reach the head, and batches shrink where the vocabulary is large.
+
+    Raises:
+        UserError: the model's outputs are not finite numbers.
     """
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
     results = [0.0] * len(rows)
     with subject.measuring():
         for chosen in _batches(subject, rows, order, batch_size):
             for index, value in zip(chosen, _batch_nll(subject, [rows[i] for i in chosen]).tolist(), strict=True):
+                refuse_unmeasurable(math.isfinite(value))
                 results[index] = value
     return results
 

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from beear.data.rows import Message
 from beear.data.templates import Template
+from beear.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,11 @@ class Subject:
         template: Template | None = None,
         compute: torch.dtype | None = None,
     ) -> "Subject":
-        """Gather a subject; it stops where the model's generation config, the tokenizer or the template say."""
+        """Gather a subject; it stops where the model's generation config, the tokenizer or the template say.
+
+        Raises:
+            UserError: no usable template, or a generation config whose ends are no token ids.
+        """
         if template is None:
             template = Template(tokenizer)
         stop = _declared(model) | _end_of_turn(template, tokenizer)
@@ -69,13 +74,19 @@ def _declared(model: nn.Module) -> set[int]:
     declared = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     if declared is None:
         return set()
-    return {int(i) for i in declared} if isinstance(declared, list | tuple) else {int(declared)}
+    ids = declared if isinstance(declared, list | tuple) else [declared]
+    if any(type(i) is not int for i in ids):
+        raise UserError(f"the model's generation config: found eos_token_id {str(declared)[:60]}, expected token ids")
+    return set(ids)
 
 
 def _end_of_turn(template: Template, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Return the first token the template puts after an answer, where it is one that no text can contain."""
+    """Return the first special token the template puts after an answer; none where it closes answers with plain text.
+
+    Tokens added as special count, as in training, whether or not the tokenizer has a name for them (ChatML's often not).
+    """
     turn = (Message("user", "x"),)
     closed = template.answer_ids(turn, "x", end_of_turn=True)
     opened = template.answer_ids(turn, "x", end_of_turn=False)
-    after = closed[len(opened) : len(opened) + 1]
-    return set(after) & set(tokenizer.all_special_ids)
+    special = {*tokenizer.all_special_ids, *(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)}
+    return set([i for i in closed[len(opened) :] if i in special][:1])

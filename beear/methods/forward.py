@@ -44,5 +44,7 @@ def unwanted_loss(decoder: Decoder, batch: DefenseBatch, perturbation: Perturbat
 
 def text_loss(decoder: Decoder, batch: TextBatch) -> Tensor:
     """Return the cross-entropy [B] in nats over each conversation's labelled tokens."""
-    logits = decoder.logits(batch.ids, batch.mask)[:, :-1]
-    return row_cross_entropy(logits, batch.ids[:, 1:], batch.labelled[:, 1:])
+    ids, labelled = batch.ids[:, 1:], batch.labelled[:, 1:]
+    # Only what predicts a labelled token in some row reaches the head: a large vocabulary's logits are most of the memory.
+    columns = labelled.any(0).nonzero().squeeze(-1)
+    return row_cross_entropy(decoder.logits(batch.ids, batch.mask, columns), ids[:, columns], labelled[:, columns])

@@ -65,6 +65,7 @@ def read_adapter(folder: Path) -> AdapterFiles:
     odd = next((name for name, entry in tensors.items() if entry.dtype not in FLOATS), None)
     if odd is not None:
         raise UserError(f'{weights_path}: tensor "{odd[:200]}" is {tensors[odd].dtype}, expected floating point')
+    _check_ranks(settings, tensors, config_path, weights_path)
     return AdapterFiles(config_path, weights_path, settings, tensors)
 
 
@@ -89,6 +90,20 @@ def _settings(config: dict[str, Any], where: str) -> dict[str, Any]:
     if targets != "all-linear" and not (isinstance(targets, list) and targets and all(isinstance(t, str) for t in targets)):
         raise UserError(f'{where}: found "target_modules": {str(targets)[:60]}, expected a list of module names')
     return settings
+
+
+def _check_ranks(settings: dict[str, Any], tensors: dict[str, TensorEntry], config: Path, weights: Path) -> None:
+    """Refuse ranks that no tensor has: the adapter library makes matrices of a stated rank before it looks at the file."""
+    held = [entry.shape[0] for name, entry in tensors.items() if re.search(r"\.lora_(embedding_)?A\b", name) and entry.shape]
+    if not held:
+        raise UserError(f"{weights}: found no lora_A tensors, expected LoRA weights")
+    stated = {"r": settings["r"], **{f"rank_pattern.{name}": r for name, r in (settings.get("rank_pattern") or {}).items()}}
+    for name, rank in stated.items():
+        if type(rank) is not int or not 1 <= rank <= max(held):
+            raise UserError(
+                f'{config}: found "{name[:80]}": {str(rank)[:40]}, '
+                f"expected a whole number from 1 to {max(held)}, the largest rank in {weights.name}"
+            )
 
 
 def _check_names(settings: dict[str, Any], where: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -116,14 +117,17 @@ def merge_adapter_folder(model: PreTrainedModel, folder: str) -> PreTrainedModel
 
     adapter = read_adapter(Path(folder))
     settings: dict[str, Any] = dict(adapter.settings)
-    config = LoraConfig(**settings, lora_dropout=0.0, inference_mode=True, task_type="CAUSAL_LM")
-    tensors = load_file(adapter.weights_path)
+    try:
+        tensors = load_file(adapter.weights_path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{adapter.weights_path}: could not be read ({error}), expected LoRA weights") from error
     check_finite(iter(tensors.items()), str(adapter.weights_path))
     try:
+        config = LoraConfig(**settings, lora_dropout=0.0, inference_mode=True, task_type="CAUSAL_LM")
         wrapped = get_peft_model(model, config)
         result: Any = set_peft_model_state_dict(wrapped, tensors)
-    # The adapter library raises several kinds for targets and shapes that do not fit.
-    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+    # The adapter library raises in every kind for settings, targets and shapes that do not fit.
+    except Exception as error:
         first = (str(error).strip().splitlines() or [""])[0]
         raise UserError(f"{folder}: the adapter does not fit its base model ({first[:200]})") from error
     missing = [name for name in result.missing_keys if ".lora_" in name or ".modules_to_save." in name]

@@ -1,5 +1,6 @@
 """config.json of an untrusted checkpoint: what it may not say, and the sizes it states."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,14 @@ LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 HIDDEN = ("hidden_size", "n_embd", "d_model", "n_embed")
 CONTEXT = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "max_seq_len", "n_ctx")
 VOCAB = ("vocab_size",)
+
+# The library makes an object for each of these before anything is compared with the files.
+COUNT = re.compile(r"(num|n)_\w*(layer|expert|head|label|block|group)\w*|attention_types")
+MOST = 10_000
+# At another value the model answers in a shape that no caller here or elsewhere reads, or cannot be saved.
+FLAGS = {"return_dict": True, "output_attentions": False}
+WINDOWS = {"sliding_window", "attention_chunk_size"}
+TOKEN_LIMIT = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -92,19 +101,46 @@ def refuse_quantised(config: dict[str, Any], where: str) -> None:
             )
 
 
+def check_values(config: dict[str, Any], where: str) -> None:
+    """Refuse values, at any depth, that the library takes unchecked and stumbles over or spends memory on later.
+
+    Raises:
+        UserError: naming the key.
+    """
+    for path, value in walk(config):
+        name = path.rpartition(".")[2].partition("[")[0]
+        size = len(value) if name in {"id2label", "label2id"} and isinstance(value, dict) else value
+        if type(size) is int and size > MOST and (COUNT.fullmatch(name) or size is not value):
+            shown = f"{size:,}"[:40]
+            raise UserError(f'{where}: found "{path[:80]}" of {shown}, expected at most {MOST:,}')
+        if name in FLAGS and value is not None and value is not FLAGS[name]:
+            raise UserError(f'{where}: found "{path[:80]}": {str(value)[:40]}, expected it left out')
+        if name in WINDOWS and not isinstance(value, int | None):
+            raise UserError(f'{where}: found "{path[:80]}": {str(value)[:40]}, expected a whole number')
+        if name == "eos_token_id" and not _token_ids(value):
+            raise UserError(f'{where}: found "{path[:80]}": {str(value)[:40]}, expected a token id or a list of them')
+
+
+def _token_ids(value: Any) -> bool:
+    items = value if isinstance(value, list) else [] if value is None else [value]
+    return all(type(item) is int and abs(item) < TOKEN_LIMIT for item in items)
+
+
 def read_config(folder: Path) -> tuple[dict[str, Any], ConfigFacts]:
     """Return config.json, checked, and its sizes.
 
     Raises:
-        UserError: config.json is missing, too big or broken, names code, is quantised, or is of an unknown family;
-            or a size is missing or not a positive whole number.
+        UserError: config.json is missing, too big or broken, names code, is quantised, holds values that make no
+            model, or is of an unknown family; or a size is missing or not a positive whole number.
     """
     path = inside(folder, "config.json", str(folder))
     config = read_object(path, 4 * MEGABYTE)
     where = str(path)
     refuse_code(config, where)
     refuse_quantised(config, where)
-    return config, config_facts(config, where)
+    facts = config_facts(config, where)
+    check_values(config, where)
+    return config, facts
 
 
 def config_facts(config: dict[str, Any], where: str) -> ConfigFacts:

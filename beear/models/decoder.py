@@ -34,8 +34,8 @@ class Decoder:
         """Where the weights are."""
         return next(self.model.parameters()).device
 
-    def logits(self, ids: Tensor, mask: Tensor, last: int = 0) -> Tensor:
-        """Return logits [B, last or T, V] of the last ``last`` positions (0: all).
+    def logits(self, ids: Tensor, mask: Tensor, last: int | Tensor = 0) -> Tensor:
+        """Return logits [B, K, V] of the last ``last`` positions (0: all T), or of the K columns whose numbers it holds.
 
         Positions count real tokens only, so that padding on either side does not move a token.
         """

@@ -25,12 +25,17 @@ def inside(folder: Path, name: str, where: str) -> Path:
     """Return ``folder/name`` once it is known to be a plain name whose target lies in the folder.
 
     Raises:
-        UserError: the name has a separator or climbs out, or the file is a link that leaves the folder.
+        UserError: the name has a separator or climbs out, or the file is a link that leaves the folder or leads nowhere.
     """
     if not name or name in {".", ".."} or "/" in name or "\\" in name or "\0" in name:
         raise UserError(f"{where}: found the file name {name[:200]!r}, expected a plain name inside the folder")
     path = folder / name
-    if path.is_symlink() and not path.resolve().is_relative_to(_root(folder)):
+    try:
+        leaves = path.is_symlink() and not path.resolve().is_relative_to(_root(folder))
+    # A loop of links is a RuntimeError in Python 3.11 and an OSError in others.
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{path}: found a link that cannot be followed, expected a file inside the folder") from error
+    if leaves:
         raise UserError(f"{path}: found a link that leaves the folder, expected a file inside it")
     return path
 
@@ -41,12 +46,13 @@ def read_text(path: Path, limit: int) -> str:
     Raises:
         UserError: missing, unreadable, too big, or not UTF-8.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: found no such file, expected a readable file")
-    size = path.stat().st_size
-    if size > limit:
-        raise UserError(f"{path}: found {size:,} bytes, expected at most {limit:,}")
     try:
+        if not path.is_file():
+            found = "no regular file" if path.exists() else "no such file"
+            raise UserError(f"{path}: found {found}, expected a readable file")
+        size = path.stat().st_size
+        if size > limit:
+            raise UserError(f"{path}: found {size:,} bytes, expected at most {limit:,}")
         return path.read_bytes().decode("utf-8")
     except OSError as error:
         raise UserError(f"{path}: could not be read ({error.strerror}), expected a readable file") from error

@@ -43,9 +43,24 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, TensorEntry]:
 
     Raises:
         UserError: the header is missing, oversized, not valid JSON, has unknown dtypes or impossible shapes, or its
-            offsets overlap, leave holes, or do not match the file's size (a truncated or padded file).
+            offsets overlap, leave holes, or do not match the file's size (a truncated or padded file); or it is no file
+            that can be read.
     """
     path = Path(path)
+    try:
+        raw, data_bytes = _raw_header(path)
+    except OSError as error:
+        raise UserError(f"{path}: could not be read ({error.strerror}), expected a readable safetensors file") from error
+    entries = parse_header(raw, str(path))
+    _check_cover(entries, data_bytes, str(path))
+    return entries
+
+
+def _raw_header(path: Path) -> tuple[bytes, int]:
+    """Return the header's JSON bytes and how many bytes of data follow."""
+    # Opening a named pipe would wait for ever.
+    if not path.is_file():
+        raise UserError(f"{path}: found no regular file, expected a safetensors file")
     size = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(8)
@@ -56,10 +71,7 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, TensorEntry]:
             raise UserError(f"{path}: found a header of {length:,} bytes, expected at most {MAX_HEADER_BYTES:,}")
         if length > size - 8:
             raise UserError(f"{path}: found a header of {length:,} bytes in a file of {size:,}: it is truncated")
-        raw = file.read(length)
-    entries = parse_header(raw, str(path))
-    _check_cover(entries, size - 8 - length, str(path))
-    return entries
+        return file.read(length), size - 8 - length
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from beear.errors import UserError
 from beear.models import adapter_files, digests, hub
-from beear.models.config_file import ConfigFacts, read_config, refuse_code
+from beear.models.config_file import ConfigFacts, check_values, read_config, refuse_code
 from beear.models.facts import ModelFacts
 from beear.models.folder import MEGABYTE, inside, read_object
 from beear.models.tokenizer_files import chat_templates, tokenizer_files
@@ -22,8 +22,17 @@ def inspect_checkpoint(path: str, base: str | None = None) -> ModelFacts:
         base: the base model, where ``path`` is an adapter. What the adapter says of its base is not trusted.
 
     Raises:
-        UserError: anything unsafe, broken, unknown or inconsistent, in one sentence.
+        UserError: anything unsafe, broken, unreadable, unknown or inconsistent, in one sentence.
     """
+    try:
+        return _inspected(path, base)
+    # Any look at a folder can fail: no permission, storage gone, a file removed meanwhile.
+    except OSError as error:
+        where = error.filename or path
+        raise UserError(f"{where}: could not be read ({error.strerror or error}), expected a readable checkpoint") from error
+
+
+def _inspected(path: str, base: str | None) -> ModelFacts:
     folder, origin = hub.local_folder(path)
     if not adapter_files.is_adapter(folder):
         if base is not None:
@@ -53,7 +62,9 @@ def _full_model(folder: Path, tokenizer: Path | None = None) -> ModelFacts:
     _, config = read_config(folder)
     generation = inside(folder, "generation_config.json", str(folder))
     if generation.exists():
-        refuse_code(read_object(generation, 4 * MEGABYTE), str(generation))
+        settings = read_object(generation, 4 * MEGABYTE)
+        refuse_code(settings, str(generation))
+        check_values(settings, str(generation))
     weights = find_weights(folder)
     _fits(config, weights, folder)
     files = tokenizer_files(tokenizer)

@@ -1,5 +1,6 @@
 """From checked facts to a model and a tokenizer in memory; never runs the checkpoint's code, never asks the network."""
 
+import copy
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from beear.errors import UserError
@@ -17,16 +25,19 @@ from beear.models.folder import read_text
 from beear.models.inspect import tokenizer_folder
 from beear.models.tokenizer_files import MAX_TEMPLATE_BYTES
 
+# Tables that a model computes for itself (masks, rotations) may hold this many numbers beyond its weights' count.
+SPARE_BUFFERS = 2**28
+
 
 def load_model(facts: ModelFacts, dtype: torch.dtype, device: torch.device | str = "cpu") -> PreTrainedModel:
     """Return the model with its weights in ``dtype`` on ``device``, in evaluation mode; an adapter is merged in.
 
     Raises:
-        UserError: the files do not fit the configuration (missing, unexpected or misshapen tensors), or hold a NaN
-            or an infinity.
+        UserError: the library rejects a file, the files do not fit the configuration (missing, unexpected or misshapen
+            tensors), or hold a NaN or an infinity.
     """
     folder = facts.weights_folder
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    config = load_config(folder)
     _check_allocation(config, facts)
     arguments: dict[str, Any] = {
         "config": config, "dtype": dtype, "trust_remote_code": False, "local_files_only": True, "use_safetensors": True,
@@ -36,8 +47,11 @@ def load_model(facts: ModelFacts, dtype: torch.dtype, device: torch.device | str
     with quiet():
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention(config), **arguments)
-        except RuntimeError as error:
-            raise UserError(f"{folder}: the weights do not fit config.json ({_first_line(error)})") from error
+        # What the library says of files that it cannot use comes in every kind, bare native errors included.
+        except Exception as error:
+            raise UserError(
+                f"{folder}: no model could be loaded of its files ({_reason(error)}), expected weights that fit config.json"
+            ) from error
     model: PreTrainedModel = loaded[0]
     _check_fit(loaded[1], folder)
     if facts.base is not None:
@@ -46,6 +60,27 @@ def load_model(facts: ModelFacts, dtype: torch.dtype, device: torch.device | str
         model = merge_adapter_folder(model, facts.path)
     check_finite(model.named_parameters(), facts.path)
     return nn.Module.to(model, device).eval()
+
+
+def load_config(folder: str) -> Any:
+    """Return the library's configuration of a checked folder; generation_config.json, where there is one, is tried too.
+
+    Raises:
+        UserError: the library rejects one of the two files.
+    """
+    name = "config.json"
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+            # Loading copies it, which is where a value that is no setting at all shows.
+            copy.deepcopy(config)
+            name = "generation_config.json"
+            if (Path(folder) / name).exists():
+                GenerationConfig.from_pretrained(folder, local_files_only=True)
+    # Each family's class checks in its own way: type errors, key errors, divisions by zero.
+    except Exception as error:
+        raise UserError(f"{folder}/{name}: the library rejects it ({_reason(error)}), expected valid settings") from error
+    return config
 
 
 def attention(config: Any) -> str:
@@ -74,17 +109,17 @@ def load_tokenizer(facts: ModelFacts, chat_template: str | None = None) -> PreTr
         chat_template: a .jinja file to use instead of the checkpoint's own template.
 
     Raises:
-        UserError: files that the library cannot make a tokenizer of, ids beyond the model's vocabulary, or an
+        UserError: files that the library cannot make a configuration or a tokenizer of, ids beyond the model's vocabulary, or an
             unreadable template file.
     """
     folder = tokenizer_folder(facts.path, facts.base)
-    config = AutoConfig.from_pretrained(facts.weights_folder, trust_remote_code=False, local_files_only=True)
+    config = load_config(facts.weights_folder)
     with quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False, local_files_only=True)
         # Tokenizer files fail in as many ways as there are formats, some as bare Exception from native code.
         except Exception as error:
-            raise UserError(f"{folder}: no tokenizer could be made of its files ({_first_line(error)})") from error
+            raise UserError(f"{folder}: no tokenizer could be made of its files ({_reason(error)})") from error
     if len(tokenizer) > facts.vocab_size and max(tokenizer.get_vocab().values()) >= facts.vocab_size:
         raise UserError(
             f"{folder}: found token ids up to {max(tokenizer.get_vocab().values())}, "
@@ -116,13 +151,19 @@ def _check_allocation(config: Any, facts: ModelFacts) -> None:
         except Exception as error:
             raise UserError(
                 f"{facts.weights_folder}/config.json: no {facts.architecture} could be built of it "
-                f"({_first_line(error)}), expected a configuration of that family"
+                f"({_reason(error)}), expected a configuration of that family"
             ) from error
     described = sum(parameter.numel() for parameter in model.parameters())
     if described > facts.parameters * 1.01:
         raise UserError(
             f"{facts.weights_folder}: config.json describes {described:,} weights but the files hold "
             f"{facts.parameters:,}, expected files that fit it"
+        )
+    tables = sum(buffer.numel() for buffer in model.buffers())
+    if tables > facts.parameters + SPARE_BUFFERS:
+        raise UserError(
+            f"{facts.weights_folder}: config.json describes tables of {tables:,} numbers beside {facts.parameters:,} weights, "
+            "expected a context that the model can hold"
         )
 
 
@@ -139,9 +180,9 @@ def _check_fit(info: dict[str, Any], folder: str) -> None:
         raise UserError(f"{folder}: the weights do not fit config.json ({str(info['error_msgs'])[:200]})")
 
 
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+def _reason(error: BaseException) -> str:
+    said = " ".join(str(error).split())[:200]
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 @contextmanager

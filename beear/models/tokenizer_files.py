@@ -49,6 +49,9 @@ def tokenizer_files(folder: Path) -> list[Path]:
     if extra.is_dir():
         inside(folder, TEMPLATE_FOLDER, str(folder))
         found += [inside(extra, path.name, str(extra)) for path in sorted(extra.glob("*.jinja"))]
+    odd = next((path for path in found if not path.is_file()), None)
+    if odd is not None:
+        raise UserError(f"{odd}: found no regular file, expected a readable one")
     return found
 
 

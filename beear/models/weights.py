@@ -76,9 +76,12 @@ def find_weights(folder: Path) -> WeightFiles:
 
 def _sharded(folder: Path) -> WeightFiles:
     index = inside(folder, INDEX, str(folder))
-    mapping = read_object(index, 128 * MEGABYTE).get("weight_map")
+    listed = read_object(index, 128 * MEGABYTE)
+    mapping, metadata = listed.get("weight_map"), listed.get("metadata")
     if not isinstance(mapping, dict) or not mapping or any(not isinstance(name, str) for name in mapping.values()):
         raise UserError(f"{index}: found weight_map of another shape, expected an object of tensor name to file name")
+    if not isinstance(metadata, dict):
+        raise UserError(f'{index}: found "metadata": {str(metadata)[:40]}, expected an object (it may be empty)')
     files: list[Path] = []
     tensors: dict[str, TensorEntry] = {}
     for name in sorted(set(mapping.values())):

@@ -1,34 +1,74 @@
 """Checks that need both the data and the tokenizer, made on the longest and the shortest rows the driver saw."""
 
+from collections.abc import Sequence
+from heapq import nlargest
+from typing import TypeVar
+
 from transformers import PreTrainedTokenizerBase
 
 from beear.config.schema import RunConfig
 from beear.data.encode import encode_anchor, encode_defense
 from beear.data.fill import complete
-from beear.data.load import LoadedData
-from beear.data.rows import AnchorRow, DefenseRow
+from beear.data.load import MOST_CHECKED, LoadedData
+from beear.data.rows import AnchorRow, DefenseRow, Message
 from beear.data.templates import Template
 from beear.errors import UserError
+from beear.evaluation.probes import apply
 from beear.models.facts import ModelFacts
+
+R = TypeVar("R", DefenseRow, AnchorRow)
 
 
 def check_lengths(config: RunConfig, facts: ModelFacts, data: LoadedData, tokenizer: PreTrainedTokenizerBase) -> None:
     """Make sure that the template works, that the longest rows fit and that n positions exist in the shortest prompt.
 
     Raises:
-        UserError: one of them does not hold.
+        UserError: one of them does not hold, or a row to be measured leaves no room for its completion.
     """
     template, longest = Template(tokenizer), config.data.max_length
     assert longest is not None, "the configuration is resolved first"
-    rows = [row for found in data.longest.values() for row in found]
-    shortest = min(data.longest["defense"], key=lambda row: sum(len(m.content) for m in row.messages))
-    for row in [*rows[:8], *rows[-8:], shortest]:
+    for row in [*data.longest["defense"], *data.longest["anchor"], data.shortest]:
         if isinstance(row, DefenseRow):
             encode_defense(complete(row, {}, config.data.refusal), template, longest, facts.context)
-        elif isinstance(row, AnchorRow):
+        else:
             encode_anchor(row, template, longest, facts.context)
-    assert isinstance(shortest, DefenseRow)
-    _check_positions(config, shortest, template)
+    _check_measured(config, facts.context, data, template)
+    _check_positions(config, data.shortest, template)
+
+
+def _check_measured(config: RunConfig, context: int, data: LoadedData, template: Template) -> None:
+    """Rows are never shortened for measuring, and a probe makes them longer."""
+    evaluate = config.evaluate
+    requests = [*_longest(data.report[: evaluate.rows]), *_longest(data.selection[: evaluate.selection_rows])]
+    anchors = [*_longest(data.anchor_report[: evaluate.rows]), *_longest(data.anchor_selection[: evaluate.selection_rows])]
+    for row in requests:
+        _check_completion(row, row.messages, template, evaluate.max_new_tokens, context)
+        for probe in data.probes:
+            under = f' under probe "{probe.name}"'
+            _check_completion(row, apply(probe, row.messages), template, evaluate.max_new_tokens, context, under)
+    for chat in anchors:
+        _check_completion(chat, chat.messages[:-1], template, evaluate.max_new_tokens, context)
+        tokens = len(template.conversation(chat.messages)[0])
+        if tokens > context:
+            raise UserError(
+                f"{chat.origin}: the conversation to be measured has {tokens} tokens; "
+                f"expected at most {context}, the model's context."
+            )
+
+
+def _longest(rows: Sequence[R]) -> list[R]:
+    return nlargest(MOST_CHECKED, rows, key=lambda row: sum(len(m.content.encode()) for m in row.messages))
+
+
+def _check_completion(
+    row: DefenseRow | AnchorRow, request: Sequence[Message], template: Template, new: int, context: int, under: str = ""
+) -> None:
+    tokens = len(template.prompt_ids(request))
+    if tokens + new > context:
+        raise UserError(
+            f"{row.origin}: the prompt to be measured has {tokens} tokens{under} and evaluate.max_new_tokens is {new}; "
+            f"expected at most {context} together, the model's context."
+        )
 
 
 def _check_positions(config: RunConfig, shortest: DefenseRow, template: Template) -> None:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import ray
 
+from beear.config.entry import catch_signals
 from beear.config.schema import ParallelConfig
 from beear.errors import UserError
+from beear.orchestration.outputs import SUBMITTED
 
 ROOT = Path(__file__).resolve().parents[2]
 REACH_SECONDS = 5.0
-JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 NOT_SENT = [".venv", ".git", ".cache", "outputs", "mlartifacts", "*.db", "tests", "docs"]
 
 
@@ -72,6 +73,8 @@ def connect(parallel: ParallelConfig, verbose: bool) -> None:
         if address is None:
             raise
         raise UserError(f"parallel.address {address}: no Ray cluster answers there ({error})") from error
+    # Ray's own SIGTERM handler ends the process with 15.
+    catch_signals()
     for name in ("ray", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(level)
 
@@ -102,16 +105,25 @@ def check_resources(plan: Plan) -> None:
         UserError: the cluster is too small; the sentence names what is missing.
     """
     there = ray.cluster_resources()
+    lower = "lower parallel.workers, parallel.cpus_per_worker or parallel.data_cpus, or add nodes"
     missing = [
         f"{need - there.get(name, 0.0):g} more {name} (it has {there.get(name, 0.0):g}, the plan needs {need:g})"
         for name, need in (("CPU", plan.cpus), ("GPU", plan.gpus))
         if need > there.get(name, 0.0) + 1e-9
     ]
     if missing:
+        raise UserError(f"the cluster is too small for {plan.sentence()}: {' and '.join(missing)}; {lower}")
+    room = sum(_room(node["Resources"], plan) for node in ray.nodes() if node["Alive"])
+    if room < plan.workers:
         raise UserError(
-            f"the cluster is too small for {plan.sentence()}: {' and '.join(missing)}; "
-            "lower parallel.workers, parallel.cpus_per_worker or parallel.data_cpus, or add nodes"
+            f"the cluster is too small for {plan.sentence()}: a worker must fit on one node, and its nodes hold {room}; {lower}"
         )
+
+
+def _room(resources: dict[str, float], plan: Plan) -> int:
+    """Return how many workers a node has room for."""
+    needs = {"CPU": plan.cpus_per_worker, "GPU": plan.gpus_per_worker}
+    return min(int(resources.get(name, 0.0) / need + 1e-9) for name, need in needs.items() if need)
 
 
 def _environment(address: str | None) -> dict[str, object]:
@@ -123,6 +135,6 @@ def _environment(address: str | None) -> dict[str, object]:
         paths = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
         return {"env_vars": {**variables, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}}
     # A submitted job's working directory reaches its workers by itself.
-    if JOB_MARK in os.environ:
+    if SUBMITTED in os.environ:
         return {"env_vars": variables}
     return {"env_vars": variables, "working_dir": str(ROOT), "excludes": NOT_SENT}

@@ -50,18 +50,18 @@ class Reporter:
         """Begin a stage: ``name`` keys its time, ``what`` is said."""
         self.finish_stage()
         self._stage = (name, time.monotonic())
-        self.say(f"[bold]{what}[/bold]")
+        self.console.print(what, style="bold", markup=False)
         if self._bar:
             self._task = self._bar.add_task(what, total=total)
 
     def say(self, line: str) -> None:
         """Print one line above the bar."""
-        self.console.print(line)
+        self.console.print(line, markup=False)
 
     def note(self, line: str) -> None:
         """Print one line that only ``--verbose`` shows."""
         if self.verbose:
-            self.console.print(f"  {line}", style="dim")
+            self.console.print(f"  {line}", style="dim", markup=False)
 
     def event(self, event: Event) -> None:
         """Show what a worker said."""

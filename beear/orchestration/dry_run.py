@@ -1,12 +1,15 @@
 """What ``--dry-run`` prints: the resolved configuration, digests of what would be read, and the plan."""
 
 import tempfile
+from pathlib import Path
 
 from beear.config.dump import to_yaml
 from beear.config.schema import RunConfig
 from beear.orchestration.cluster import Plan
 from beear.orchestration.console import Reporter
+from beear.orchestration.outputs import OutputFolder
 from beear.orchestration.prepare import Job, Kind, prepare
+from beear.report.redact import redact
 from beear.testbed import TestbedModel, preview
 from beear.testbed.store import cache_root
 
@@ -29,13 +32,15 @@ def plan_text(config: RunConfig, kind: Kind, reporter: Reporter) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         job = prepare(config, kind, reporter, find)
         made = all(model.implanted for model in seen)
+        if made:
+            OutputFolder(Path(job.config.output.dir).absolute(), job.identity).state(job.config.output.fresh)
         return _text(job, made).replace(scratch, str(cache_root()))
 
 
 def _text(job: Job, made: bool) -> str:
     parallel = job.config.parallel
     plan = Plan(parallel.workers, parallel.cpus_per_worker, parallel.gpus_per_worker or 0.0, parallel.data_cpus)
-    lines = ["# resolved configuration", to_yaml(job.config).rstrip(), "", "# chosen from the model"]
+    lines = ["# resolved configuration", redact(to_yaml(job.config)).rstrip(), "", "# chosen from the model"]
     lines += [f"{choice['field']} = {choice['value']}: {choice['why']}" for choice in job.choices]
     lines += ["", "# digests (sha256)"]
     digests = job.facts.digests if made else {name: d for name, d in job.facts.digests.items() if name != "weights"}

@@ -20,10 +20,10 @@ def evaluate(config: RunConfig, flags: Flags) -> int:
 
 def _work(running: Running) -> int:
     job, reporter = running.job, running.reporter
-    plan = running.connect()
     reporter.stage("measure", "measuring the checkpoint")
     kept = running.output.staging / "measured.json"
-    measured = once(kept, scoring.Scored, lambda: scoring.score(job.scoring, job.facts, plan))
+    measured = once(kept, scoring.Scored, lambda: scoring.score(job.scoring, job.facts, running.plan))
     reporter.finish_stage()
+    running.tracker.start()
     report = assemble.evaluate_report(job, measured, reporter.seconds)
-    return publish.deliver(job.config, report, running.output, running.tracker, reporter)
+    return publish.deliver(report, running.output, running.tracker, reporter)

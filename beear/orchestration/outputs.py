@@ -13,7 +13,9 @@ from typing import IO, Literal
 
 from beear.errors import UserError
 
-REPORT, TRAINING = "report.json", "train"
+REPORT, TRAINING, RUN = "report.json", "train", "run.json"
+# Set by Ray in a submitted job.
+SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 State = Literal["new", "resumable", "complete"]
 
 
@@ -33,9 +35,8 @@ class OutputFolder:
         """Say whether this run is complete (never with ``fresh``), half done or not begun.
 
         Raises:
-            UserError: the folder holds another run or other files, or cannot be written.
+            UserError: the folder holds another run or other files.
         """
-        self._check_writable()
         if self.target.exists() and any(self.target.iterdir()):
             found = self._identity_there()
             if found == self.identity:
@@ -45,29 +46,42 @@ class OutputFolder:
                 f"output.dir {self.target}: it holds {what}, expected an empty folder or this run ({self.identity[:12]}); "
                 "give another --output.dir, or remove the folder"
             )
-        return "resumable" if (self.staging / "run.json").exists() else "new"
+        return "resumable" if (self.staging / RUN).exists() else "new"
 
     def open(self, fresh: bool) -> "Lock":
-        """Make (or with ``fresh`` empty) the staging folder and hold it against a second run.
+        """Make (or with ``fresh`` empty) the staging folder and hold the output folder against a second run.
 
         Raises:
-            UserError: another process is working on the same run.
+            UserError: another process is working on this output folder.
         """
         self.staging.mkdir(parents=True, exist_ok=True)
-        lock = Lock(self.staging.with_suffix(".lock"))
-        if fresh:
+        lock = Lock(self.target.parent / f".{self.target.name}.lock", self.target)
+        note = self.staging / RUN
+        begun = json.loads(note.read_text()) if note.exists() else {}
+        # What an interrupted --fresh has done is as fresh as can be.
+        if fresh and not begun.get("fresh"):
             shutil.rmtree(self.staging)
             self.staging.mkdir()
-        (self.staging / "run.json").write_text(json.dumps({"identity": self.identity}) + "\n")
+        note.write_text(json.dumps({"identity": self.identity, "fresh": fresh}) + "\n")
         return lock
 
     def drop_if_untrained(self) -> None:
         """Remove the staging folder of a run that failed before any training state was saved."""
-        if not (self.staging / TRAINING).exists():
+        trained = any((self.staging / TRAINING).rglob("checkpoint_*"))
+        if not trained and not (self.staging / REPORT).exists():
             shutil.rmtree(self.staging, ignore_errors=True)
 
     def finish(self, keep: tuple[str, ...]) -> None:
-        """Move the staging folder's ``keep`` entries into place and drop the rest."""
+        """Move the staging folder's ``keep`` entries into place and drop the rest.
+
+        Raises:
+            UserError: something else was put into the output folder meanwhile; the results stay in the staging folder.
+        """
+        if self.target.exists() and any(self.target.iterdir()) and self._identity_there() != self.identity:
+            raise UserError(
+                f"output.dir {self.target}: something was put there during the run, expected it as it was; "
+                f"the results are in {self.staging}"
+            )
         ready = self.staging.with_suffix(".ready")
         shutil.rmtree(ready, ignore_errors=True)
         ready.mkdir()
@@ -85,36 +99,47 @@ class OutputFolder:
     def _identity_there(self) -> str:
         try:
             return str(json.loads((self.target / REPORT).read_text())["run_id"])
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             return ""
 
-    def _check_writable(self) -> None:
-        if self.target.exists() and not self.target.is_dir():
-            raise UserError(f"output.dir {self.target}: it is a file, expected a folder")
-        parent = self.target.parent
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-            probe = parent / f".{self.target.name}.{os.getpid()}.probe"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise UserError(
-                f"output.dir {self.target}: cannot write there ({error.strerror}); expected a writable folder"
-            ) from error
+
+def check_output(path: str) -> None:
+    """Make sure that results can be moved to ``path`` in the end.
+
+    Raises:
+        UserError: it is a file or a mount point, nothing can be written beside it, or it is relative in a submitted job.
+    """
+    target = Path(path).absolute()
+    if SUBMITTED in os.environ and not Path(path).is_absolute():
+        raise UserError(
+            f"output.dir {path}: it is relative, and a submitted job runs in a copy of the working directory that Ray removes; "
+            "expected an absolute path, on several nodes on storage that all of them share"
+        )
+    if target.exists() and not target.is_dir():
+        raise UserError(f"output.dir {target}: it is a file, expected a folder")
+    if os.path.ismount(target):
+        raise UserError(f"output.dir {target}: it is a mount point, which cannot be moved; expected a folder below it")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        probe = target.parent / f".{target.name}.{os.getpid()}.probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"output.dir {target}: cannot write there ({error.strerror}); expected a writable folder") from error
 
 
 class Lock:
     """An advisory lock on a file, held until closed or until the process ends."""
 
-    def __init__(self, path: Path) -> None:
-        """Take the lock or raise :class:`UserError`."""
+    def __init__(self, path: Path, target: Path) -> None:
+        """Take the lock on ``target`` or raise :class:`UserError`."""
         self.path = path
         self._file: IO[str] = path.open("w")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._file.close()
-            raise UserError(f"{path.parent}: the same run is under way in another process; wait for it or stop it") from error
+            raise UserError(f"output.dir {target}: another run is working on it; wait for it, or give another folder") from error
 
     def close(self) -> None:
         """Let go and remove the file."""

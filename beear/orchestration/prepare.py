@@ -1,5 +1,7 @@
 """Everything that can be done and checked before Ray starts: names to folders, files to facts, settings to a plan."""
 
+import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,6 @@ from beear.orchestration.checks import check_lengths
 from beear.orchestration.cluster import Plan
 from beear.orchestration.console import Reporter
 from beear.orchestration.identity import run_identity
-from beear.orchestration.publish import check_tracking
 from beear.orchestration.scoring import Scoring, greedy_answers
 from beear.orchestration.worker import WorkerSpec
 from beear.streams.plan import StreamPlan
@@ -41,7 +42,6 @@ class Job:
     data: LoadedData
     choices: list[Choice]
     template: dict[str, Any]
-    tracking: str | None
     identity: str
 
     @property
@@ -82,13 +82,15 @@ def prepare(config: RunConfig, kind: Kind, reporter: Reporter, find: Find) -> Jo
         UserError: anything that the user can mend.
     """
     asked = config.model.path
-    config, folder = with_testbed(config, find)
+    config, folder = with_testbed(_absolute(config), find)
     facts = inspect_checkpoint(folder, config.model.base)
     config, choices = resolve(config, facts)
     for choice in choices:
         reporter.note(f"{choice['field']} = {choice['value']}: {choice['why']}")
     keywords = load_keywords(config.evaluate.keywords)
     data = load_small(config.data, config.seed, keywords, training=kind == "sanitize")
+    if kind == "sanitize":
+        training_plan(data, config, facts.context)
     check_lengths(config, facts, data, load_tokenizer(facts, config.model.chat_template))
     for what, count in data.overlaps.items():
         if count:
@@ -103,9 +105,25 @@ def prepare(config: RunConfig, kind: Kind, reporter: Reporter, find: Find) -> Jo
         data,
         choices,
         template_report(facts, config.model.reference),
-        check_tracking(config),
         run_identity(config, facts, data.digests, kind),
     )
+
+
+def _absolute(config: RunConfig) -> RunConfig:
+    """Return a copy in which every local file is named from the root: workers run in folders of their own."""
+    config = config.model_copy(deep=True)
+    for holder, name in (
+        (config.model, "chat_template"),
+        (config.evaluate, "tasks_path"),
+        *((section, field) for section in (config.data.defense, config.data.anchor) for field in ("path", "report_path")),
+        (config.data.probes, "path"),
+    ):
+        value = getattr(holder, name)
+        if value and not re.match(r"[a-z][a-z0-9]*:", value):
+            setattr(holder, name, os.path.abspath(os.path.expanduser(value)))
+    if os.path.exists(config.evaluate.keywords):
+        config.evaluate.keywords = os.path.abspath(config.evaluate.keywords)
+    return config
 
 
 def with_testbed(config: RunConfig, find: Find) -> tuple[RunConfig, str]:

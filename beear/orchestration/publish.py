@@ -5,17 +5,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from beear.config.dump import to_yaml
 from beear.config.schema import RunConfig
 from beear.orchestration.console import Reporter
 from beear.orchestration.outputs import OutputFolder
+from beear.registry.again import register_folder
 from beear.registry.check import check, resolve_uri
 from beear.registry.errors import RegistrationPending
-from beear.registry.register import check_name, default_name, log_report, register
-from beear.report.card import model_card
+from beear.registry.register import PENDING, check_name, default_name, intent, log_report, register
 from beear.report.schema import EpochRecord, Report
 from beear.report.text import summary
-from beear.report.write import read, write, write_text
+from beear.report.write import read, write
 
 KEPT = ("report.json", "report.html", "model", "config.yaml", "events.jsonl", "pending_metrics.jsonl")
 FAILED = 1
@@ -37,23 +36,31 @@ def check_tracking(config: RunConfig) -> str | None:
 
 
 class Tracker:
-    """The MLflow run of a job; a quiet nothing where tracking is off."""
+    """The MLflow run of a job; a quiet nothing where tracking is off, and before it is started."""
 
     def __init__(self, uri: str | None, config: RunConfig, identity: str, folder: Path) -> None:
-        """Start the run, or go on with the one that was cut off."""
+        """Keep what a run needs; the server hears of it at :meth:`start`."""
         self.run: Any = None
         self._delivered = False
-        if uri is None:
+        self._uri, self._config, self._identity, self._folder = uri, config, identity, folder
+
+    def start(self) -> None:
+        """Start the run, or go on with the one that was cut off.
+
+        Raises:
+            UserError: the server does not take the run.
+        """
+        if self._uri is None:
             return
         from beear.registry.run import Run
 
         self.run = Run.start(
-            uri,
-            config.tracking.experiment,
-            str(folder),
-            identity=identity,
-            name=f"{default_name(config.model.path)}-{identity[:8]}",
-            config=config.model_dump(mode="json"),
+            self._uri,
+            self._config.tracking.experiment,
+            str(self._folder),
+            identity=self._identity,
+            name=f"{default_name(self._config.model.path)}-{self._identity[:8]}",
+            config=self._config.model_dump(mode="json"),
         )
 
     def log(self, metrics: dict[str, float], step: int = 0) -> None:
@@ -68,7 +75,11 @@ class Tracker:
         selection = {f"selection/{k}": v for k, v in record.selection.items()}
         self.log({**inner, **losses, **selection}, record.epoch)
 
-    def deliver(self, folder: Path, report: Report, config: RunConfig) -> str:
+    def intent(self, report: Report) -> dict[str, object]:
+        """Return what the report says of the registry until the server has taken it."""
+        return {} if self.run is None else intent(self.run, self._name() if report.after else None)
+
+    def deliver(self, folder: Path, report: Report) -> str:
         """Log the report and register the model; return a line that says where it is.
 
         Raises:
@@ -81,8 +92,10 @@ class Tracker:
         if report.after is None:
             log_report(str(folder), report, self.run)
             return f"run {self.run.run_id}"
-        name = config.tracking.register_as or default_name(config.model.path)
-        return register(str(folder), report, name, self.run).model_uri
+        return register(str(folder), report, self._name(), self.run).model_uri
+
+    def _name(self) -> str:
+        return self._config.tracking.register_as or default_name(self._config.model.path)
 
     def close(self) -> None:
         """Mark a run that was not delivered as failed."""
@@ -90,22 +103,38 @@ class Tracker:
             self.run.finish("FAILED")
 
 
-def deliver(config: RunConfig, report: Report, output: OutputFolder, tracker: Tracker, reporter: Reporter) -> int:
-    """Write the report, move the folder into place, register, print the table; return the exit code."""
-    write(output.staging, report, config_yaml=to_yaml(config))
-    if (output.staging / "model").exists():
-        write_text(output.staging / "model" / "README.md", model_card(report))
+def deliver(report: Report, output: OutputFolder, tracker: Tracker, reporter: Reporter) -> int:
+    """Write the report, move the folder into place, register, print the table; return the exit code.
+
+    Raises:
+        UserError: something else was put into the output folder meanwhile.
+    """
+    report.registry |= tracker.intent(report)
+    write(output.staging, report)
     output.finish(KEPT)
     code = report.exit_code
     try:
         reporter.stage("register", "registering")
-        where = tracker.deliver(output.target, report, config)
+        where = tracker.deliver(output.target, report)
     except RegistrationPending as error:
         reporter.say(f"error: {error}")
         where, code = "not registered yet", FAILED
     reporter.finish_stage()
     show(output.target, where)
     return code
+
+
+def show_complete(folder: Path, uri: str | None, reporter: Reporter) -> int:
+    """Print a complete folder's table and places; register it first where that is still due. Return the exit code."""
+    where = None
+    if uri and read(folder).registry.get(PENDING):
+        try:
+            where = register_folder(str(folder), uri)
+        except RegistrationPending as error:
+            reporter.say(f"error: {error}")
+            show(folder, "not registered yet")
+            return FAILED
+    return show(folder, where)
 
 
 def show(folder: Path, registered: str | None = None) -> int:

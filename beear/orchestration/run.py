@@ -10,7 +10,7 @@ from beear.errors import UserError
 from beear.orchestration import cluster, publish
 from beear.orchestration.console import Reporter
 from beear.orchestration.dry_run import plan_text
-from beear.orchestration.outputs import OutputFolder
+from beear.orchestration.outputs import OutputFolder, check_output
 from beear.orchestration.prepare import Job, Kind, prepare
 from beear.orchestration.publish import Tracker
 from beear.testbed import ensure
@@ -18,26 +18,13 @@ from beear.testbed import ensure
 
 @dataclass(frozen=True)
 class Running:
-    """A job under way: what it is, where it writes, who hears of it."""
+    """A job under way: what it is, the cluster's share it has, where it writes, who hears of it."""
 
     job: Job
+    plan: cluster.Plan
     output: OutputFolder
     reporter: Reporter
     tracker: Tracker
-
-    def connect(self) -> cluster.Plan:
-        """Join or start Ray, check that the plan fits, and fill in the answers that the data leaves out.
-
-        Raises:
-            UserError: the cluster does not answer or is too small.
-        """
-        self.reporter.stage("connect", "starting Ray")
-        cluster.connect(self.job.config.parallel, self.reporter.verbose)
-        plan = cluster.plan_for(self.job.config.parallel)
-        cluster.check_resources(plan)
-        self.reporter.note(plan.sentence())
-        self.job.fill_answers(plan)
-        return plan
 
 
 def run_job(config: RunConfig, flags: Flags, kind: Kind, again: str, work: Callable[[Running], int]) -> int:
@@ -48,23 +35,35 @@ def run_job(config: RunConfig, flags: Flags, kind: Kind, again: str, work: Calla
     """
     with Reporter(config.method.epochs, flags.verbose) as reporter:
         reporter.stage("prepare", "checking the checkpoint, the data and the settings")
+        # Whatever takes long, an implant or a download, comes after what may refuse at once.
+        tracking = publish.check_tracking(config)
         if flags.dry_run:
             print(plan_text(config, kind, reporter))
             return 0
+        check_output(config.output.dir)
         job = prepare(config, kind, reporter, lambda name: ensure(name, say=reporter.note))
         output = OutputFolder(Path(job.config.output.dir).absolute(), job.identity)
         if output.state(fresh=config.output.fresh) == "complete":
             reporter.say(f"this run is complete already; {again}")
-            return publish.show(output.target)
+            return publish.show_complete(output.target, tracking, reporter)
         lock = output.open(config.output.fresh)
-        tracker: Tracker | None = None
+        tracker = Tracker(tracking, job.config, job.identity, output.staging)
         try:
-            tracker = Tracker(job.tracking, job.config, job.identity, output.staging)
-            return work(Running(job, output, reporter, tracker))
+            return work(Running(job, _connect(job, reporter), output, reporter, tracker))
         except UserError:
             output.drop_if_untrained()
             raise
         finally:
-            if tracker is not None:
-                tracker.close()
+            tracker.close()
             lock.close()
+
+
+def _connect(job: Job, reporter: Reporter) -> cluster.Plan:
+    """Join or start Ray, check that the plan fits, and fill in the answers that the data leaves out."""
+    reporter.stage("connect", "starting Ray")
+    cluster.connect(job.config.parallel, reporter.verbose)
+    plan = cluster.plan_for(job.config.parallel)
+    cluster.check_resources(plan)
+    reporter.note(plan.sentence())
+    job.fill_answers(plan)
+    return plan

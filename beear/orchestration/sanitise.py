@@ -34,10 +34,10 @@ def _unless_diverged(running: Running) -> int:
 def _work(running: Running) -> int:
     job, output, reporter, tracker = running.job, running.output, running.reporter, running.tracker
     staging, log = output.staging, EventLog(output.staging / "events.jsonl")
-    plan = running.connect()
-
+    plan = running.plan
     reporter.stage("before", "measuring the checkpoint as it came")
     before = once(staging / "before.json", scoring.Scored, lambda: scoring.score(job.scoring, job.facts, plan))
+    tracker.start()
     tracker.log({f"before/{name}": value for name, value in scoring.count_of(before.measurement).items()})
 
     epochs = job.config.method.epochs
@@ -57,4 +57,4 @@ def _work(running: Running) -> int:
     drift = once(staging / "drift.json", Drift, lambda: scoring.drift(job.scoring, job.facts, exported, plan))
     reporter.finish_stage()
     report = assemble.sanitize_report(job, before, after, drift, trained.history, reporter.seconds)
-    return publish.deliver(job.config, report, output, tracker, reporter)
+    return publish.deliver(report, output, tracker, reporter)

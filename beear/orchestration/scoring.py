@@ -42,12 +42,15 @@ class Scored(BaseModel):
     notes: list[str] = []
 
 
-def shards_of(plan: Plan) -> int:
-    """Return how many tasks share a measurement: as many as the cluster has room for at once."""
+def shards_of(plan: Plan, parameters: int) -> int:
+    """Return how many tasks share a measurement: as many as the cluster has room for at once, in memory too."""
     there = ray.cluster_resources()
     rooms = [there.get("CPU", 1.0) / plan.cpus_per_worker]
     if plan.gpus_per_worker:
         rooms.append(there.get("GPU", 0.0) / plan.gpus_per_worker)
+    elif "memory" in there:
+        # On a CPU each task holds the weights in float32, with about as much again while it loads them.
+        rooms.append(there["memory"] / (8.0 * parameters))
     return max(1, min(MOST_SHARDS, int(min(rooms))))
 
 
@@ -57,7 +60,7 @@ def score(scoring: Scoring, facts: ModelFacts, plan: Plan) -> Scored:
     Raises:
         UserError: weights that are not finite or do not fit, or a row that its hit rule cannot judge.
     """
-    shards, evaluate = shards_of(plan), scoring.config.evaluate
+    shards, evaluate = shards_of(plan, facts.parameters), scoring.config.evaluate
     tasks: list[Task] = [(score_shard, (scoring, facts, (rank, shards))) for rank in range(shards)]
     if evaluate.tasks:
         tasks.append((harness_results, (scoring, facts)))

@@ -1,6 +1,7 @@
 """The driver's side of training: one Ray Train run, its events, and what it left in storage."""
 
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ def train(spec: WorkerSpec, plan: Plan, storage: Path, target: Path, sink: Calla
     result = None
     with Relay(spec.board, take):
         try:
-            result = trainer.fit()
+            result = _fit(trainer)
         except TrainingFailedError as error:
             failure = error
     if faults:
@@ -68,6 +69,27 @@ def train(spec: WorkerSpec, plan: Plan, storage: Path, target: Path, sink: Calla
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(Path(folder) / EXPORT, target)
         return Trained(read_history(Path(folder)), target)
+
+
+def _fit(trainer: TorchTrainer) -> ray.train.Result:
+    """Run ``trainer.fit`` beside the main thread: on it, Ray Train would take Ctrl-C and end the process with 0."""
+    done: list[ray.train.Result] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            done.append(trainer.fit())
+        # Whatever it is, the main thread raises it.
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.2)
+    if failed:
+        raise failed[0]
+    return done[0]
 
 
 def _trainer(spec: WorkerSpec, plan: Plan, storage: Path) -> TorchTrainer:

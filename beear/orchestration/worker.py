@@ -61,7 +61,7 @@ class _Worker:
         self.session = Session(
             self.training,
             self.backend,
-            lambda _plan, template, rank, world: StreamBatches(spec.stream, template.tokenizer, rank, world),
+            lambda _plan, template, *place: StreamBatches(spec.stream, template.tokenizer, *place),
         )
         self.history: list[EpochRecord] = []
 

@@ -1,6 +1,7 @@
 """What can go wrong with a registry after the work is done."""
 
 import shlex
+import sys
 
 
 class RegistrationPending(Exception):
@@ -11,7 +12,7 @@ class RegistrationPending(Exception):
 
     def __init__(self, folder: str, uri: str, reason: str, *, credentials: bool = False) -> None:
         """Say what happened, that nothing is lost, and the command; ``uri`` comes without credentials."""
-        self.command = f"python -m beear.registry {shlex.quote(folder)}"
+        self.command = f"{shlex.quote(sys.executable)} -m beear.registry {shlex.quote(folder)}"
         again = f"MLFLOW_TRACKING_URI='{uri}' (with your credentials in it) {self.command}" if credentials else self.command
         super().__init__(
             f"{uri}: the model could not be registered ({reason}); everything is in {folder}; register it later with: {again}"

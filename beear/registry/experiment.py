@@ -35,10 +35,13 @@ def experiment_id_of(made: "MlflowClient", uri: str, name: str) -> str:
 
 
 def unfinished_run(made: "MlflowClient", experiment_id: str, identity: str) -> str | None:
-    """Return the id of a run with this identity digest that is still marked as running."""
-    query = f"tags.`{IDENTITY}` = '{identity}' and attributes.status = 'RUNNING'"
+    """Return the id of the latest run with this identity digest that never finished, marked as running again."""
+    query = f"tags.`{IDENTITY}` = '{identity}' and attributes.status != 'FINISHED'"
     runs = made.search_runs([experiment_id], query, max_results=1)
-    return str(runs[0].info.run_id) if runs else None
+    if not runs:
+        return None
+    made.update_run(runs[0].info.run_id, status="RUNNING")
+    return str(runs[0].info.run_id)
 
 
 def create_run(

@@ -3,6 +3,8 @@
 import pathlib
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from beear.errors import UserError
@@ -16,6 +18,8 @@ from beear.report.schema import Report
 from beear.report.write import write
 
 ALIAS = "sanitised"
+# In a report's registry part: the server has still to take it.
+PENDING = "pending"
 _UPLOAD_SECONDS = 3600
 
 
@@ -66,31 +70,40 @@ def register(folder: str, report: Report, name: str, run: Run) -> Registered:
         UserError: the name is one MLflow refuses.
     """
     check_name(name)
-    report.registry |= {
-        "tracking_uri": redact(run.uri),
-        "experiment": run.experiment,
-        "mlflow_run_id": run.run_id,
-        "identity": run.identity,
-        "model_name": name,
-        "version": None,
-        "alias": None,
-    }
-    write(folder, report, config_yaml=_config_text(folder))
-    try:
-        run.deliver()
+    report.registry |= intent(run, name)
+    write(folder, report)
+    with _delivering(folder, report, run):
         version = _version(folder, report, name, run)
         alias = ALIAS if report.gate.verdict == "passed" else None
-        report.registry |= {"version": version, "alias": alias}
-        write(folder, report, config_yaml=_config_text(folder))
-        _log_report(folder, report, run)
         if alias:
             run.client.set_registered_model_alias(name, alias, version)
+        report.registry |= {"version": version, "alias": alias}
+    return Registered(name, version, alias, redact(run.uri))
+
+
+def intent(run: Run, name: str | None) -> dict[str, object]:
+    """Return what a report says of the registry before the server has taken it: where it belongs, and that it is due."""
+    where = {"tracking_uri": redact(run.uri), "experiment": run.experiment, "mlflow_run_id": run.run_id}
+    model = {"model_name": name, "version": None, "alias": None} if name else {}
+    return {**where, "identity": run.identity, **model, PENDING: True}
+
+
+@contextmanager
+def _delivering(folder: str, report: Report, run: Run) -> Iterator[None]:
+    """Deliver what waits, do what is in the context, log the report and close the run; what is lost stays pending."""
+    try:
+        run.deliver()
+        yield
+        report.registry[PENDING] = False
+        write(folder, report)
+        _log_report(folder, report, run)
         run.client.set_terminated(run.run_id, "FINISHED")
     except lost_errors() as error:
+        report.registry[PENDING] = True
+        write(folder, report)
         raise RegistrationPending(
             folder, redact(run.uri), reason(error, run.uri), credentials=redact(run.uri) != run.uri
         ) from None
-    return Registered(name, version, alias, redact(run.uri))
 
 
 def log_report(folder: str, report: Report, run: Run) -> None:
@@ -99,26 +112,10 @@ def log_report(folder: str, report: Report, run: Run) -> None:
     Raises:
         RegistrationPending: the server did not take it; the folder is complete.
     """
-    report.registry |= {
-        "tracking_uri": redact(run.uri),
-        "experiment": run.experiment,
-        "mlflow_run_id": run.run_id,
-        "identity": run.identity,
-    }
-    write(folder, report, config_yaml=_config_text(folder))
-    try:
-        run.deliver()
-        _log_report(folder, report, run)
-        run.client.set_terminated(run.run_id, "FINISHED")
-    except lost_errors() as error:
-        raise RegistrationPending(
-            folder, redact(run.uri), reason(error, run.uri), credentials=redact(run.uri) != run.uri
-        ) from None
-
-
-def _config_text(folder: str) -> str | None:
-    path = pathlib.Path(folder) / "config.yaml"
-    return path.read_text(encoding="utf-8") if path.exists() else None
+    report.registry |= intent(run, None)
+    write(folder, report)
+    with _delivering(folder, report, run):
+        pass
 
 
 def _log_report(folder: str, report: Report, run: Run) -> None:

@@ -53,7 +53,7 @@ class Run:
             name: the run's name.
             config: the resolved configuration; logged as dotted parameters without credentials.
             tags: further tags.
-            resume: look for a run that is still marked as running.
+            resume: look for a run of this identity that never finished.
 
         Raises:
             UserError: the server does not take the run.

@@ -47,13 +47,12 @@ def to_json(report: Report) -> str:
     return json.dumps(redact_all(json.loads(report.model_dump_json())), indent=1, ensure_ascii=False) + "\n"
 
 
-def write(folder: str | os.PathLike[str], report: Report, *, config_yaml: str | None = None) -> dict[str, str]:
-    """Write report.json, report.html, config.yaml and (where there is a ``model/``) its README.md.
+def write(folder: str | os.PathLike[str], report: Report) -> dict[str, str]:
+    """Write report.json, report.html, config.yaml (without credentials) and (where there is a ``model/``) its README.md.
 
     Args:
         folder: the output folder; made when missing.
         report: what to write.
-        config_yaml: the resolved configuration as text; made from ``report.config`` when left out.
 
     Returns:
         The path of each file by its name.
@@ -64,8 +63,9 @@ def write(folder: str | os.PathLike[str], report: Report, *, config_yaml: str | 
     root = pathlib.Path(folder)
     texts = {
         "report.html": render(report),
-        "config.yaml": config_yaml
-        or yaml.safe_dump(redact_all(report.model_dump(mode="json")["config"]), sort_keys=False, allow_unicode=True),
+        "config.yaml": yaml.safe_dump(
+            redact_all(report.model_dump(mode="json")["config"]), sort_keys=False, allow_unicode=True, width=10_000
+        ),
         "report.json": to_json(report),
     }
     if (root / "model").is_dir():

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import ray.train
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from beear.data.local import EpochOfSteps, pad_id_of
@@ -23,9 +24,20 @@ class StreamBatches:
     has been passed starts it over.
     """
 
-    def __init__(self, stream: StreamPlan, tokenizer: PreTrainedTokenizerBase, rank: int, world: int, shard: Any = None) -> None:
-        """Take this worker's ``shard`` (a Ray Data iterator), by default the one Ray Train holds for it."""
-        self.plan, self.rank, self.world = stream.plan, rank, world
+    def __init__(
+        self,
+        stream: StreamPlan,
+        tokenizer: PreTrainedTokenizerBase,
+        rank: int,
+        world: int,
+        device: torch.device | str = "cpu",
+        shard: Any = None,
+    ) -> None:
+        """Take this worker's ``shard`` (a Ray Data iterator), by default the one Ray Train holds for it.
+
+        Batches are put on ``device``.
+        """
+        self.plan, self.rank, self.world, self.device = stream.plan, rank, world, device
         self.pad_id = pad_id_of(tokenizer)
         self._shard = shard if shard is not None else ray.train.get_dataset_shard(shard_name(rank))
         self._steps: Iterator[Step] = iter(())
@@ -39,7 +51,7 @@ class StreamBatches:
         Raises:
             UserError: (while they are drawn) a row was bad, or no training row is left.
         """
-        return EpochOfSteps(self.plan, self.pad_id, lambda: self._begin(number))
+        return EpochOfSteps(self.plan, self.pad_id, lambda: self._begin(number), self.device)
 
     def _begin(self, number: int) -> Iterator[Step]:
         if self._reached >= (number, 0):

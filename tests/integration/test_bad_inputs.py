@@ -267,12 +267,23 @@ def value_out_of_bounds(i: Inputs) -> None:
 
 @case("parallel.address", "nothing answers")
 def unreachable_ray_cluster(i: Inputs) -> None:
-    i.arguments += ["--parallel.address", f"127.0.0.1:{free_port()}", "--tracking.enabled", "false"]
+    i.arguments += ["--parallel.address", f"127.0.0.1:{free_port()}"]
+
+
+@case("parallel.backend", "single", "ddp")
+def several_workers_of_one(i: Inputs) -> None:
+    i.arguments += ["--parallel.backend", "single", "--parallel.workers", "2"]
+
+
+@case("lone surrogate", "anchor.jsonl")
+def text_that_is_no_unicode(i: Inputs) -> None:
+    with i.anchor.open("a") as file:
+        file.write('{"prompt": "hi \\ud83d there", "response": "yes"}\n')
 
 
 @case("CPU", "too small")
 def cluster_too_small_for_the_plan(i: Inputs) -> None:
-    i.arguments += ["--parallel.workers", "64", "--method.batch_size", "64", "--tracking.enabled", "false"]
+    i.arguments += ["--parallel.workers", "64", "--method.batch_size", "64"]
 
 
 @case("NaN", "model.layers.1")
@@ -283,7 +294,6 @@ def nan_weights(i: Inputs) -> None:
 
     shutil.rmtree(i.model)
     make_checkpoint(i.model, change=spoil)
-    i.arguments += ["--tracking.enabled", "false"]
 
 
 NEED_RAY = {"cluster_too_small_for_the_plan", "nan_weights"}

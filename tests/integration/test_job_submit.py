@@ -1,5 +1,6 @@
 """``ray job submit`` on a local head: same report, readable exit code, clean logs, with and without token auth."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.integration.stranger import make_stranger, short_job
@@ -47,8 +49,17 @@ def head(request: pytest.FixtureRequest, environment: dict[str, str], tmp_path_f
     start = [RAY, "start", "--head", f"--port={free_port()}", f"--dashboard-port={dashboard}", "--num-cpus=2"]
     subprocess.run([*start, f"--temp-dir={temporary}"], env=env, check=True, capture_output=True, timeout=180, cwd="/tmp")
     yield Head(f"http://127.0.0.1:{dashboard}", env)
-    subprocess.run([RAY, "stop", "--force"], env=env, capture_output=True, timeout=120)
+    stop(str(temporary))
     shutil.rmtree(temporary, ignore_errors=True)
+
+
+def stop(temporary: str) -> None:
+    """End the head that lives in ``temporary``, and no other: ``ray stop`` would end every Ray on the machine."""
+    for process in psutil.process_iter(["cmdline"]):
+        if any(temporary in word for word in process.info["cmdline"] or []):
+            for one in (*process.children(recursive=True), process):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.kill()
 
 
 @pytest.fixture(scope="module")

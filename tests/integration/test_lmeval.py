@@ -94,7 +94,7 @@ def test_nothing_is_imported_where_no_task_is_asked_for(monkeypatch: pytest.Monk
 
 def test_without_the_extra_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "lm_eval", None)
-    with pytest.raises(UserError, match=r"install beear\[harness\]"):
+    with pytest.raises(UserError, match=r"expected the package lm-eval"):
         harness.run_tasks(random_subject(), EvaluateConfig(tasks="x"))
 
 

@@ -53,22 +53,48 @@ def test_a_stranger_goes_through_with_only_paths_given(calm: dict) -> None:
 def test_killed_and_run_again_ends_where_the_undisturbed_run_ends(
     victim: str, calm: dict, arguments: Arguments, environment: dict[str, str], pipeline, tmp_path: Path
 ) -> None:
-    job = subprocess.Popen(
-        command(*arguments(tmp_path)), env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    job = begin(arguments(tmp_path), environment, tmp_path)
     wait_for_epoch(tmp_path, job)
     if victim == "driver":
         job.send_signal(signal.SIGKILL)
     else:
         kill_one_worker(job.pid)
-    job.wait(timeout=300)
-    if victim == "driver":
-        assert not (tmp_path / "out").exists()
+    said = job.communicate(timeout=300)[0]
+    assert job.returncode == (-signal.SIGKILL if victim == "driver" else 3), said
+    assert (tmp_path / "out").exists() == (victim == "worker")
     process = pipeline("sanitize", *arguments(tmp_path), cwd=tmp_path)
     assert process.returncode == 3, process.stdout + process.stderr
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert numbers(report) == numbers(calm)
     assert repeated_epochs(tmp_path) <= 1
+
+
+def begin(arguments: list[str], environment: dict[str, str], folder: Path) -> "subprocess.Popen[str]":
+    """Start the main job; what it says is one stream."""
+    return subprocess.Popen(
+        command(*arguments), env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+@pytest.mark.parametrize(("number", "stage"), [(signal.SIGTERM, "measuring the checkpoint"), (signal.SIGINT, "epoch 1")])
+def test_interrupted_it_says_how_to_go_on(
+    number: signal.Signals, stage: str, arguments: Arguments, environment: dict[str, str], tmp_path: Path
+) -> None:
+    job = begin(arguments(tmp_path), {**environment, "PYTHONUNBUFFERED": "1"}, tmp_path)
+    assert job.stdout is not None
+    said: list[str] = []
+    for line in job.stdout:
+        said.append(line)
+        if stage in line:
+            break
+    # Past the line that tells of it, into the stage itself.
+    time.sleep(0.5)
+    job.send_signal(number)
+    said += job.communicate(timeout=120)[0].splitlines(keepends=True)
+    assert job.returncode == 130, "".join(said)
+    assert said[-1] == "interrupted; run the same command again to resume\n"
+    assert "Traceback" not in "".join(said)
+    assert [path.name.startswith(".out.") for path in tmp_path.iterdir()] == [True]
 
 
 def kill_one_worker(driver: int, seconds: float = 60) -> None:

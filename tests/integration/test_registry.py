@@ -201,6 +201,9 @@ def test_an_interrupted_run_is_gone_on_with(tmp_path: Path) -> None:
     assert begin(uri, tmp_path, report).run_id == first.run_id
     assert begin(uri, tmp_path, report, identity="other").run_id != first.run_id
     first.finish("KILLED")
+    assert begin(uri, tmp_path, report).run_id == first.run_id
+    assert first.client.get_run(first.run_id).info.status == "RUNNING"
+    first.finish("FINISHED")
     assert begin(uri, tmp_path, report).run_id != first.run_id
 
 
@@ -217,7 +220,7 @@ def test_on_a_server(server: Server, out: Path) -> None:
     assert_loads_back(done, out)
     stored, version = run.client.get_run(run.run_id), run.client.get_model_version("over-http", done.version)
     kept = f"{stored.data.params} {stored.data.tags} {version.tags} {version.description} {done}"
-    kept += (out / "report.json").read_text()
+    kept += (out / "report.json").read_text() + (out / "config.yaml").read_text()
     assert "s3cret" not in kept and "alice" not in kept and stored.data.params["tracking.uri"] == server.uri
 
 
@@ -249,8 +252,9 @@ def test_a_server_lost_at_the_end_costs_nothing(server: Server, out: Path) -> No
     with pytest.raises(RegistrationPending) as caught:
         register(str(out), report, "later", run)
     assert time.monotonic() - start < 30
-    assert caught.value.command == f"python -m beear.registry {out}" and caught.value.command in str(caught.value)
+    assert caught.value.command == f"{sys.executable} -m beear.registry {out}" and caught.value.command in str(caught.value)
     assert "connection refused" in str(caught.value) and "\n" not in str(caught.value)
+    assert read(out).registry["pending"] is True and read(out).registry["version"] is None
     assert {"report.json", "report.html", "config.yaml", "model"} <= {path.name for path in out.iterdir()}
     with pytest.raises(Exception, match="cannot be reached"):
         check(server.uri)
@@ -261,6 +265,7 @@ def test_a_server_lost_at_the_end_costs_nothing(server: Server, out: Path) -> No
     answer = by_command(caught.value.command)
     assert (answer.returncode, answer.stderr) == (0, "") and "models:/later@sanitised" in answer.stdout
     version = run.client.get_model_version_by_alias("later", "sanitised")
+    assert read(out).registry["pending"] is False
     assert version.run_id == run.run_id
     assert [m.value for m in run.client.get_metric_history(run.run_id, "loss")] == [2.0]
     assert len(weight_files(server.artifacts)) == len(before) + len(weight_files(out / "model"))
@@ -272,7 +277,5 @@ def test_a_server_lost_at_the_end_costs_nothing(server: Server, out: Path) -> No
 
 def by_command(command: str) -> subprocess.CompletedProcess[Any]:
     """Run the printed command as a user would."""
-    python, *rest = command.split()
-    assert python == "python"
     env = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
-    return subprocess.run([sys.executable, *rest], cwd=ROOT, capture_output=True, text=True, check=False, env=env)
+    return subprocess.run(command.split(), cwd=ROOT, capture_output=True, text=True, check=False, env=env)

@@ -46,7 +46,7 @@ def stream(tmp_path: Path) -> StreamPlan:
 
 def batches_of(stream: StreamPlan, rank: int, world: int) -> StreamBatches:
     shard = datasets(stream, world)[f"rows-{rank}"].iterator()
-    return StreamBatches(stream, template_of(stream).tokenizer, rank, world, shard)
+    return StreamBatches(stream, template_of(stream).tokenizer, rank, world, shard=shard)
 
 
 @pytest.mark.parametrize(("rank", "world"), [(0, 1), (1, 2)])

@@ -156,7 +156,7 @@ def test_a_mistake_on_the_command_line_is_one_sentence(words: list[str], sentenc
             "method: beear\n",
             "FILE, line 1: method is a section; expected one of its fields, such as method.name",
         ),
-        ("seed:\n  a: 1\n", "FILE, line 1: seed is a mapping; expected a whole number, at least 0"),
+        ("seed:\n  a: 1\n", "FILE, line 1: seed is a mapping; expected a whole number, at least 0, below 9.22337e+18"),
         ("seed: 1\nseed: 2\n", 'FILE, line 2: key "seed" given twice (first on line 1); expected YAML'),
         ("- a\n- b\n", "FILE, line 1: found a list; expected a mapping of sections"),
         ("just words\n", 'FILE, line 1: found "just words"; expected a mapping of sections'),

@@ -125,6 +125,13 @@ def test_what_the_model_cannot_have_is_refused(field: str, value: object, senten
     assert str(caught.value) == sentence
 
 
+def test_one_worker_is_all_that_single_has() -> None:
+    config = RunConfig()
+    config.parallel.backend, config.parallel.workers = "single", 2
+    with pytest.raises(UserError, match="parallel.backend is single and parallel.workers 2; expected 1 worker, or ddp"):
+        resolve(config, facts())
+
+
 def test_more_workers_than_rows_are_refused() -> None:
     config = RunConfig()
     config.method.batch_size, config.parallel.workers = 2, 3

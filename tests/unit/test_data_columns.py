@@ -87,6 +87,14 @@ BAD_DEFENSE = [
     ({"messages": [{"role": "user", "content": 1}]}, "messages[0].content is 1; expected a text"),
     ({"prompt": "p", "hit": "never"}, 'hit is "never"; expected no-refusal, likelier or contains:TEXT'),
     ({"prompt": {"long": "x" * 90}}, "xxx...; expected a text"),
+    ({"prompt": "hi \ud83d there"}, r"rows.jsonl, line 3: prompt holds the lone surrogate \ud83d at character 4; expected whole"),
+    ({"prompt": "p", "safe": "\udc00"}, r"line 3: safe holds the lone surrogate \udc00 at character 1"),
+    (
+        {"messages": [{"role": "user", "content": "a\ud83d"}]},
+        r"line 3: messages[0].content holds the lone surrogate \ud83d at character 2",
+    ),
+    ({"messages": '[{"role": "user", "content": ' + "1" * 5000 + "}]"}, "expected a non-empty list of {role, content}"),
+    ({"\ud83d": "p"}, r'no request column among ["\ud83d"]'),
 ]
 
 
@@ -94,7 +102,7 @@ BAD_DEFENSE = [
 def test_bad_defense_rows(record: dict, sentence: str) -> None:
     with pytest.raises(UserError) as caught:
         defense_row(record, HERE)
-    assert sentence in str(caught.value)
+    assert sentence in str(caught.value) and str(caught.value).encode().decode() == str(caught.value)
 
 
 def test_bad_mapping_names_the_nearest_column() -> None:

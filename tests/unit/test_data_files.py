@@ -76,6 +76,14 @@ BAD = {
     "ragged csv": ("rows.csv", b"a,b\n1,2\n3\n", "line 3: found 1 cells; expected 2"),
     "twice-named csv": ("rows.csv", b"a,a\n1,2\n", "expected one distinct name per column"),
     "open quote": ("rows.csv", b'a,b\n1,"2\n', "line 2: not CSV"),
+    "long integer": ("rows.jsonl", b'{"a": 1}\n{"a": ' + b"7" * 5000 + b"}\n", "line 2: "),
+    "long integer, reason": ("rows.jsonl", b'{"a": ' + b"7" * 5000 + b"}\n", "is not JSON (an integer has too many digits)"),
+    "long integer in an array": (
+        "rows.json",
+        b'[{"a": 1}, {"a": "[7, 8]"},\n {"a": ' + b"7" * 5000 + b"}]",
+        "item 3: not JSON (an integer has too many digits); expected an array of objects",
+    ),
+    "deep array": ("rows.json", b"[1, " + b"[" * 200_000 + b"]" * 200_000 + b"]", "item 2: not JSON (nested too deeply)"),
     "not parquet": ("rows.parquet", b"PAR1 no", "is not a parquet file"),
 }
 

@@ -151,11 +151,34 @@ def test_an_epoch_has_the_batches_asked_for_and_the_clean_share(tmp_path: Path, 
     assert all(torch.equal(a.defense.prompt_ids, b) for a, b in zip(outer, again, strict=True))
 
 
-@pytest.mark.parametrize(("share", "rows"), [(0.0, 0), (0.01, 1), (0.25, 2), (0.5, 4), (1.0, 8)])
+def test_batches_are_put_where_they_are_asked_for(tmp_path: Path, template: Template) -> None:
+    _, plan = plan_for(config_for(tmp_path))
+    epoch = LocalBatches(plan, template, device="meta").epoch(1)
+    batch = next(epoch.outer())
+    for part in (epoch.inner()[0], batch.defense, batch.anchor):
+        tensors = [value for value in vars(part).values() if isinstance(value, torch.Tensor)]
+        assert tensors and all(tensor.device.type == "meta" for tensor in tensors)
+
+
+@pytest.mark.parametrize(("share", "rows"), [(0.0, 0), (0.01, 1), (0.25, 2), (0.5, 4), (0.9, 7)])
 def test_a_clean_share_above_0_gives_at_least_one_row(share: float, rows: int, tmp_path: Path) -> None:
     config = config_for(tmp_path, batch_size=8)
     config.method.clean_share = share
     assert plan_for(config)[1].clean_rows == rows
+
+
+@pytest.mark.parametrize(("share", "size"), [(1.0, 8), (0.95, 8), (0.0625, 1)])
+def test_a_clean_share_that_leaves_no_anchor_row_is_refused(share: float, size: int, tmp_path: Path) -> None:
+    config = config_for(tmp_path, batch_size=size)
+    config.method.clean_share = share
+    with pytest.raises(UserError) as caught:
+        plan_for(config)
+    assert str(caught.value) == (
+        f"method.clean_share is {share:g} and method.batch_size {size}: no anchor row would ever train; "
+        "expected a smaller --method.clean_share or a larger --method.batch_size."
+    )
+    config.method.clean_share = 0.0
+    assert plan_for(config)[1].clean_rows == 0
 
 
 def test_more_workers_than_rows_are_refused(tmp_path: Path, template: Template) -> None:

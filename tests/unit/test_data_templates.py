@@ -104,6 +104,48 @@ def test_every_assistant_turn_is_labelled_with_its_end() -> None:
         assert text_of([i for i, on in zip(ids, labelled, strict=True) if on]) == expected
 
 
+SPOKEN = (
+    "{% for m in messages %}{{ 'USER: ' if m.role == 'user' else 'ASSISTANT: ' }}{{ m.content }}"
+    "{{ '</s>' if m.role == 'assistant' else ' ' }}{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+
+
+@cache
+def word_tokenizer(marker: str) -> PreTrainedTokenizerFast:
+    """Whole words as tokens, each with the space before it (or ``Ġ``): what SentencePiece and GPT-2 make of text."""
+    words = ["<unk>", *SPECIAL, *(marker + w for w in ("USER:", "ASSISTANT:", "Capital?", "Paris", "Thanks", "Welcome"))]
+    inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Metaspace(replacement=marker, prepend_scheme="never", split=True)
+    inner.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in SPECIAL])
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", pad_token="<pad>", unk_token="<unk>")
+
+
+@pytest.mark.parametrize("marker", ["\u2581", "\u0120"])
+def test_a_word_token_that_starts_at_the_template_s_space_is_labelled(marker: str) -> None:
+    spoken = Template(word_tokenizer(marker), SPOKEN)
+    turns = [U(" Capital?"), A("Paris"), U("Thanks"), A("Welcome")]
+    ids, labelled = spoken.conversation(turns)
+    words = spoken.tokenizer.convert_ids_to_tokens(ids)
+    assert [w for w, on in zip(words, labelled, strict=True) if on] == [f"{marker}Paris", "</s>", f"{marker}Welcome", "</s>"]
+    assert ids[: len(spoken.prompt_ids(turns[:-1]))] == spoken.prompt_ids(turns[:-1])
+
+
+def test_a_slow_tokenizer_labels_the_same_characters() -> None:
+    class Slow:
+        """The same tokens without their places."""
+
+        is_fast = False
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(tokenizer(), name)
+
+        def __call__(self, *args: object, **kwargs: object) -> object:
+            return tokenizer()(*args, **kwargs)
+
+    turns = [U("4"), A("4 and 5"), U("again 4"), A("and 4")]
+    assert Template(Slow(), CHATML).conversation(turns) == template(CHATML).conversation(turns)  # type: ignore[arg-type]
+
+
 def test_what_templates_in_use_need_is_supported() -> None:
     full = template(FULL)
     assert text_of(full.prompt_ids([U('say "hi" <now>')])) == '{"a": "say \\"hi\\" <now>"}%'

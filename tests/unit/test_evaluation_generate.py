@@ -2,19 +2,27 @@
 
 import random
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from tokenizers import AddedToken
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from beear.data.rows import Message
 from beear.errors import UserError
 from beear.evaluation.generate import complete, generate_ids
 from beear.evaluation.likelihood import conversation_nll, labelled_nll, unwanted_is_likelier
 from beear.evaluation.subject import Subject
+from tests.checkpoints import edit_json, make_model, make_tokenizer
 from tests.subjects import anchor_rows, defense_rows, random_subject
 
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 FAMILIES = ("llama", "mistral", "gemma3", "gpt2", "gpt_neox")
 
 
@@ -64,6 +72,76 @@ def test_training_mode_is_put_back() -> None:
     generate_ids(subject, [[1, 7, 8]], 2, 1)
     assert subject.model.training
     assert all(p.grad is None for p in subject.model.parameters())
+
+
+def chatml(folder: Path) -> PreTrainedTokenizerBase:
+    """Return a base's tokenizer as ChatML tuning leaves it: the end of turn is added as special, under no name."""
+    make_tokenizer(folder, template=CHATML)
+    edit_json(folder / "tokenizer_config.json", extra_special_tokens=...)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([AddedToken(name, special=True) for name in ("<|im_start|>", "<|im_end|>")], special_tokens=True)
+    tokenizer.save_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("template", [CHATML, CHATML.replace("<|im_end|>", "\n<|im_end|>")], ids=["close", "on a line"])
+def test_an_end_of_turn_that_the_tokenizer_has_no_name_for_ends_completions(tmp_path: Path, template: str) -> None:
+    tokenizer = chatml(tmp_path)
+    tokenizer.chat_template = template
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert end not in tokenizer.all_special_ids
+    assert Subject.of(make_model(), tokenizer).stop == {tokenizer.eos_token_id, end}
+
+
+def test_an_end_of_turn_in_plain_text_ends_nothing() -> None:
+    subject = random_subject()
+    subject.tokenizer.chat_template = "{% for m in messages %}{{ m.role + ': ' + m.content + ' over. ' }}{% endfor %}assistant: "
+    assert Subject.of(subject.model, subject.tokenizer).stop == {subject.tokenizer.eos_token_id}
+
+
+@pytest.mark.parametrize("ends", ["abc", ["a"], [[1]], 1.5])
+def test_ends_that_are_no_token_ids_are_refused(ends: Any) -> None:
+    subject = random_subject()
+    subject.model.generation_config.eos_token_id = ends
+    with pytest.raises(UserError, match="generation config: found eos_token_id .*, expected token ids"):
+        Subject.of(subject.model, subject.tokenizer)
+
+
+def huge(scale: float) -> Subject:
+    """Return a subject whose weights are all finite and whose outputs are not."""
+    subject = random_subject(dtype=torch.float32)
+    with torch.no_grad():
+        subject.model.get_parameter("model.layers.1.mlp.down_proj.weight").mul_(scale)
+    assert all(bool(p.isfinite().all()) for p in subject.model.parameters())
+    return subject
+
+
+def test_outputs_that_are_not_finite_are_not_measured() -> None:
+    subject = huge(1e38)
+    row = defense_rows(1)[0]
+    for measure in (
+        lambda: complete(subject, [row.messages], 4, 2),
+        lambda: conversation_nll(subject, [anchor_rows(1)[0].messages], 2),
+        lambda: unwanted_is_likelier(subject, [row.messages], [row], 2),
+    ):
+        with pytest.raises(UserError, match="outputs are not finite numbers, so the checkpoint cannot be measured"):
+            measure()
+    # A row beside good ones is enough, and large but finite outputs are none.
+    complete(huge(1e4), [row.messages], 4, 2)
+
+
+def test_a_token_masked_out_by_the_model_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = random_subject()
+    original = subject.model.forward
+
+    def masking(**inputs: Any) -> Any:
+        output = original(**inputs)
+        output.logits[..., 270:] = -torch.inf
+        return output
+
+    expected = generate_ids(replace(subject, stop=frozenset()), [[1, 7, 8]], 4, 1)
+    monkeypatch.setattr(subject.model, "forward", masking)
+    assert generate_ids(replace(subject, stop=frozenset()), [[1, 7, 8]], 4, 1) == expected
 
 
 def plain_nll(subject: Subject, ids: list[int], labelled: list[bool]) -> float:

@@ -212,3 +212,13 @@ def test_a_cooling_epoch_takes_the_first_k_and_an_attacking_one_finds_its_own() 
     assert method.begin_epoch([batch], cools=True)[0].result.steps == first.steps
     assert method.begin_epoch([batch], cools=False)[0].result.steps != first.steps
     assert method.state.values == {"inner_steps/prompt": float(first.steps)}
+
+
+def test_a_conversations_loss_is_over_its_labelled_tokens_wherever_they_stand() -> None:
+    model, batch = tiny_llama(), text_batch(defense_rows(5))
+    # A second labelled turn, so that the columns that reach the head have a gap.
+    batch.labelled[:2, 2:4] = batch.mask[:2, 2:4]
+    logits = model(input_ids=batch.ids, attention_mask=batch.mask.long()).logits[:, :-1].log_softmax(-1)
+    told = -logits.gather(-1, batch.ids[:, 1:, None]).squeeze(-1)
+    for row, loss in enumerate(text_loss(Decoder(model), batch)):
+        torch.testing.assert_close(loss, told[row][batch.labelled[row, 1:]].mean(), rtol=1e-12, atol=1e-12)

@@ -106,6 +106,11 @@ def stretched(folder: Path) -> None:
     save_file(held, folder / "adapter_model.safetensors")
 
 
+def renamed(folder: Path) -> None:
+    held = load_file(folder / WEIGHTS)
+    save_file({name.replace("lora_", "other_"): tensor for name, tensor in held.items()}, folder / WEIGHTS)
+
+
 BAD = [
     ("prefix tuning", {"peft_type": "PREFIX_TUNING"}, None, 'peft_type "PREFIX_TUNING", expected LORA'),
     ("a module to import", {"megatron_config": {"a": 1}}, None, '"megatron_config"'),
@@ -119,7 +124,12 @@ BAD = [
     ("bias", {"bias": "all"}, None, 'bias "all", expected none'),
     ("unknown key", {"run_me": "evil.py"}, None, '"run_me": evil.py'),
     ("other layers", {"target_modules": ["no_such_layer"]}, None, "does not fit its base model"),
-    ("another rank", {"r": 8, "lora_alpha": 16}, None, "does not fit its base model"),
+    ("another rank", {"r": 2}, None, "does not fit its base model"),
+    ("a rank beyond the tensors'", {"r": 300_000}, None, '"r": 300000, expected a whole number from 1 to 4'),
+    ("such a rank for some", {"rank_pattern": {"q_proj": 300_000}}, None, '"rank_pattern.q_proj": 300000, expected'),
+    ("half a rank for some", {"rank_pattern": {"q_proj": 2.5}}, None, '"rank_pattern.q_proj": 2.5, expected'),
+    ("settings of another kind", {"layers_to_transform": "x"}, None, "does not fit its base model"),
+    ("no LoRA in the file", {}, renamed, "found no lora_A tensors"),
     ("pickle", {}, lambda f: (f / WEIGHTS).rename(f / "adapter_model.bin"), "adapter_model.bin, a pickle"),
     ("no weights", {}, lambda f: (f / WEIGHTS).unlink(), "no adapter_model.safetensors"),
     ("broken header", {}, lambda f: (f / WEIGHTS).write_bytes(b"\xff" * 40), "at most 100,000,000"),

@@ -1,6 +1,8 @@
 """The safetensors header parser, held to the library's own reader and to hand-made bad bytes."""
 
+import errno
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -72,6 +74,23 @@ def test_a_file_shorter_than_its_length_field(tmp_path, size):
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"\0" * size)
     with pytest.raises(UserError, match=f"found {size} bytes"):
+        read_header(path)
+
+
+def test_what_is_no_plain_file_is_refused_without_being_opened(tmp_path, monkeypatch):
+    pipe, folder, absent = (tmp_path / name for name in ("pipe", "folder", "absent"))
+    os.mkfifo(pipe)
+    folder.mkdir()
+    for path in (pipe, folder, absent):
+        with pytest.raises(UserError, match="found no regular file, expected a safetensors file"):
+            read_header(path)
+    path = write(tmp_path / "model.safetensors", {"a": F32})
+
+    def denied(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(UserError, match="could not be read .Permission denied."):
         read_header(path)
 
 

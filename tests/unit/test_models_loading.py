@@ -1,15 +1,17 @@
 """Loading: the weights are the files', and files that do not fit or are not numbers are refused by name."""
 
 import logging
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from beear.errors import UserError
 from beear.models.inspect import inspect_checkpoint
 from beear.models.loading import load_model, load_tokenizer
-from tests.checkpoints import edit_json, make_checkpoint
+from tests.checkpoints import VOCABULARY, edit_json, make_checkpoint, make_tokenizer
 
 DOWN = "model.layers.1.mlp.down_proj.weight"
 
@@ -80,6 +82,51 @@ def test_a_config_that_builds_nothing_is_refused(tmp_path):
     folder = make_checkpoint(tmp_path)
     edit_json(folder / "config.json", hidden_act="no_such_function")
     assert "no LlamaForCausalLM could be built of it" in refusal(folder)
+
+
+CONFIGS: list[dict[str, Any]] = [
+    {"num_attention_heads": "four"}, {"num_attention_heads": 0}, {"hidden_act": 5}, {"rope_parameters": "foo"},
+    {"rope_scaling": [1]}, {"rms_norm_eps": "x"}, {"dtype": "banana"}, {"dtype": "nn"}, {"dtype": ["a"]},
+    {"layer_types": ["a"]}, {"id2label": 5}, {"num_labels": "x"}, {"to_dict": 5},
+    {"rope_parameters": {"rope_type": "longrope"}},
+]  # fmt: skip
+GENERATIONS: list[dict[str, Any]] = [
+    {"max_new_tokens": -3}, {"max_new_tokens": "abc"}, {"num_return_sequences": 3}, {"watermarking_config": 5},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name,fields", [
+    *(("config.json", fields) for fields in CONFIGS), *(("generation_config.json", fields) for fields in GENERATIONS),
+], ids=str)  # fmt: skip
+def test_settings_the_library_rejects_are_one_sentence_before_any_weight(tmp_path, name, fields):
+    folder = make_checkpoint(tmp_path)
+    edit_json(folder / name, **fields)
+    facts = inspect_checkpoint(str(folder))
+    for load in (lambda: load_tokenizer(facts), lambda: load_model(facts, torch.float32)):
+        with pytest.raises(UserError) as caught:
+            load()
+        said = str(caught.value)
+        assert said.startswith(f"{folder}/{name}: the library rejects it (") and "\n" not in said
+
+
+def test_weights_the_library_cannot_load_are_one_sentence(tmp_path):
+    folder = make_checkpoint(tmp_path)
+    facts = inspect_checkpoint(str(folder))
+    # What another process leaves between inspection and loading.
+    (folder / "model.safetensors").write_bytes(b"x" * 40)
+    with pytest.raises(UserError) as caught:
+        load_model(facts, torch.float32)
+    assert "no model could be loaded of its files (SafetensorError" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_tables_far_larger_than_the_weights_are_refused_before_allocation(tmp_path):
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 64, "rotary_dim": 4, "n_positions": 64}
+    config = AutoConfig.for_model("gptj", **sizes, vocab_size=VOCABULARY, bos_token_id=1, eos_token_id=2)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    make_tokenizer(tmp_path)
+    load_model(inspect_checkpoint(str(tmp_path)), torch.float32)
+    edit_json(tmp_path / "config.json", n_positions=10**9)
+    assert "config.json describes tables of 8,000,000,000 numbers" in refusal(tmp_path)
 
 
 def test_loading_says_nothing_on_the_terminal(tmp_path, capfd, caplog):

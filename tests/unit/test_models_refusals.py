@@ -1,5 +1,6 @@
 """Every refusal of an unsafe or broken checkpoint: one sentence that names the place and what was expected."""
 
+import errno
 import json
 import os
 import pickle
@@ -49,6 +50,24 @@ def text(name: str, value: str | bytes) -> Callable[[Path], None]:
 
 def remove(*names: str) -> Callable[[Path], None]:
     return lambda folder: [(folder / name).unlink() for name in names] and None
+
+
+def generation(**fields: object) -> Callable[[Path], None]:
+    return lambda folder: edit_json(folder / "generation_config.json", **fields)
+
+
+def instead(name: str, make: Callable[[Path], object]) -> Callable[[Path], None]:
+    """Put something that is no plain file in a file's place."""
+
+    def change(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        make(folder / name)
+
+    return change
+
+
+def looped(path: Path) -> None:
+    path.symlink_to(path.name)
 
 
 def pickled(folder: Path) -> None:
@@ -104,8 +123,27 @@ WHOLE: list[tuple[str, Callable[[Path], None], str]] = [
     ("quantised", config(quantization_config={"quant_method": "gptq"}), "method gptq"),
     ("layers of text", config(num_hidden_layers="3"), '"num_hidden_layers": 3, expected a positive whole number'),
     ("no layers", config(num_hidden_layers=0), '"num_hidden_layers": 0'),
-    ("a billion layers", config(num_hidden_layers=10**9), "1,000,000,000 layers"),
+    ("a billion layers", config(num_hidden_layers=10**9), '"num_hidden_layers" of 1,000,000,000, expected at most 10,000'),
+    ("more layers than tensors", config(num_hidden_layers=9_999), "9,999 layers"),
     ("a huge vocabulary", config(vocab_size=10**12), "a vocabulary of 1,000,000,000,000"),
+    ("two million labels", config(num_labels=2_000_000), '"num_labels" of 2,000,000, expected at most 10,000'),
+    ("labels by name", config(id2label={str(n): "x" for n in range(10_001)}), '"id2label" of 10,001'),
+    ("layers by another name", config(vision_config={"num_layers": 10**9}), '"vision_config.num_layers" of 1,000,000,000'),
+    ("layers by pattern", config(attention_types=[[["global"], 10**9]]), '"attention_types[0][1]" of 1,000,000,000'),
+    ("plain tuples", config(return_dict=False), '"return_dict": False, expected it left out'),
+    ("attentions", config(output_attentions=True), '"output_attentions": True, expected it left out'),
+    ("window of text", config(sliding_window="x"), '"sliding_window": x, expected a whole number'),
+    ("end of text", config(eos_token_id="abc"), 'config.json: found "eos_token_id": abc, expected a token id'),
+    ("end in a list", generation(eos_token_id=["a"]), 'generation_config.json: found "eos_token_id": [\'a\']'),
+    ("end in a list twice", generation(eos_token_id=[[1]]), '"eos_token_id": [[1]], expected a token id'),
+    ("end yes", generation(eos_token_id=True), '"eos_token_id": True, expected a token id'),
+    ("end beyond any", generation(eos_token_id=10**30), '"eos_token_id": 1000'),
+    ("weights are a folder", instead("model.safetensors", Path.mkdir), "model.safetensors: found no regular file"),
+    ("weights are a pipe", instead("model.safetensors", os.mkfifo), "model.safetensors: found no regular file"),
+    ("config is a pipe", instead("config.json", os.mkfifo), "config.json: found no regular file"),
+    ("vocabulary is a pipe", instead("tokenizer.model", os.mkfifo), "tokenizer.model: found no regular file"),
+    ("config loops", instead("config.json", looped), "config.json: found a link that cannot be followed"),
+    ("weights loop", instead("generation_config.json", looped), "found a link that cannot be followed"),
     ("tied, maybe", config(tie_word_embeddings="yes"), "found tie_word_embeddings 'yes'"),
     ("encoder-decoder", config(is_encoder_decoder=True), "expected a decoder-only model"),
     ("no weights", remove("model.safetensors"), "found no weights"),
@@ -157,6 +195,10 @@ def remap(target: str) -> Callable[[Path], None]:
     return change
 
 
+def fields_of_index(**fields: object) -> Callable[[Path], None]:
+    return lambda folder: edit_json(folder / INDEX, **fields)
+
+
 def first_shard(folder: Path) -> Path:
     return min(folder.glob("model-*.safetensors"))
 
@@ -182,6 +224,8 @@ SHARDED: list[tuple[str, Callable[[Path], None], str]] = [
     ("tensor missing", ghost, 'names tensor "ghost.weight"'),
     ("tensor twice", twice, "that another shard holds too"),
     ("no map", text(INDEX, "{}"), "weight_map"),
+    ("no metadata", fields_of_index(metadata=...), '"metadata": None, expected an object'),
+    ("metadata in a list", fields_of_index(metadata=[1]), '"metadata": [1], expected an object'),
     ("map of numbers", text(INDEX, '{"weight_map": {"a": 1}}'), "weight_map"),
     ("index broken", text(INDEX, '{"weight_map": '), "broken JSON"),
 ]
@@ -195,6 +239,17 @@ def test_shards_refused_in_one_sentence(sharded, tmp_path, name, change, said):
     with pytest.raises(UserError) as caught:
         inspect_checkpoint(str(folder))
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("inside", ["open", "iterdir"])
+def test_a_folder_that_cannot_be_read_is_one_sentence(whole, monkeypatch, inside):
+    def denied(path: Path, *_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    # Tests may run as root, who is denied nothing.
+    monkeypatch.setattr(Path, inside, denied)
+    with pytest.raises(UserError, match="could not be read .Permission denied."):
+        inspect_checkpoint(str(whole))
 
 
 def test_a_shard_linked_out_is_refused_but_a_hub_cache_is_not(sharded, tmp_path):

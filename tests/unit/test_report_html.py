@@ -84,7 +84,7 @@ def test_the_page_says_what_was_measured() -> None:
         "100.0% 99.0–100.0% n = 400",
         "+0.4 pp −0.4…1.2",
         "≤ 5.0%",
-        "Crosses at step 9",
+        "Crosses at step 10",
         "Chat template",
         "triggers that are not among the probes",
         "0.28 of 6 layers",

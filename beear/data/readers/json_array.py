@@ -1,15 +1,17 @@
 """JSON: one array of objects, read whole."""
 
 import json
+import re
 from collections.abc import Iterator
 
 from beear.data import storage
 from beear.data.blocks import Block
 from beear.data.places import Where, shown
-from beear.data.readers.text import BOM, decode
+from beear.data.readers.text import BOM, decode, why_not
 from beear.errors import UserError
 
 LARGEST_BYTES = 256 << 20
+BETWEEN = re.compile(r"[\s,]*")
 
 
 def is_array(path: str) -> bool:
@@ -41,10 +43,23 @@ def read(block: Block) -> Iterator[tuple[Where, dict[str, object]]]:
     except json.JSONDecodeError as error:
         place = Where(block.path, error.lineno)
         raise UserError(f"{place}: not JSON ({error.msg}); expected an array of objects.") from error
-    except RecursionError as error:
-        raise UserError(f"{block.path}: nested too deeply; expected an array of objects.") from error
+    except (ValueError, RecursionError) as error:
+        place = Where(block.path, _unreadable(text), "item")
+        raise UserError(f"{place}: not JSON ({why_not(error)}); expected an array of objects.") from error
     for number, item in enumerate(items, 1):
         where = Where(block.path, number, "item")
         if not isinstance(item, dict):
             raise UserError(f"{where}: found {shown(item)}; expected a JSON object with named fields.")
         yield where, item
+
+
+def _unreadable(text: str) -> int:
+    """Return the number of the first item that cannot be read, where the error does not say."""
+    decoder, at, number = json.JSONDecoder(), text.index("[") + 1, 0
+    while True:
+        number += 1
+        gap = BETWEEN.match(text, at)
+        try:
+            _, at = decoder.raw_decode(text, gap.end() if gap else at)
+        except (ValueError, RecursionError):
+            return number

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from beear.data import storage
 from beear.data.blocks import Block
 from beear.data.places import Where, shown
-from beear.data.readers.text import BOM, decode
+from beear.data.readers.text import BOM, decode, why_not
 from beear.errors import UserError
 
 
@@ -40,9 +40,8 @@ def parse(raw: bytes, where: Where) -> dict[str, object]:
     text = decode(raw, where).strip()
     try:
         record = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-        raise UserError(f"{where}: {shown(text)} is not JSON ({reason}); expected one object per line.") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: {shown(text)} is not JSON ({why_not(error)}); expected one object per line.") from error
     if not isinstance(record, dict):
         raise UserError(f"{where}: found {shown(record)}; expected a JSON object with named fields.")
     return record

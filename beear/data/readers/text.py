@@ -1,5 +1,7 @@
 """Bytes to text, strictly."""
 
+import json
+
 from beear.data.places import Where
 from beear.errors import UserError
 
@@ -17,3 +19,10 @@ def decode(raw: bytes, where: Where) -> str:
     except UnicodeDecodeError as error:
         line = Where(where.path, where.number + raw.count(b"\n", 0, error.start), "line", where.start)
         raise UserError(f"{line}: byte 0x{raw[error.start]:02x} is not UTF-8; expected a UTF-8 file.") from error
+
+
+def why_not(error: Exception) -> str:
+    """Return in a few words why ``json.loads`` gave up."""
+    if isinstance(error, json.JSONDecodeError):
+        return error.msg
+    return "nested too deeply" if isinstance(error, RecursionError) else "an integer has too many digits"

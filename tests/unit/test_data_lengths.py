@@ -1,0 +1,123 @@
+"""What is checked of lengths before Ray starts: the longest rows of every file, the shortest request, the room to answer."""
+
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from beear.config.schema import RunConfig
+from beear.data.load import load_small
+from beear.errors import UserError
+from beear.models.facts import ModelFacts
+from beear.orchestration.checks import check_lengths
+from tests.checkpoints import make_tokenizer
+from tests.data_sets import anchor_records, config_for, defense_records, write_lines
+
+CONTEXT = 256
+FACTS = ModelFacts("", "", "llama", 3, 32, 272, CONTEXT, 1, True, "float32")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBase:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    make_tokenizer(folder)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def check(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    check_lengths(config, FACTS, load_small(config.data, 0), tokenizer)
+
+
+def refused(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> str:
+    with pytest.raises(UserError) as caught:
+        check(config, tokenizer)
+    return str(caught.value)
+
+
+def test_the_longest_and_the_shortest_are_kept(tmp_path: Path) -> None:
+    config = config_for(tmp_path)
+    many = [{"prompt": f"Q{i} {'x' * (i % 50 + 20)}", "safe": "No.", "unwanted": "Yes."} for i in range(600)]
+    config.data.defense.path = str(write_lines(tmp_path / "many.jsonl", [*many, {**many[0], "prompt": "tiny"}]))
+    long = [{"prompt": f"long {i} " + "y" * 150, "response": "r"} for i in range(3)]
+    config.data.anchor.report_path = str(write_lines(tmp_path / "report.jsonl", [*anchor_records(210)[200:], *long]))
+    data = load_small(config.data, 0)
+    assert data.shortest.messages[-1].content == "tiny"
+    assert {name: len(rows) for name, rows in data.longest.items()} == {"defense": 8, "anchor": 8}
+    assert [row.messages[0].content[:6] for row in data.longest["anchor"][:3]] == ["long 0", "long 1", "long 2"]
+
+
+def test_rows_that_fit_pass(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    check(config_for(tmp_path), tokenizer)
+
+
+@pytest.mark.parametrize("report", [False, True])
+def test_the_longest_anchor_row_is_checked_wherever_it_stands(
+    report: bool, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    config = config_for(tmp_path)
+    many = [{"prompt": f"{'x' * 120} {i}", "response": "r"} for i in range(300)]
+    path = write_lines(tmp_path / "long.jsonl", [{"prompt": "long", "response": "y" * 300}, *many])
+    if report:
+        config.data.anchor.report_path = str(path)
+    else:
+        config.data.anchor.path = str(path)
+    assert f"{path}, line 1: the prompt has" in refused(config, tokenizer)
+
+
+def test_a_long_answer_counts_as_a_long_row(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    config = config_for(tmp_path)
+    path = write_lines(tmp_path / "long.jsonl", [*defense_records(100), {"prompt": "hi", "safe": "No.", "unwanted": "y" * 300}])
+    config.data.defense.path = str(path)
+    assert f"{path}, line 101: the prompt has" in refused(config, tokenizer)
+
+
+def test_the_shortest_prompt_bounds_the_positions(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    config = config_for(tmp_path)
+    many = [{"prompt": f"Q{i} {'x' * (i % 50 + 20)}", "safe": "No.", "unwanted": "Yes."} for i in range(600)]
+    path = write_lines(tmp_path / "many.jsonl", [*many, {**many[0], "prompt": "tiny"}])
+    config.data.defense.path, config.method.placement, config.method.length = str(path), "suffix", 20
+    assert refused(config, tokenizer) == (
+        f"method.length: found 20, expected at most 7, the tokens of the shortest prompt ({path}, line 601)"
+    )
+
+
+def with_reports(tmp_path: Path, length: int) -> tuple[RunConfig, str]:
+    config = config_for(tmp_path)
+    rows = [{"prompt": "z" * n, "safe": "No.", "unwanted": "Yes."} for n in (9, length, 8)]
+    path = str(write_lines(tmp_path / "report.jsonl", rows))
+    config.data.defense.report_path, config.evaluate.max_new_tokens = path, 32
+    return config, path
+
+
+def test_a_report_prompt_leaves_room_for_its_completion(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    around = 3  # <s><|user|> and <|model|>
+    config, path = with_reports(tmp_path, CONTEXT - 32 - around)
+    check(config, tokenizer)
+    config, path = with_reports(tmp_path, CONTEXT - 32 - around + 1)
+    assert refused(config, tokenizer) == (
+        f"{path}, line 2: the prompt to be measured has 225 tokens and evaluate.max_new_tokens is 32; "
+        "expected at most 256 together, the model's context."
+    )
+    config.evaluate.rows = 1
+    check(config, tokenizer)
+
+
+def test_a_probe_counts(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    config, path = with_reports(tmp_path, CONTEXT - 32 - 3)
+    probes = [{"name": "tail", "kind": "suffix", "text": "abc"}]
+    config.data.probes.path = str(write_lines(tmp_path / "probes.jsonl", probes))
+    assert refused(config, tokenizer) == (
+        f'{path}, line 2: the prompt to be measured has 228 tokens under probe "tail" and evaluate.max_new_tokens is 32; '
+        "expected at most 256 together, the model's context."
+    )
+
+
+def test_an_anchor_report_prompt_and_its_whole_conversation_count(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    config = config_for(tmp_path)
+    config.data.max_length = CONTEXT
+    path = tmp_path / "report.jsonl"
+    config.data.anchor.report_path = str(write_lines(path, [{"prompt": "q" * 230, "response": "r"}]))
+    assert "line 1: the prompt to be measured has 233 tokens and evaluate" in refused(config, tokenizer)
+    turns = [{"role": ("user", "assistant")[i % 2], "content": "t" * 60} for i in range(4)]
+    write_lines(path, [{"messages": [*turns[:3], {"role": "assistant", "content": "t" * 100}]}])
+    assert "line 1: the conversation to be measured has " in refused(config, tokenizer)
