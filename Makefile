@@ -16,7 +16,7 @@ RUN_ENV := OMP_WAIT_POLICY=PASSIVE RAY_USAGE_STATS_ENABLED=0 TOKENIZERS_PARALLEL
 TEST_ENV := $(RUN_ENV) OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 RAY_DEDUP_LOGS=1 RAY_COLOR_PREFIX=0 PYTHONUNBUFFERED=1
 
 .DEFAULT_GOAL := help
-.PHONY: setup sanitize test test-slow evidence check clean help
+.PHONY: setup sanitize test evidence check clean help
 
 setup: $(STAMP) ## make .venv (2 GB, minutes) and install the project with its pinned dependencies
 
@@ -32,11 +32,8 @@ sanitize: $(STAMP) ## run the main job: make sanitize ARGS="--model.path DIR --d
 	@$(RUN_ENV) $(BIN)/python pipelines/sanitize.py $(ARGS) || { code=$$?; \
 		echo "pipelines/sanitize.py: exit code $$code (1 crash, 2 input, 3 gate refused or inconclusive, 130 interrupted)" >&2; exit $$code; }
 
-test: $(STAMP) ## run the tests (real Ray and MLflow, no download)
-	@$(TEST_ENV) $(BIN)/python -m pytest -q -m 'not slow' tests/unit tests/distributed tests/integration $(PYTEST_ARGS)
-
-test-slow: $(STAMP) ## run what make test leaves out: kills, two Ray workers, job submission (about 20 minutes)
-	@$(TEST_ENV) $(BIN)/python -m pytest -q -m slow tests/integration $(PYTEST_ARGS)
+test: $(STAMP) ## run the tests (real Ray and MLflow, real kills, no download; about 13 minutes on 2 cores)
+	@$(TEST_ENV) $(BIN)/python -m pytest -q tests/unit tests/distributed tests/integration $(PYTEST_ARGS)
 
 evidence: $(STAMP) ## measure everything docs/results.md states, resumable; make evidence PART=name for one part
 	@$(RUN_ENV) $(BIN)/python -m benchmarks.evidence $(PART)

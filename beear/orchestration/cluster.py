@@ -54,6 +54,8 @@ def connect(parallel: ParallelConfig, verbose: bool) -> None:
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # An epoch's report waits for the controller's next look, by default two seconds away.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     # Ray's workers give way to everything else by default, and starve beside any other load.
     os.environ.setdefault("RAY_worker_niceness", "0")
     address = parallel.address or os.environ.get("RAY_ADDRESS")

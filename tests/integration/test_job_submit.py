@@ -16,8 +16,6 @@ import pytest
 
 from tests.integration.stranger import make_stranger, short_job
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).resolve().parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
 TOKEN = "0123456789abcdef0123456789abcdef"

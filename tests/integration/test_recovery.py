@@ -14,8 +14,6 @@ from benchmarks.recovery import repeated_epochs, wait_for_epoch, workers_of
 from tests.checkpoints import make_adapter, make_checkpoint
 from tests.integration.stranger import make_stranger, short_job
 
-pytestmark = pytest.mark.slow
-
 Arguments = Callable[[Path], list[str]]
 
 
