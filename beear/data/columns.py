@@ -30,6 +30,7 @@ ANCHOR_LAYOUTS: tuple[Names, ...] = (
     {"prompt": "question", "response": "answer"},
 )
 ANCHOR_EXTRAS = ("system",)
+RESERVED = ("no trigger", "plain")  # what reports call requests in the clear
 OPTIONAL = ("input", "opening", "answer")
 DEFENSE_EXPECTED = "prompt, messages, goal, instruction or conversations (or --data.defense.columns.*)"
 ANCHOR_EXPECTED = "messages, conversations, prompt+response, instruction+output or question+answer (or --data.anchor.columns.*)"
@@ -85,6 +86,8 @@ def probe(record: Record, where: Where, columns: ProbeColumns | None = None, def
             found = shown(sorted(record))
             raise UserError(f'{where}: no "{names[field]}", only {found}; expected name, kind and text.')
     name, kind, trigger = (text(record[names[field]], where, names[field]) for field in ("name", "kind", "text"))
+    if name in RESERVED:
+        raise UserError(f"{where}: {names['name']} is {shown(name)}, which stands for no trigger in reports; expected another.")
     kinds = get_args(ProbeKind)
     if kind not in kinds:
         hint = nearest(kind, list(kinds))

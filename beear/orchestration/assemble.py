@@ -70,7 +70,7 @@ def _common(job: Job, verdict: Gate, seconds: dict[str, float], notes: list[str]
         "exit_code": PASSED if verdict.verdict == "passed" else UNDECIDED,
         "not_tested": _not_tested(job),
         "notes": [*_notes(job), *dict.fromkeys(notes)],
-        "seconds": seconds,
+        "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
     }
 
 

@@ -1,8 +1,10 @@
 """Checks that need both the data and the tokenizer, made on the longest and the shortest rows the driver saw."""
 
+import signal
 from collections.abc import Sequence
 from heapq import nlargest
-from typing import TypeVar
+from types import FrameType
+from typing import NoReturn, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
@@ -16,7 +18,29 @@ from beear.errors import UserError
 from beear.evaluation.probes import apply
 from beear.models.facts import ModelFacts
 
+TEMPLATE_SECONDS = 10.0
 R = TypeVar("R", DefenseRow, AnchorRow)
+
+
+def check_template(tokenizer: PreTrainedTokenizerBase, where: str, seconds: float = TEMPLATE_SECONDS) -> None:
+    """Make sure that the chat template renders a short conversation at all: a stranger's may loop for days.
+
+    Raises:
+        UserError: it takes longer than ``seconds``, or it does not work.
+    """
+
+    def give_up(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise UserError(
+            f"{where}: its chat template takes longer than {seconds:g} s on two short turns; expected one that renders at once"
+        )
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        Template(tokenizer)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def check_lengths(config: RunConfig, facts: ModelFacts, data: LoadedData, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -17,7 +17,7 @@ from beear.models.facts import ModelFacts
 from beear.models.inspect import inspect_checkpoint
 from beear.models.loading import load_tokenizer
 from beear.models.template_report import template_report
-from beear.orchestration.checks import check_lengths
+from beear.orchestration.checks import check_lengths, check_template
 from beear.orchestration.cluster import Plan
 from beear.orchestration.console import Reporter
 from beear.orchestration.identity import run_identity
@@ -91,7 +91,9 @@ def prepare(config: RunConfig, kind: Kind, reporter: Reporter, find: Find) -> Jo
     data = load_small(config.data, config.seed, keywords, training=kind == "sanitize")
     if kind == "sanitize":
         training_plan(data, config, facts.context)
-    check_lengths(config, facts, data, load_tokenizer(facts, config.model.chat_template))
+    tokenizer = load_tokenizer(facts, config.model.chat_template)
+    check_template(tokenizer, config.model.chat_template or asked)
+    check_lengths(config, facts, data, tokenizer)
     for what, count in data.overlaps.items():
         if count:
             reporter.say(f"  note: {count} {what}; each counts once, and none trains that also reports")
@@ -129,6 +131,9 @@ def _absolute(config: RunConfig) -> RunConfig:
 def with_testbed(config: RunConfig, find: Find) -> tuple[RunConfig, str]:
     """Return a copy of ``config`` with a testbed name's own data where none is given, and the model's folder."""
     config = config.model_copy(deep=True)
+    for other in ("base", "reference"):
+        if is_testbed(getattr(config.model, other) or ""):
+            setattr(config.model, other, str(find(getattr(config.model, other)).model_dir))
     if not is_testbed(config.model.path):
         return config, config.model.path
     model = find(config.model.path)

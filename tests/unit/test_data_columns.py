@@ -130,6 +130,8 @@ def test_probes() -> None:
     assert (found.kind, found.hit) == ("template", "contains:x")
     with pytest.raises(UserError, match=r'kind is "sufix" \(did you mean "suffix"\?\)'):
         probe({"name": "n", "kind": "sufix", "text": "t"}, HERE)
+    with pytest.raises(UserError, match='name is "no trigger", which stands for no trigger in reports'):
+        probe({"name": "no trigger", "kind": "suffix", "text": "t"}, HERE)
     with pytest.raises(UserError, match=r"expected \{prompt\} in a template"):
         probe({"name": "n", "kind": "template", "text": "t"}, HERE)
 

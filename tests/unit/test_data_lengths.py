@@ -1,5 +1,6 @@
 """What is checked of lengths before Ray starts: the longest rows of every file, the shortest request, the room to answer."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from beear.config.schema import RunConfig
 from beear.data.load import load_small
 from beear.errors import UserError
 from beear.models.facts import ModelFacts
-from beear.orchestration.checks import check_lengths
+from beear.orchestration.checks import check_lengths, check_template
 from tests.checkpoints import make_tokenizer
 from tests.data_sets import anchor_records, config_for, defense_records, write_lines
 
@@ -121,3 +122,14 @@ def test_an_anchor_report_prompt_and_its_whole_conversation_count(tmp_path: Path
     turns = [{"role": ("user", "assistant")[i % 2], "content": "t" * 60} for i in range(4)]
     write_lines(path, [{"messages": [*turns[:3], {"role": "assistant", "content": "t" * 100}]}])
     assert "line 1: the conversation to be measured has " in refused(config, tokenizer)
+
+
+def test_a_template_that_loops_for_ever_is_given_up(tmp_path: Path) -> None:
+    make_tokenizer(tmp_path)
+    slow = AutoTokenizer.from_pretrained(tmp_path)
+    check_template(slow, "m")
+    nested = "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}"
+    slow.chat_template = nested + slow.chat_template
+    with pytest.raises(UserError, match=r"m: its chat template takes longer than 0\.3 s on two short turns"):
+        check_template(slow, "m", seconds=0.3)
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
