@@ -13,13 +13,14 @@ def measure(folder: Path) -> dict[str, Any]:
     """Run the three and return their seconds, exit codes and stages."""
     shutil.rmtree(folder, ignore_errors=True)
     found = {"first": run(folder), "retrain": run(folder, "--fresh"), "again": run(folder)}
-    return {name: _record(done) for name, done in found.items()}
+    return {name: _record(done, folder) for name, done in found.items()}
 
 
-def _record(done: Finished) -> dict[str, Any]:
+def _record(done: Finished, folder: Path) -> dict[str, Any]:
     if done.report is None:
         raise RuntimeError(f"no report was written (exit code {done.code}):\n{done.said}")
-    return {"seconds": done.seconds, "code": done.code, "stages": done.report["seconds"], "said": done.said[-4000:]}
+    said = done.said.replace(str(folder.resolve()), "FOLDER")
+    return {"seconds": done.seconds, "code": done.code, "stages": done.report["seconds"], "said": said[-4000:]}
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -46,7 +47,7 @@ def markdown(result: dict[str, Any]) -> str:
             f"Stages of the retraining run: {stages}.",
             "",
             "```text",
-            result["retrain"]["said"].strip(),
+            result["retrain"]["said"].strip("\n"),
             "```",
             "",
         ]
