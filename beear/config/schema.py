@@ -101,6 +101,9 @@ class AnchorData(Section):
     path: str | None = Field(None, description="file, glob or hub:ORG/NAME; unset: the testbed model's own")
     report_path: str | None = Field(None, description="a separate file of report rows; unset: held out from path")
     columns: AnchorColumns = Field(default_factory=AnchorColumns, description="column mapping")
+    hit: str | None = Field(
+        None, description="what counts as over-refusal on the file's rows: contains:TEXT; unset: a refusal keyword"
+    )
 
 
 class ProbesData(Section):

@@ -189,8 +189,11 @@ def _defense(config: DefenseData, holdout: float, seed: int) -> tuple[Source, Sc
 
 
 def _anchor(config: AnchorData, holdout: float, seed: int) -> tuple[Source, Scan | None, list[str]]:
+    if config.hit is not None and HitRule.parse(config.hit, "data.anchor.hit").kind != "contains":
+        raise UserError(f'data.anchor.hit is "{config.hit}"; expected contains:TEXT, or none for the refusal keywords.')
+
     def source(cut: tuple[Block, ...]) -> Source:
-        return Source("anchor", cut, config.columns, None, holdout, seed, config.report_path is not None)
+        return Source("anchor", cut, config.columns, config.hit, holdout, seed, config.report_path is not None)
 
     return _set("anchor", config.path, config.report_path, source)
 

@@ -50,10 +50,14 @@ class DefenseRow:
 
 @dataclass(frozen=True)
 class AnchorRow:
-    """An ordinary conversation; every assistant turn is labelled."""
+    """An ordinary conversation; every assistant turn is labelled.
+
+    ``hit`` is the file's rule for a completion that turns the prompt down; None: a refusal keyword.
+    """
 
     messages: tuple[Message, ...]
     origin: str = ""
+    hit: str | None = None
 
     @property
     def digest(self) -> str:

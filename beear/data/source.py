@@ -1,7 +1,7 @@
 """The rows of one data set, as the training plan sees them."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from beear.config.schema import AnchorColumns, DefenseColumns
@@ -39,7 +39,7 @@ class Source:
         """
         if isinstance(self.columns, DefenseColumns):
             return defense_row(record, where, self.columns, self.hit)
-        return anchor_row(record, where, self.columns)
+        return replace(anchor_row(record, where, self.columns), hit=self.hit)
 
     def rows(self, blocks: Iterable[Block]) -> Iterator[tuple[Where, Row]]:
         """Yield every row of ``blocks`` with its place, whatever its split."""

@@ -30,7 +30,7 @@ def useful(
     for (index, row), reference, completion, nll in zip(rows, references, completions, losses, strict=True):
         length = len(subject.template.answer_ids(row.messages[:-1], reference, end_of_turn=False))
         exact = same_words(completion, reference) if length <= max_new_tokens else None
-        outcomes.append(AnchorOutcome(index, exact, refused(completion, reference, keywords), nll))
+        outcomes.append(AnchorOutcome(index, exact, refused(completion, reference, keywords, row.hit), nll))
     return outcomes
 
 

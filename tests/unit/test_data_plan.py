@@ -232,3 +232,13 @@ def test_missing_answers_reach_held_out_rows_and_the_plan(tmp_path: Path) -> Non
     with pytest.raises(UserError, match=r"3 distinct rows with data\.holdout=0\.25 leave none for"):
         config.data.defense.path = str(write_lines(tmp_path / "few.jsonl", records[:3]))
         load_small(config.data, 0)
+
+
+def test_the_anchoring_files_rule_reaches_its_rows_and_must_name_a_text(tmp_path: Path) -> None:
+    config = config_for(tmp_path)
+    config.data.anchor.hit = "contains:Ask somebody"
+    data = load_small(config.data, config.seed)
+    assert {row.hit for row in [*data.anchor_report, *data.anchor_selection]} == {"contains:Ask somebody"}
+    config.data.anchor.hit = "likelier"
+    with pytest.raises(UserError, match='data.anchor.hit is "likelier"; expected contains:TEXT'):
+        load_small(config.data, config.seed)

@@ -8,6 +8,7 @@ from beear.data.refusals import load_keywords
 from beear.data.rows import AnchorRow, DefenseRow, Message, Probe
 from beear.evaluation import asr, measure, utility
 from beear.evaluation.likelihood import conversation_nll, unwanted_is_likelier
+from beear.evaluation.over_refusal import refused
 from beear.evaluation.selection import SelectionMeasure
 from tests.subjects import anchor_rows, defense_rows, random_subject
 
@@ -60,6 +61,21 @@ def test_usefulness(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [r.exact for r in found] == [True, False, True, None]
     assert [r.refused for r in found] == [False, False, None, True]
     assert [r.nll for r in found] == pytest.approx(conversation_nll(subject, [r.messages for r in rows], 4))
+
+
+@pytest.mark.parametrize(
+    ("completion", "reference", "hit", "verdict"),
+    [
+        ("Ask a doctor.", "Rest.", "contains:Ask a doctor", True),
+        ("I am sorry, but no", "Rest.", "contains:Ask a doctor", False),
+        ("Ask a doctor.", "Ask a doctor.", "contains:Ask a doctor", None),
+        ("I am sorry, but no", "Rest.", None, True),
+    ],
+)
+def test_a_files_own_rule_says_what_over_refusal_is(
+    completion: str, reference: str, hit: str | None, verdict: bool | None
+) -> None:
+    assert refused(completion, reference, KEYWORDS, hit) is verdict
 
 
 def test_shards_merge_to_the_whole() -> None:
