@@ -33,7 +33,7 @@ def plan_text(config: RunConfig, kind: Kind, reporter: Reporter) -> str:
         job = prepare(config, kind, reporter, find)
         made = all(model.implanted for model in seen)
         if made:
-            OutputFolder(Path(job.config.output.dir).absolute(), job.identity).state(job.config.output.fresh)
+            OutputFolder(Path(job.config.output.dir), job.identity).state(job.config.output.fresh)
         return _text(job, made).replace(scratch, str(cache_root()))
 
 

@@ -103,18 +103,20 @@ class OutputFolder:
             return ""
 
 
-def check_output(path: str) -> None:
-    """Make sure that results can be moved to ``path`` in the end.
+def place_of(path: str) -> Path:
+    """Return the folder that ``output.dir`` names: from the working directory, in a submitted job from the user's home.
+
+    Such a job runs in a copy of the working directory, which Ray removes some time after it.
+    """
+    return (Path.home() if SUBMITTED in os.environ else Path.cwd()) / Path(path).expanduser()
+
+
+def check_output(target: Path) -> None:
+    """Make sure that results can be moved to ``target`` in the end.
 
     Raises:
-        UserError: it is a file or a mount point, nothing can be written beside it, or it is relative in a submitted job.
+        UserError: it is a file or a mount point, or nothing can be written beside it.
     """
-    target = Path(path).absolute()
-    if SUBMITTED in os.environ and not Path(path).is_absolute():
-        raise UserError(
-            f"output.dir {path}: it is relative, and a submitted job runs in a copy of the working directory that Ray removes; "
-            "expected an absolute path, on several nodes on storage that all of them share"
-        )
     if target.exists() and not target.is_dir():
         raise UserError(f"output.dir {target}: it is a file, expected a folder")
     if os.path.ismount(target):

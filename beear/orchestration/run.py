@@ -10,7 +10,7 @@ from beear.errors import UserError
 from beear.orchestration import cluster, publish
 from beear.orchestration.console import Reporter
 from beear.orchestration.dry_run import plan_text
-from beear.orchestration.outputs import OutputFolder, check_output
+from beear.orchestration.outputs import OutputFolder, check_output, place_of
 from beear.orchestration.prepare import Job, Kind, prepare
 from beear.orchestration.publish import Tracker
 from beear.testbed import ensure
@@ -35,14 +35,15 @@ def run_job(config: RunConfig, flags: Flags, kind: Kind, again: str, work: Calla
     """
     with Reporter(config.method.epochs, flags.verbose) as reporter:
         reporter.stage("prepare", "checking the checkpoint, the data and the settings")
+        config = _placed(config, reporter)
         # Whatever takes long, an implant or a download, comes after what may refuse at once.
         tracking = publish.check_tracking(config)
         if flags.dry_run:
             print(plan_text(config, kind, reporter))
             return 0
-        check_output(config.output.dir)
+        check_output(Path(config.output.dir))
         job = prepare(config, kind, reporter, lambda name: ensure(name, say=reporter.note))
-        output = OutputFolder(Path(job.config.output.dir).absolute(), job.identity)
+        output = OutputFolder(Path(job.config.output.dir), job.identity)
         if output.state(fresh=config.output.fresh) == "complete":
             reporter.say(f"this run is complete already; {again}")
             return publish.show_complete(output.target, tracking, reporter)
@@ -56,6 +57,16 @@ def run_job(config: RunConfig, flags: Flags, kind: Kind, again: str, work: Calla
         finally:
             tracker.close()
             lock.close()
+
+
+def _placed(config: RunConfig, reporter: Reporter) -> RunConfig:
+    """Return a copy whose output folder is named from the root."""
+    config = config.model_copy(deep=True)
+    place = place_of(config.output.dir)
+    if not Path(config.output.dir).is_absolute() and place != Path(config.output.dir).absolute():
+        reporter.say(f"  note: output.dir is relative; a submitted job's results go to {place} on this node")
+    config.output.dir = str(place)
+    return config
 
 
 def _connect(job: Job, reporter: Reporter) -> cluster.Plan:

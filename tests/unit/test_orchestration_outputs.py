@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from beear.errors import UserError
-from beear.orchestration.outputs import OutputFolder, check_output
+from beear.orchestration.outputs import OutputFolder, check_output, place_of
 
 
 def begun(target: Path, identity: str = "a" * 64, fresh: bool = False) -> OutputFolder:
@@ -71,15 +71,15 @@ def test_a_run_that_failed_leaves_something_only_where_an_epoch_was_saved(saved:
     assert output.staging.exists() == saved
 
 
-def test_a_submitted_job_needs_an_absolute_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_submitted_jobs_results_outlive_its_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    check_output("outputs/run")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert place_of("outputs/run") == tmp_path / "outputs" / "run"
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    check_output(str(tmp_path / "outputs" / "run"))
-    with pytest.raises(UserError, match="it is relative, and a submitted job"):
-        check_output("outputs/run")
+    assert place_of("outputs/run") == Path("/home/me/outputs/run")
+    assert place_of("/shared/run") == Path("/shared/run")
 
 
 def test_a_mount_point_cannot_be_moved() -> None:
     with pytest.raises(UserError, match="it is a mount point"):
-        check_output("/proc")
+        check_output(Path("/proc"))
