@@ -124,7 +124,8 @@ def markdown(result: dict[str, Any]) -> str:
         f"n = {n['asr']['n']} requests for ASR, {n['exact']['n']} benign prompts for exact match and over-refusal, none "
         "seen in training; exported files reloaded from disk. Seeds are the implant's. `finetune` takes the same data, "
         "without a perturbation, for at least as many steps; `clean` is the twin without a backdoor, tried with the "
-        "short-suffix trigger.",
+        "short-suffix trigger. The defaults were chosen while looking at these models' report rows, so this is no blind test "
+        "of them ([negative-results.md](negative-results.md)).",
         "",
         "| backdoor | shape | seed | method | triggered ASR before | after [95%] | exact match before | after | loss (points) "
         "| over-refusal rise (points) | steps | train s |",
