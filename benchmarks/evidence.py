@@ -6,6 +6,7 @@ part keeps its raw results in ``docs/evidence/PART.json``; docs/results.md and d
 
 import json
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -56,6 +57,9 @@ def main(names: list[str]) -> int:
     code = commit()
     for name in names or [part for part in PARTS if measured_at(part) != code]:
         print(f"== {name}", flush=True)
+        if code.endswith(DIRTY):
+            # One name for any change: what an earlier one left says nothing of this one.
+            shutil.rmtree(WORK / code / name, ignore_errors=True)
         started = time.monotonic()
         found = PARTS[name].run(WORK / code / name)
         if not found:

@@ -9,7 +9,8 @@ from beear.report.write import read
 def register_folder(folder: str, uri: str) -> str:
     """Log the report in ``folder`` at ``uri`` and register its model, if it has one; return a line that says where it is.
 
-    The run that made the folder is gone on with where the server knows it. Registering twice uploads nothing twice.
+    The run that made the folder is gone on with where the server knows it. A version that is there is found again; weights
+    without one, where the server was lost in between, are uploaded anew.
 
     Raises:
         UserError: the folder holds no report, or the server does not take the run.
