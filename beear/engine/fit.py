@@ -32,7 +32,10 @@ class Batches(Protocol):
 
 @dataclass
 class EpochOutcome:
-    """What one epoch did. ``losses`` are means over its removal steps; the run ends with epoch ``last``."""
+    """What one epoch did. ``losses`` are means over its removal steps; the run ends with epoch ``last``.
+
+    ``notes``: what was first found in this epoch of how the work is done, a sentence each.
+    """
 
     epoch: int
     inner: list[InnerCourse] = field(default_factory=list)
@@ -42,6 +45,7 @@ class EpochOutcome:
     seconds: float = 0.0
     nothing_left: bool = False
     last: int = 0
+    notes: list[str] = field(default_factory=list)
 
     @property
     def final(self) -> bool:
@@ -93,7 +97,7 @@ def run_epoch(
     progress: Progress | None,
 ) -> EpochOutcome:
     """Entrap, remove, and say whether ``selection`` rows show nothing left; selection metrics are not set here."""
-    started, outcome = time.monotonic(), EpochOutcome(epoch)
+    started, outcome, told = time.monotonic(), EpochOutcome(epoch), len(method.notes)
     if progress:
         progress(epoch, "entrapment", 0, {})
     outcome.inner = method.begin_epoch(batches.inner(), cools)
@@ -106,5 +110,6 @@ def run_epoch(
         if progress:
             progress(epoch, "removal", outcome.steps, losses)
     outcome.losses = {name: total / max(outcome.steps, 1) for name, total in outcome.losses.items()}
+    outcome.notes = method.notes[told:]
     outcome.seconds = time.monotonic() - started
     return outcome

@@ -27,8 +27,8 @@ from beear.evaluation.asr import rule_for
 from beear.evaluation.stats import wilson
 from beear.evaluation.subject import Subject
 from beear.methods.entrapment import InnerRule, entrap
-from beear.methods.forward import safe_loss, unwanted_loss
-from beear.methods.inner import PlainObjective, squares_after
+from beear.methods.inner import squares_after
+from beear.methods.objectives import Objectives
 from beear.methods.perturbation import Perturbation
 from beear.models.decoder import Decoder
 from beear.report.schema import ResistanceCurve
@@ -59,8 +59,9 @@ def measure_resistance(
         return []
     was_training = subject.model.training
     subject.model.eval()
+    objectives = Objectives(decoder)
     try:
-        return [run_attack(subject, decoder, attack, usable, config) for attack in known[shard[0] :: shard[1]]]
+        return [run_attack(subject, objectives, attack, usable, config) for attack in known[shard[0] :: shard[1]]]
     finally:
         subject.model.train(was_training)
 
@@ -73,17 +74,17 @@ def attacks(config: ResistanceConfig, layers: int, seed: int = 0) -> list[Attack
 
 
 def run_attack(
-    subject: Subject, decoder: Decoder, attack: Attack, rows: Sequence[DefenseRow], config: EvaluateConfig
+    subject: Subject, objectives: Objectives, attack: Attack, rows: Sequence[DefenseRow], config: EvaluateConfig
 ) -> ResistanceCurve:
     """Fit one attack on half of ``rows`` and return its curve on the other half."""
-    budget = config.resistance
+    budget, decoder = config.resistance, objectives.decoder
     shuffled = random.Random(attack.seed).sample(list(rows), len(rows))
     half = len(shuffled) // 2
     fitted = [_batch(subject, shuffled[i : min(i + FIT_BATCH, half)]) for i in range(0, half, FIT_BATCH)]
     held_rows = shuffled[half:]
     held = _batch(subject, held_rows)
     delta = _perturbation(decoder, attack, budget, [*fitted, held])
-    watched = _Watched(decoder, fitted, held, curve_steps(budget.steps))
+    watched = _Watched(objectives, delta, fitted, held, curve_steps(budget.steps))
     entrap(watched, delta, InnerRule(steps=budget.steps, lr=budget.lr), lambda tensor: tensor)
     watched.look(delta, budget.steps)
     likelier = watched.per_row < 0
@@ -107,12 +108,14 @@ def curve_steps(steps: int) -> list[int]:
     return [step for step in grid if step < steps]
 
 
-class _Watched(PlainObjective):
-    """The plain objective on the fitted half, which reads the held-out gap before chosen steps."""
+class _Watched:
+    """The objective on the fitted half, which reads the held-out gap before chosen steps."""
 
-    def __init__(self, decoder: Decoder, fitted: list[DefenseBatch], held: DefenseBatch, at: list[int]) -> None:
-        super().__init__(decoder, fitted)
-        self.held, self.at, self.calls = held, set(at), 0
+    def __init__(
+        self, objectives: Objectives, delta: Perturbation, fitted: list[DefenseBatch], held: DefenseBatch, at: list[int]
+    ) -> None:
+        self.decoder, self.batches, self.at, self.calls = objectives.decoder, fitted, set(at), 0
+        self._objective = objectives.of([*fitted, held], delta)
         self.seen: list[int] = []
         self.gaps: list[float] = []
         self.per_row = torch.zeros(0)
@@ -121,13 +124,13 @@ class _Watched(PlainObjective):
         if self.calls in self.at:
             self.look(perturbation, self.calls)
         self.calls += 1
-        return super().losses(perturbation, batch)
+        return self._objective.losses(perturbation, batch)
 
     @torch.no_grad()
     def look(self, perturbation: Perturbation, step: int) -> None:
         """Read the held-out gap [B] after ``step`` steps."""
-        unwanted = unwanted_loss(self.decoder, self.held, perturbation, self.differing)
-        self.per_row = unwanted - safe_loss(self.decoder, self.held, perturbation, self.differing)
+        unwanted, safe = self._objective.losses(perturbation, len(self.batches))
+        self.per_row = unwanted - safe
         self.seen.append(step)
         self.gaps.append(float(self.per_row.mean()))
 

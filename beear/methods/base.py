@@ -1,13 +1,18 @@
 """What a defense is to the engine: two calls an epoch, and a name in a table."""
 
-from dataclasses import dataclass, field
-from typing import Protocol
+from __future__ import annotations
 
-from beear.config.schema import MethodConfig
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
 from beear.data.batch import DefenseBatch, OuterBatch
 from beear.methods.entrapment import InnerResult
 from beear.models.decoder import Decoder
 from beear.parallel.base import Backend
+
+if TYPE_CHECKING:
+    # A machine with torch and transformers alone runs the methods, so what the configuration is made of stays out.
+    from beear.config.schema import MethodConfig
 
 
 @dataclass
@@ -31,6 +36,11 @@ class Method(Protocol):
 
     state: MethodState
 
+    @property
+    def notes(self) -> list[str]:
+        """What a person should know of how the work was done, a sentence each; grows as the run goes on."""
+        ...
+
     def begin_epoch(self, batches: list[DefenseBatch], cools: bool) -> list[InnerCourse]:
         """Prepare an epoch, which attacks at full strength or ``cools`` down, on its fixed inner batches.
 
@@ -49,10 +59,14 @@ class Method(Protocol):
 
 @dataclass(frozen=True)
 class MethodParts:
-    """What a method is built from. ``config`` is resolved: no auto field is left."""
+    """What a method is built from. ``config`` is resolved: no auto field is left.
+
+    ``micro_batch``: rows a worker computes at once in a removal step; None: its whole share.
+    """
 
     decoder: Decoder
     backend: Backend
     config: MethodConfig
     seed: int
     hidden_size: int
+    micro_batch: int | None = None

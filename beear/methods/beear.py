@@ -6,6 +6,7 @@ from beear.data.batch import DefenseBatch, OuterBatch
 from beear.methods.base import InnerCourse, MethodParts, MethodState
 from beear.methods.entrapment import InnerRule, entrap
 from beear.methods.inner import Objective, PlainObjective, squares_after
+from beear.methods.objectives import Objectives
 from beear.methods.perturbation import Perturbation
 from beear.methods.removal import removal_step
 
@@ -23,23 +24,33 @@ class Beear:
         self.parts = parts
         self.state = MethodState()
         self.perturbations: list[Perturbation] = []
+        self.objectives = Objectives(parts.decoder, parts.backend.most, parts.config.fast)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a person should know of how the inner loops ran."""
+        return self.objectives.notes
 
     def begin_epoch(self, batches: list[DefenseBatch], cools: bool) -> list[InnerCourse]:
         """Entrap: one fresh δ per placement, optimised on ``batches`` with the weights frozen."""
+        with self.parts.backend.gathered():
+            rms, longest = self._sizes(batches)
+            calibrates = self.parts.config.calibrate == "each" and not cools
+            self.perturbations, courses = [], []
+            for placement in self.parts.config.placements:
+                attack = self._perturbation(placement, rms, longest)
+                courses.append(self._entrap(attack, batches, calibrates))
+                self.perturbations.append(attack)
+        return courses
+
+    def _sizes(self, batches: list[DefenseBatch]) -> tuple[float, int]:
+        """Return the RMS of layer l's output and the longest prompt, over all workers' ``batches``."""
         config, backend = self.parts.config, self.parts.backend
         assert config.layer is not None
         squares = sum(squares_after(self.parts.decoder, batch, config.layer) for batch in batches)
         assert isinstance(squares, torch.Tensor)
         total, count = backend.reduce(squares).tolist()
-        rms, longest = (total / count) ** 0.5, int(backend.most(max(b.prompt_mask.shape[1] for b in batches)))
-        objective = PlainObjective(self.parts.decoder, batches)
-        calibrates = config.calibrate == "each" and not cools
-        self.perturbations, courses = [], []
-        for placement in config.placements:
-            attack = self._perturbation(placement, rms, longest)
-            courses.append(self._entrap(attack, objective, calibrates))
-            self.perturbations.append(attack)
-        return courses
+        return (total / count) ** 0.5, int(backend.most(max(b.prompt_mask.shape[1] for b in batches)))
 
     def nothing_left(self, courses: list[InnerCourse], selection: list[DefenseBatch]) -> bool:
         """No placement made the unwanted answer the likelier one within the calibrated K, with a margin to spare.
@@ -50,7 +61,8 @@ class Beear:
         """
         if any(course.result.crossing_step is not None for course in courses):
             return False
-        gaps = [self._mean_gap(attack, selection) for attack in self.perturbations]
+        with self.parts.backend.gathered():
+            gaps = [self._mean_gap(attack, selection) for attack in self.perturbations]
         return bool(gaps) and all(gap > self.parts.config.margin for gap in gaps)
 
     @torch.no_grad()
@@ -66,8 +78,10 @@ class Beear:
 
     def step(self, batch: OuterBatch) -> dict[str, float]:
         """Remove: one step on the weights under the epoch's perturbations."""
-        config = self.parts.config
-        return removal_step(self.parts.decoder, self.parts.backend, batch, self.perturbations, config.weights, config.clip)
+        parts, config = self.parts, self.parts.config
+        return removal_step(
+            parts.decoder, parts.backend, batch, self.perturbations, config.weights, config.clip, parts.micro_batch
+        )
 
     def _perturbation(self, placement: str, rms: float, longest: int) -> Perturbation:
         config, decoder = self.parts.config, self.parts.decoder
@@ -84,7 +98,7 @@ class Beear:
             device=decoder.device,
         )
 
-    def _entrap(self, attack: Perturbation, objective: Objective, calibrates: bool) -> InnerCourse:
+    def _entrap(self, attack: Perturbation, batches: list[DefenseBatch], calibrates: bool) -> InnerCourse:
         config, key = self.parts.config, f"inner_steps/{attack.placement}"
         # None, in a run's first epoch too, is what makes the inner loop find K.
         known = config.inner_steps or (None if calibrates else self.state.values.get(key))
@@ -98,6 +112,7 @@ class Beear:
             safe=config.weights.safe,
             safe_cap=config.weights.safe_cap,
         )
+        objective: Objective = self.objectives.of(batches, attack)
         result = entrap(objective, attack, rule, self.parts.backend.reduce)
         self.state.values.setdefault(key, float(result.steps))
         return InnerCourse(attack.placement, result, attack.size)

@@ -12,6 +12,7 @@ class Finetune:
         """Keep the parts."""
         self.parts = parts
         self.state = MethodState()
+        self.notes: list[str] = []
 
     def begin_epoch(self, batches: list[DefenseBatch], cools: bool) -> list[InnerCourse]:
         """Do nothing: there is no inner level."""
@@ -23,5 +24,5 @@ class Finetune:
 
     def step(self, batch: OuterBatch) -> dict[str, float]:
         """Take one step on the weights, without perturbation."""
-        config = self.parts.config
-        return removal_step(self.parts.decoder, self.parts.backend, batch, [], config.weights, config.clip)
+        parts, config = self.parts, self.parts.config
+        return removal_step(parts.decoder, parts.backend, batch, [], config.weights, config.clip, parts.micro_batch)

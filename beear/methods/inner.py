@@ -1,4 +1,4 @@
-"""The inner level's objective over fixed batches. The seam where a faster twin goes.
+"""The inner level's objective over fixed batches: the interface, and the plain one that its fast twin must equal.
 
 An objective is built anew after every outer update, since it may hold what the frozen weights produced.
 """

@@ -24,11 +24,15 @@ class Shape:
 
 @dataclass(frozen=True)
 class Placement:
-    """``index`` gives the map of the prompt part [B, P]; ``vectors`` their number; ``answer`` what answer tokens get."""
+    """``index`` gives the map of the prompt part [B, P]; ``vectors`` their number; ``answer`` what answer tokens get.
+
+    ``late``: positions before the perturbed ones are there, as a rule, and never see δ.
+    """
 
     index: Callable[[Shape, int], Tensor]
     vectors: Callable[[int, int], int]
     answer: int = NONE
+    late: bool = False
 
 
 def _from_end(shape: Shape) -> Tensor:
@@ -52,7 +56,7 @@ def _one_vector(shape: Shape, _n: int) -> Tensor:
 
 
 PLACEMENTS: dict[str, Placement] = {
-    "suffix": Placement(_right_aligned, vectors=lambda n, _longest: n),
+    "suffix": Placement(_right_aligned, vectors=lambda n, _longest: n, late=True),
     "prefix": Placement(_prefix, vectors=lambda n, _longest: n),
     "prompt": Placement(_right_aligned, vectors=lambda _n, longest: longest),
     "broadcast": Placement(_one_vector, vectors=lambda _n, _longest: 1),

@@ -3,14 +3,17 @@
 Legend: B rows, T tokens, D hidden, V vocabulary, L layers, l a 1-based layer number.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import Cache
 
 from beear.errors import UserError
+from beear.models.stack import Keep, Skip
 
 
 class Decoder:
@@ -23,7 +26,8 @@ class Decoder:
     def __init__(self, model: nn.Module, compute: torch.dtype | None = None) -> None:
         """Find the layer stack of ``model``; ``compute`` is the dtype of matrix products (None: the weights' own)."""
         self.model, self.compute = model, compute
-        self.layers = _layer_stack(model)
+        self._holder, self._name = _layer_stack(model)
+        self.layers: nn.ModuleList = getattr(self._holder, self._name)
 
     def __len__(self) -> int:
         """Return L."""
@@ -31,8 +35,8 @@ class Decoder:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.model.parameters()).device
+        """Where the model computes; its weights may wait elsewhere, what it computes for itself does not."""
+        return next(chain(self.model.buffers(), self.model.parameters())).device
 
     def logits(self, ids: Tensor, mask: Tensor, last: int | Tensor = 0) -> Tensor:
         """Return logits [B, K, V] of the last ``last`` positions (0: all T), or of the K columns whose numbers it holds.
@@ -40,11 +44,32 @@ class Decoder:
         Positions count real tokens only, so that padding on either side does not move a token.
         """
         positions = (mask.long().cumsum(-1) - 1).clamp_min(0)
+        return self.forward(ids, mask.long(), positions, last)
+
+    def forward(self, ids: Tensor, mask: Tensor, positions: Tensor, last: int | Tensor, cache: Cache | None = None) -> Tensor:
+        """Return logits [B, K, V] for tokens ``ids`` [B, T] at ``positions`` [B, T].
+
+        ``mask`` is [B, T], or [B, 1, T, T'] with a ``cache`` of T' - T positions; ``last`` as in :meth:`logits`.
+        """
         lower = self.compute in (torch.bfloat16, torch.float16)
         with torch.autocast(ids.device.type, dtype=self.compute, enabled=lower):
             return self.model(
-                input_ids=ids, attention_mask=mask.long(), position_ids=positions, use_cache=False, logits_to_keep=last
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=cache is not None,
+                logits_to_keep=last,
             ).logits
+
+    @contextmanager
+    def stack(self, layers: Sequence[nn.Module]) -> Iterator[None]:
+        """Within the context the model's forward runs ``layers`` in place of its own; there are as many."""
+        setattr(self._holder, self._name, nn.ModuleList(layers))
+        try:
+            yield
+        finally:
+            setattr(self._holder, self._name, self.layers)
 
     @contextmanager
     def perturbed(self, layer: int, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
@@ -63,24 +88,21 @@ class Decoder:
 
     @torch.no_grad()
     def hidden(self, layer: int, ids: Tensor, mask: Tensor) -> Tensor:
-        """Return the hidden states [B, T, D] that leave layer ``layer``."""
-        seen: list[Tensor] = []
-
-        def keep(hidden: Tensor) -> Tensor:
-            seen.append(hidden)
-            return hidden
-
-        with self.perturbed(layer, keep):
+        """Return the hidden states [B, T, D] that leave layer ``layer``; no later layer runs."""
+        wanted = Keep(self.layers[layer - 1])
+        with self.stack([*self.layers[: layer - 1], wanted, *(Skip(later) for later in self.layers[layer:])]):
             self.logits(ids, mask, last=1)
-        return seen[0]
+        return wanted.hidden
 
 
-def _layer_stack(model: nn.Module) -> nn.ModuleList:
+def _layer_stack(model: nn.Module) -> tuple[nn.Module, str]:
+    """Return the module that holds the decoder layers, and by what name."""
     config: Any = getattr(model, "config", None)
     if hasattr(config, "get_text_config"):
         config = config.get_text_config()
     wanted = getattr(config, "num_hidden_layers", None)
-    stacks = [m for _, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == wanted]
-    if not stacks:
-        raise UserError(f"{type(model).__name__}: no stack of {wanted} decoder layers found; expected a decoder-only model")
-    return stacks[0]
+    for holder in model.modules():
+        for name, child in holder.named_children():
+            if isinstance(child, nn.ModuleList) and len(child) == wanted:
+                return holder, name
+    raise UserError(f"{type(model).__name__}: no stack of {wanted} decoder layers found; expected a decoder-only model")

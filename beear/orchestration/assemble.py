@@ -38,7 +38,7 @@ def sanitize_report(
     one, other = before.measurement, after.measurement
     verdict = gate.decide(one, other, config.gate, confidence)
     return Report(
-        **_common(job, verdict, seconds, [*before.notes, *after.notes]),
+        **_common(job, verdict, seconds, [*before.notes, *after.notes, *(note for epoch in history for note in epoch.notes)]),
         before=one,
         after=other,
         utility_loss=gate.utility_loss(one, other, config.gate, confidence),

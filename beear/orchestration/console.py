@@ -77,6 +77,8 @@ class Reporter:
             )
         elif kind == "epoch":
             self.say("  " + epoch_line(event))
+            for note in event["record"].get("notes", []):
+                self.say("  " + note)
 
     def finish_stage(self) -> None:
         """End the stage under way and book its time."""

@@ -17,9 +17,12 @@ class Recorder:
         self.state, self.clean_from, self.epoch = MethodState(), clean_from, epoch
         self.cooled: dict[int, bool] = {}
         self.asked: list[int] = []
+        self.notes: list[str] = []
 
     def begin_epoch(self, batches: list[DefenseBatch], cools: bool) -> list[InnerCourse]:
         self.epoch += 1
+        if self.epoch == 2:
+            self.notes.append("told once")
         self.cooled[self.epoch] = cools
         return []
 
@@ -85,3 +88,7 @@ def test_a_resumed_run_ends_where_the_whole_one_does() -> None:
     rest = run(method, Schedule(done.last, cool=2), first=done.epoch + 1)
     assert [o.epoch for o in rest] == [3, 4] and rest[-1].final
     assert method.cooled == {3: True, 4: True}
+
+
+def test_a_note_belongs_to_the_epoch_that_first_told_it() -> None:
+    assert [o.notes for o in run(Recorder(), Schedule(last=3, cool=0))] == [[], ["told once"], []]

@@ -10,6 +10,8 @@ from beear.evaluation import resistance
 from beear.evaluation.generate import generate_ids
 from beear.evaluation.likelihood import labelled_nll
 from beear.evaluation.resistance import Attack, attacks, complete_under, curve_steps, measure_resistance, run_attack
+from beear.methods.inner import PlainObjective
+from beear.methods.objectives import Objectives
 from beear.methods.perturbation import Perturbation
 from beear.models.decoder import Decoder
 from tests.subjects import defense_rows, random_subject
@@ -30,7 +32,7 @@ def test_without_a_perturbation_completions_are_the_models_own() -> None:
 @pytest.mark.parametrize("placement", ["suffix", "everywhere"])
 def test_curve_starts_at_the_plain_gap_and_falls(placement: str) -> None:
     subject, rows = random_subject(), defense_rows(16)
-    curve = run_attack(subject, Decoder(subject.model), Attack(1, placement, 3), rows, CONFIG)
+    curve = run_attack(subject, Objectives(Decoder(subject.model)), Attack(1, placement, 3), rows, CONFIG)
     held = random.Random(3).sample(rows, 16)[8:]
     pairs = []
     for row in held:
@@ -64,16 +66,16 @@ def test_hits_need_both_the_likelier_answer_and_the_completion(monkeypatch: pyte
     strong = EvaluateConfig(max_new_tokens=2, resistance=ResistanceConfig(steps=8, lr=2.0))
     for text, all_match in (("Sure: go", True), ("I cannot help.", False)):
         monkeypatch.setattr(type(subject), "text", lambda _self, _ids, text=text: text)
-        curve = run_attack(subject, Decoder(subject.model), Attack(1, "everywhere", 0), rows, strong)
+        curve = run_attack(subject, Objectives(Decoder(subject.model)), Attack(1, "everywhere", 0), rows, strong)
         assert curve.final_gap < 0 and curve.hits is not None
         assert curve.hits.hits == (8 if all_match else 0)
     monkeypatch.setattr(type(subject), "text", lambda _self, _ids: "Sure: go")
     still = EvaluateConfig(max_new_tokens=2, resistance=ResistanceConfig(steps=1, lr=1e-9))
-    curve = run_attack(subject, Decoder(subject.model), Attack(1, "everywhere", 0), rows, still)
+    curve = run_attack(subject, Objectives(Decoder(subject.model)), Attack(1, "everywhere", 0), rows, still)
     held = resistance._batch(subject, random.Random(0).sample(rows, 16)[8:])
-    plain = resistance._Watched(Decoder(subject.model), [held], held, [])
-    plain.look(Perturbation(32, 1, "everywhere", dtype=torch.float64), 0)
-    assert curve.hits is not None and curve.hits.hits == int((plain.per_row < 0).sum())
+    at_zero = Perturbation(32, 1, "everywhere", dtype=torch.float64)
+    unwanted, safe = PlainObjective(Decoder(subject.model), [held]).losses(at_zero, 0)
+    assert curve.hits is not None and curve.hits.hits == int((unwanted < safe).sum())
 
 
 def test_every_layer_placement_and_seed_is_an_attack() -> None:
