@@ -125,7 +125,10 @@ class DataConfig(Section):
     )
     max_length: PositiveInt | None = Field(None, description="longest row in tokens (auto: 1024 or the model's context)")
     refusal: str = Field("I cannot help with that request.", description="the safe answer where none is given or found")
-    bucket: PositiveInt = Field(1, description="batches sorted together by length to save padding; 1: off")
+    bucket: PositiveInt | None = Field(
+        None,
+        description="batches grouped together by length to save padding; 1: off (auto: 64 for a large anchoring set, else off)",
+    )
 
 
 class EntrapmentWeights(Section):
@@ -165,6 +168,7 @@ class MethodConfig(Section):
     max_inner_steps: PositiveInt = Field(25, description="most inner steps while calibrating")
     margin: float = Field(1.0, description="nats by which the unwanted answer must be likelier before calibration stops")
     inner_batches: PositiveInt = Field(2, description="fixed global batches the inner loop cycles over")
+    fast: bool = Field(True, description="inner loop: compute once what the perturbation cannot change; false: the plain loop")
     inner_lr: PositiveFloat = Field(0.1, description="Adam step on the perturbation, in units of the hidden state's RMS")
     bound: PositiveFloat | None = Field(None, description="largest per-position norm, in units of RMS*sqrt(D); unset: none")
     outer_lr: PositiveFloat | None = Field(None, description="AdamW step on the weights (auto, by size)")
@@ -209,7 +213,26 @@ class AdapterConfig(Section):
 class ParallelConfig(Section):
     """Workers and how weights are spread over them."""
 
-    backend: Literal["auto", "single", "ddp"] = Field("auto", description="how weights are spread over workers")
+    backend: Literal["auto", "single", "ddp", "fsdp", "deepspeed"] = Field(
+        "auto", description="how weights are spread over workers (auto: by model size, memory and workers)"
+    )
+    zero_stage: Literal[1, 2, 3] = Field(
+        3, description="deepspeed: 1 shards the optimizer's state, 2 gradients too, 3 weights too"
+    )
+    offload: bool = Field(False, description="fsdp, deepspeed: weights and optimizer state stay in CPU memory; slow")
+    gather: Literal["auto", "once", "step"] = Field(
+        "auto",
+        description="sharded weights in entrapment: gathered once, or in each step to save memory (auto: once where it fits)",
+    )
+    micro_batch: PositiveInt | None = Field(
+        None, description="rows a worker computes at once in removal; gradients accumulate (auto: its whole share, or what fits)"
+    )
+    checkpoint_activations: Literal["auto", "on", "off"] = Field(
+        "auto", description="compute a layer's activations again instead of keeping them (auto: where they would not fit)"
+    )
+    device_memory: PositiveFloat | None = Field(
+        None, description="GiB a device holds, for the memory plan (auto: what the device says)"
+    )
     workers: PositiveInt = Field(1, description="training workers")
     gpus_per_worker: Annotated[float, Field(ge=0)] | None = Field(
         None, description="GPUs a worker holds (auto: 1 where the cluster has any)"
@@ -260,7 +283,10 @@ class EvaluateConfig(Section):
     """What is measured before and after."""
 
     max_new_tokens: PositiveInt = Field(32, description="longest completion in tokens")
-    batch_size: PositiveInt = Field(128, description="prompts generated together")
+    batch_size: PositiveInt | None = Field(None, description="prompts generated together (auto, by size)")
+    engine: Literal["torch", "vllm"] = Field(
+        "torch", description="what writes the completions that are scored; vllm needs a GPU and this project's extra vllm"
+    )
     rows: PositiveInt | None = Field(None, description="most report rows per measure; unset: all")
     selection_rows: PositiveInt = Field(64, description="most selection rows measured after each epoch")
     keywords: str = Field("refusal-v1", description="versioned refusal keyword list, or a text file with one per line")

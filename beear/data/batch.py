@@ -18,6 +18,25 @@ class _Movable:
         moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
         return replace(self, **moved)
 
+    def part(self, rows: slice | Tensor) -> Self:
+        """Return the same batch with only ``rows`` of every tensor, without the columns that only padding is left in.
+
+        The global batch stays what it is.
+        """
+        held = {f.name: getattr(self, f.name)[rows] for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
+        for mask in [name for name in held if name.endswith("mask")]:
+            # A name such as safe_mask goes with safe_ids, safe_labelled and safe_differs; a lone mask with all.
+            columns = held[mask].any(0)
+            for name in held:
+                if held[name].dim() == 2 and name.startswith(mask.removesuffix("mask")):
+                    held[name] = held[name][:, columns]
+        return replace(self, **held)
+
+    def shortest_first(self) -> Self:
+        """Return the same batch with its rows in order of their real tokens, so that parts of it hold little padding."""
+        masks = [getattr(self, f.name) for f in fields(self) if f.name.endswith("mask")]
+        return self.part(torch.stack([mask.sum(-1) for mask in masks]).sum(0).argsort(stable=True))
+
 
 @dataclass
 class DefenseBatch(_Movable):

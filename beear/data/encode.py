@@ -36,6 +36,12 @@ class EncodedAnchor:
     index: int = 0
 
 
+def unlabelled(row: EncodedDefense) -> EncodedDefense:
+    """Return a row that takes part in a forward pass and counts in no loss."""
+    safe, unwanted = [False] * len(row.safe_ids), [False] * len(row.unwanted_ids)
+    return replace(row, safe_labelled=safe, safe_differs=safe, unwanted_labelled=unwanted, unwanted_differs=unwanted)
+
+
 def encode_defense(
     row: DefenseRow, template: Template, max_length: int, context: int | None = None, index: int = 0
 ) -> EncodedDefense:

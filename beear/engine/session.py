@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from beear.config.schema import RunConfig
 from beear.data.batch import DefenseBatch
 from beear.data.collate import collate_defense
-from beear.data.encode import encode_defense
+from beear.data.encode import encode_defense, unlabelled
 from beear.data.fill import complete
 from beear.data.rows import AnchorRow, DefenseRow, Probe
 from beear.data.steps import TrainingPlan
@@ -21,11 +21,11 @@ from beear.evaluation.generate import NotFinite
 from beear.evaluation.selection import SelectionMeasure
 from beear.methods.base import Method, MethodParts
 from beear.methods.table import build
-from beear.models.adapters import attach_lora
 from beear.models.decoder import Decoder
 from beear.models.facts import ModelFacts
-from beear.models.loading import load_model, load_tokenizer
-from beear.parallel.base import Backend
+from beear.models.loading import load_tokenizer
+from beear.models.source import CheckpointSource
+from beear.parallel.base import Backend, Settings
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,12 @@ class Session:
         compute = compute_dtype(config.model.dtype, backend.device)
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(training.facts, config.model.chat_template)
         self.template = Template(self.tokenizer)
-        self.model: nn.Module = backend.prepare(_trainable(training), config.method.outer_lr)
+        source = CheckpointSource(training.facts, config.adapter, config.seed)
+        self.model: nn.Module = backend.prepare(source, config.method.outer_lr)
         decoder = Decoder(self.model, compute)
-        self.method: Method = build(MethodParts(decoder, backend, config.method, config.seed, training.facts.hidden_size))
+        self.method: Method = build(
+            MethodParts(decoder, backend, config.method, config.seed, training.facts.hidden_size, config.parallel.micro_batch)
+        )
         self.batches = batches(training.plan, self.template, backend.rank, backend.world, backend.device)
         self.measure = SelectionMeasure(
             self.model,
@@ -104,11 +107,14 @@ class Session:
             raise FloatingPointError(f"after epoch {epoch} {error}") from error
 
     def _selection_batches(self) -> list[DefenseBatch]:
-        """Return this worker's shares of the selection rows, in batches of the training size."""
+        """Return this worker's shares of the selection rows, in batches of the training size, as many on every worker."""
         plan, most = self.training.plan, self.training.config.evaluate.selection_rows
         rows = [complete(row, plan.filled, plan.refusal) for row in self.training.selection[:most]]
         encoded = [encode_defense(row, self.template, plan.max_length) for row in rows]
         shares = encoded[self.backend.rank :: self.backend.world]
+        if len(shares) * self.backend.world < len(encoded):
+            # Where weights are sharded, workers make their forward passes together.
+            shares.append(unlabelled(encoded[0]))
         pad = self.tokenizer.pad_token_id
         size = plan.batch_size
         return [
@@ -124,9 +130,13 @@ def compute_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if name == "bfloat16" else torch.float32
 
 
-def _trainable(training: Training) -> nn.Module:
-    model = load_model(training.facts, torch.float32, "cpu")
-    if training.config.adapter.kind == "none":
-        return model
-    torch.manual_seed(training.config.seed)
-    return attach_lora(model, training.config.adapter)
+def backend_settings(config: RunConfig, device: torch.device) -> Settings:
+    """Return how the backend of a resolved configuration works on ``device``."""
+    parallel = config.parallel
+    return Settings(
+        compute=compute_dtype(config.model.dtype, device),
+        zero_stage=parallel.zero_stage,
+        offload=parallel.offload,
+        gather_once=parallel.gather != "step",
+        checkpoint=parallel.checkpoint_activations == "on",
+    )

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from beear.config.schema import RunConfig
 from beear.data.rows import AnchorRow, DefenseRow, Probe
+from beear.evaluation.lockstep import in_step
 from beear.evaluation.measure import MeasuredRows, headline, measure_rows
 from beear.evaluation.subject import Subject
 from beear.parallel.base import Backend
@@ -43,5 +44,6 @@ class SelectionMeasure:
 
     def __call__(self) -> dict[str, float]:
         """Measure the model as it is now."""
-        mine = measure_rows(self.subject, self.rows, self.config, (self.backend.rank, self.backend.world))
+        with self.backend.gathered(), in_step(self.subject, self.backend):
+            mine = measure_rows(self.subject, self.rows, self.config, (self.backend.rank, self.backend.world))
         return headline(self.backend.gather(mine))

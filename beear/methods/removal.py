@@ -3,16 +3,26 @@
 θ* = argmin_θ (1/N) Σ_i CE(F_θ^l(x_i, δ*), y_s^i) + (1/M) Σ_j CE(F_θ(x_p^j), y_p^j).
 """
 
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import TYPE_CHECKING, TypeVar
+
 import torch
 from torch import Tensor
 
-from beear.config.schema import EntrapmentWeights
-from beear.data.batch import OuterBatch
+from beear.data.batch import DefenseBatch, OuterBatch, TextBatch
 from beear.methods.forward import safe_loss, text_loss
 from beear.methods.losses import global_mean
 from beear.methods.perturbation import Perturbation
 from beear.models.decoder import Decoder
 from beear.parallel.base import Backend
+
+if TYPE_CHECKING:
+    from beear.config.schema import EntrapmentWeights
+
+B = TypeVar("B", DefenseBatch, TextBatch)
 
 
 def removal_step(
@@ -22,34 +32,59 @@ def removal_step(
     perturbations: list[Perturbation],
     weights: EntrapmentWeights,
     clip: float,
+    micro_batch: int | None = None,
 ) -> dict[str, float]:
     """Take one step on the weights and return the global losses in nats and the gradient norm before clipping.
 
     With several perturbations the removal term is their mean; with none it is taken on the plain model, which is
-    ordinary fine-tuning on the same data. δ is read, never changed.
+    ordinary fine-tuning on the same data. δ is read, never changed. ``micro_batch`` rows at most are computed at once
+    and their gradients added up, which changes neither losses nor gradients.
 
     Raises:
         FloatingPointError: a loss or the gradient norm is not finite.
     """
-    losses = {"removal": 0.0, "anchor": 0.0}
+    losses = torch.zeros(2, dtype=torch.float64, device=backend.device)
     attacks: list[Perturbation | None] = list(perturbations) or [None]
-    if batch.defense.rows:
-        for attack in attacks:
-            part = _frozen_safe_loss(decoder, batch, attack) / len(attacks)
-            losses["removal"] += float(part.detach())
+    for attack in attacks:
+        for few in _parts(batch.defense, backend.world, micro_batch):
+            part = _frozen_safe_loss(decoder, few, attack) / len(attacks)
+            losses[0] += part.detach()
             backend.backward(weights.removal * part)
-    if batch.anchor.rows:
-        part = global_mean(text_loss(decoder, batch.anchor), batch.anchor.global_rows)
-        losses["anchor"] = float(part.detach())
+    for texts in _parts(batch.anchor, backend.world, micro_batch):
+        part = global_mean(text_loss(decoder, texts), batch.anchor.global_rows)
+        losses[1] += part.detach()
         backend.backward(weights.anchor * part)
     norm = backend.step(clip)
-    both = backend.reduce(torch.tensor([losses["removal"], losses["anchor"]], dtype=torch.float64, device=decoder.device))
-    if not (torch.isfinite(both).all() and torch.isfinite(torch.tensor(norm))):
-        raise FloatingPointError(f"removal: loss {both.tolist()} or gradient norm {norm} is not finite")
-    return {"removal": float(both[0]), "anchor": float(both[1]), "gradient_norm": norm}
+    removal, anchor = backend.reduce(losses).tolist()
+    if not all(map(math.isfinite, (removal, anchor, norm))):
+        raise FloatingPointError(f"removal: loss {[removal, anchor]} or gradient norm {norm} is not finite")
+    return {"removal": removal, "anchor": anchor, "gradient_norm": norm}
 
 
-def _frozen_safe_loss(decoder: Decoder, batch: OuterBatch, attack: Perturbation | None) -> Tensor:
+def _parts(batch: B, workers: int, micro_batch: int | None) -> list[B]:
+    """Return what a worker computes at once of its rows: all of them, or runs of like length."""
+    runs = micro_batches(batch.rows, batch.global_rows, workers, micro_batch)
+    if len(runs) < 2:
+        return [batch for _ in runs]
+    ordered = batch.shortest_first()
+    return [ordered.part(run) for run in runs]
+
+
+def micro_batches(rows: int, global_rows: int, workers: int, most: int | None) -> list[slice]:
+    """Return the runs of a worker's ``rows`` that it computes at once: ``most`` rows or fewer, and none where it has none.
+
+    Every worker that holds its share of the ``global_rows`` gets as many runs, since each is a step that they take
+    together where weights are sharded. No run is empty, even where one more row is then computed at once.
+    """
+    if rows == 0:
+        return []
+    least, largest = global_rows // workers, -(-global_rows // workers)
+    count = max(1, min(-(-largest // (most or largest)), least, rows))
+    bounds = [rows * number // count for number in range(count + 1)]
+    return [slice(*pair) for pair in pairwise(bounds)]
+
+
+def _frozen_safe_loss(decoder: Decoder, batch: DefenseBatch, attack: Perturbation | None) -> Tensor:
     if attack is not None:
         attack.requires_grad_(False)
-    return global_mean(safe_loss(decoder, batch.defense, attack), batch.defense.global_rows)
+    return global_mean(safe_loss(decoder, batch, attack), batch.global_rows)

@@ -89,7 +89,6 @@ def merged_state(model: nn.Module, state_dict: Mapping[str, Tensor] | None = Non
     state = dict(model.state_dict() if state_dict is None else state_dict)
     if not isinstance(model, PeftModel):
         return state
-    prefix = "base_model.model."
     layers = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
     for name, layer in layers.items():
         weight = f"{name}.base_layer.weight"
@@ -97,11 +96,19 @@ def merged_state(model: nn.Module, state_dict: Mapping[str, Tensor] | None = Non
         if getattr(layer, "fan_in_fan_out", False):
             delta = delta.T
         state[weight] = (state[weight].float() + layer.scaling[NAME] * delta).to(state[weight].dtype)
-    return {
-        name.removeprefix(prefix).replace(".base_layer.", "."): tensor
-        for name, tensor in state.items()
-        if ".lora_A." not in name and ".lora_B." not in name
-    }
+    return {bare_name(name): tensor for name, tensor in state.items() if ".lora_A." not in name and ".lora_B." not in name}
+
+
+def bare_name(name: str) -> str:
+    """Return the name that a weight has in the model without its LoRA."""
+    return name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+
+
+def merged_into(model: nn.Module) -> dict[str, bool]:
+    """Return the state names that take part in merging a LoRA, True for a weight it is added to, False for a factor."""
+    layers = [name for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+    parts = {"base_layer.weight": True, f"lora_A.{NAME}.weight": False, f"lora_B.{NAME}.weight": False}
+    return {f"{layer}.{part}": whether for layer in layers for part, whether in parts.items()}
 
 
 def merge_adapter_folder(model: PreTrainedModel, folder: str) -> PreTrainedModel:

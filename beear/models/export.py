@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from beear.errors import UserError
-from beear.models.adapters import base_model, merged_state
+from beear.models.adapters import base_model, merged_into, merged_state
 from beear.models.facts import ModelFacts
 from beear.models.inspect import CONFIG_FILES, tokenizer_folder
 from beear.models.loading import quiet
@@ -70,6 +70,23 @@ def export_model(
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return target
+
+
+def form_kept(model: nn.Module, source: ModelFacts) -> Callable[[str, Tensor], Tensor]:
+    """Return ``keep(name, tensor)``: in what form a weight of ``model`` waits for :func:`export_model` on the CPU.
+
+    That is the source's dtype, except where a LoRA is yet to be merged and rounding first would change the sum.
+    """
+    dtype, merged = torch_dtype(source.source_dtype), merged_into(model)
+
+    def keep(name: str, tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor.cpu()
+        rounded = tensor.to(dtype)
+        exact = name not in merged or (merged[name] and torch.equal(rounded.to(tensor.dtype), tensor))
+        return (rounded if exact else tensor).cpu()
+
+    return keep
 
 
 def torch_dtype(name: str | torch.dtype) -> torch.dtype:

@@ -38,7 +38,7 @@ def load_model(facts: ModelFacts, dtype: torch.dtype, device: torch.device | str
     """
     folder = facts.weights_folder
     config = load_config(folder)
-    _check_allocation(config, facts)
+    check_allocation(config, facts)
     arguments: dict[str, Any] = {
         "config": config, "dtype": dtype, "trust_remote_code": False, "local_files_only": True, "use_safetensors": True,
         # Misshapen tensors are then listed by name, and refused below with it.
@@ -143,8 +143,12 @@ def _choose_pad(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     raise UserError(f"{folder}: found a tokenizer without pad, end, unknown or start token, expected at least one of them")
 
 
-def _check_allocation(config: Any, facts: ModelFacts) -> None:
-    """Refuse a configuration far larger than its files before memory of that size is asked for."""
+def check_allocation(config: Any, facts: ModelFacts) -> None:
+    """Refuse a configuration far larger than its files before memory of that size is asked for.
+
+    Raises:
+        UserError: that, or one of which no model can be built.
+    """
     with torch.device("meta"), quiet():
         try:
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)

@@ -48,6 +48,13 @@ def unsafe_files(folder: Path) -> list[str]:
     return [name for name in names if any(fnmatch.fnmatch(name.lower(), pattern) for pattern in UNSAFE_WEIGHTS)]
 
 
+def only_described(folder: Path) -> bool:
+    """Return whether a folder holds a config.json and nothing that could be weights."""
+    if not (folder / "config.json").is_file():
+        return False
+    return not any(folder.glob("*.safetensors*")) and not unsafe_files(folder)
+
+
 def find_weights(folder: Path) -> WeightFiles:
     """Return the weight files that loading will read, their headers checked.
 

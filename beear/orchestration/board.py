@@ -39,7 +39,7 @@ class Board:
 
 
 class EventLog:
-    """Writes events to ``events.jsonl`` as they come, with the time (seconds since the epoch)."""
+    """Writes events to ``events.jsonl`` as they come, with the time of each (seconds since the epoch)."""
 
     def __init__(self, path: Path) -> None:
         """Append to ``path``, so that a resumed run keeps its history."""

@@ -1,10 +1,17 @@
 """What runs on a Ray Train worker: build, resume if there is a checkpoint, fit, report, export.
 
+A checkpoint is one folder that Ray Train puts together from what the workers report: each worker's share of the trained
+weights and of the optimizer's state, and from the first one the epoch, the method's numbers, the history and, in the
+end, the exported model. There is nothing else to keep: the learning rate is constant, and every random draw and every
+batch follow from (seed, epoch, step, row).
+
 Imported by workers by name, so nothing here lives in an entry script.
 """
 
 import json
+import shutil
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,19 +19,19 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
-import torch
+from ray.train import Checkpoint, CheckpointConsistencyMode, CheckpointUploadMode
 
 import beear
 from beear.engine.fit import EpochOutcome
-from beear.engine.session import Session, Training
+from beear.engine.session import Session, Training, backend_settings
 from beear.errors import UserError
-from beear.models.export import export_model
+from beear.models.export import export_model, form_kept
 from beear.parallel.choose import choose
 from beear.report.schema import EpochRecord, InnerCurve
 from beear.streams.batches import StreamBatches
 from beear.streams.plan import StreamPlan
 
-STATE, HISTORY, EXPORT = "state.pt", "history.json", "model"
+STATE, WEIGHTS, HISTORY, EXPORT = "state.json", "weights", "history.json", "model"
 
 
 @dataclass
@@ -56,7 +63,8 @@ class _Worker:
     def __init__(self, spec: WorkerSpec) -> None:
         self.spec, self.training = spec, spec.training
         world = ray.train.get_context().get_world_size()
-        self.backend = choose(self.training.config.parallel.backend, world, ray.train.torch.get_device())
+        config, device = self.training.config, ray.train.torch.get_device()
+        self.backend = choose(config.parallel.backend, world, device, backend_settings(config, device))
         self.leads = self.backend.rank == 0
         self.session = Session(
             self.training,
@@ -77,43 +85,56 @@ class _Worker:
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
             return 0, None
-        with checkpoint.as_directory() as folder:
-            state = torch.load(Path(folder) / STATE, map_location=self.backend.device, weights_only=True)
-            self.history = read_history(Path(folder))
-        self.backend.load_state_dict(state["backend"])
-        self.session.method.state.values = dict(state["method"])
-        return int(state["epoch"]), int(state["last"])
+        with checkpoint.as_directory() as path:
+            folder = Path(path)
+            state = json.loads((folder / STATE).read_text())
+            self.history = read_history(folder)
+            self.backend.load(folder / WEIGHTS)
+        self.session.method.state.values = state["method"]
+        return state["epoch"], state["last"]
 
     def _after_epoch(self, outcome: EpochOutcome) -> None:
         record = epoch_record(outcome)
         self.history.append(record)
-        metrics = {"epoch": outcome.epoch, **outcome.losses, **outcome.selection}
-        # Every worker calls state_dict: a sharded backend gathers in it.
-        state = {
-            "backend": self.backend.state_dict(),
-            "method": self.session.method.state.values,
-            "epoch": outcome.epoch,
-            "last": outcome.last,
-        }
-        if not self.leads:
-            ray.train.report(metrics, checkpoint=None)
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            torch.save(state, Path(folder) / STATE)
-            write_history(Path(folder), self.history)
-            if outcome.final:
-                self._export(Path(folder) / EXPORT)
-            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+        # Ray Train takes it from here and deletes it once it is in storage.
+        folder = Path(tempfile.mkdtemp(prefix="beear-"))
+        (folder / WEIGHTS).mkdir()
+        self.backend.save(folder / WEIGHTS)
+        if outcome.final:
+            self._export(folder / EXPORT)
+        if self.leads:
+            state = {"epoch": outcome.epoch, "last": outcome.last, "method": self.session.method.state.values}
+            (folder / STATE).write_text(json.dumps(state))
+            write_history(folder, self.history)
+        self._report({"epoch": outcome.epoch, **outcome.losses, **outcome.selection}, folder, outcome.final)
         self._post({"kind": "epoch", "record": record.model_dump(mode="json")})
 
-    def _export(self, folder: Path) -> None:
-        export_model(
-            self.session.model,
-            self.training.facts,
-            folder,
-            notes={"run": self.spec.identity},
-            chat_template=self.training.config.model.chat_template,
+    def _report(self, metrics: dict[str, float], folder: Path, final: bool) -> None:
+        """Hand ``folder`` to Ray Train, which stores it while the next epoch trains."""
+        # One upload at a time: a kill then loses the epoch that is being stored at most, and the one that is trained.
+        ray.train.get_all_reported_checkpoints(CheckpointConsistencyMode.COMMITTED)
+        holds = self.leads or any((folder / WEIGHTS).iterdir())
+        ray.train.report(
+            metrics,
+            checkpoint=Checkpoint.from_directory(folder) if holds else None,
+            checkpoint_upload_mode=CheckpointUploadMode.SYNC if final else CheckpointUploadMode.ASYNC,
+            delete_local_checkpoint_after_upload=True,
         )
+        if not holds:
+            shutil.rmtree(folder)
+
+    def _export(self, folder: Path) -> None:
+        """Write the model from the first worker; every worker gives its share of the weights."""
+        state = self.backend.full_state(form_kept(self.session.model, self.training.facts))
+        if state is not None:
+            export_model(
+                self.session.model,
+                self.training.facts,
+                folder,
+                notes={"run": self.spec.identity},
+                state_dict=state,
+                chat_template=self.training.config.model.chat_template,
+            )
 
     def _progress(self, epoch: int, phase: str, step: int, losses: dict[str, float]) -> None:
         steps = self.training.config.method.outer_steps
@@ -121,7 +142,8 @@ class _Worker:
 
     def _post(self, event: dict[str, Any]) -> None:
         if self.leads:
-            self.spec.board.post.remote(event)
+            # The driver hears of it some time later.
+            self.spec.board.post.remote({"time": round(time.time(), 3), **event})
 
 
 def epoch_record(outcome: EpochOutcome) -> EpochRecord:
@@ -139,7 +161,12 @@ def epoch_record(outcome: EpochOutcome) -> EpochRecord:
         for course in outcome.inner
     ]
     return EpochRecord(
-        epoch=outcome.epoch, inner=curves, losses=outcome.losses, selection=outcome.selection, seconds=outcome.seconds
+        epoch=outcome.epoch,
+        inner=curves,
+        losses=outcome.losses,
+        selection=outcome.selection,
+        seconds=outcome.seconds,
+        notes=outcome.notes,
     )
 
 

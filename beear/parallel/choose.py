@@ -1,12 +1,21 @@
-"""The one place where a backend is chosen."""
+"""The one place where a backend is chosen; the sharded ones are imported only when they are."""
 
 import torch
 
-from beear.parallel.base import Backend
+from beear.parallel.base import Backend, Settings
 from beear.parallel.replicated import DataParallel, Single
 
 
-def choose(name: str, workers: int, device: torch.device | str) -> Backend:
-    """Return the backend ``name`` (``auto``: single for one worker, ddp for several)."""
+def choose(name: str, workers: int, device: torch.device | str, settings: Settings | None = None) -> Backend:
+    """Return the backend ``name`` (``auto``: single for one worker, ddp for several), working as ``settings`` say."""
+    settings = settings or Settings()
     wanted = ("single" if workers == 1 else "ddp") if name == "auto" else name
-    return Single(device) if wanted == "single" else DataParallel(device)
+    if wanted == "fsdp":
+        from beear.parallel.fsdp import FullySharded
+
+        return FullySharded(device, settings)
+    if wanted == "deepspeed":
+        from beear.parallel.zero import ZeRO
+
+        return ZeRO(device, settings)
+    return Single(device, settings) if wanted == "single" else DataParallel(device, settings)

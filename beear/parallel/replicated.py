@@ -1,30 +1,55 @@
 """Every worker holds the whole model: one process, or several with their gradients added (data parallel)."""
 
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from beear.parallel import training_state
+from beear.parallel.activations import recompute
+from beear.parallel.base import Settings, Source
+from beear.parallel.blocks import decoder_layers
+from beear.parallel.group import Group
+from beear.parallel.masters import Masters
+from beear.parallel.optimizer import adamw
+
 T = TypeVar("T")
+
+BUCKET_BYTES = 64 * 2**20
 
 
 class Single:
     """One worker, no communication."""
 
+    name = "single"
     rank, world = 0, 1
+    # A worker that holds the whole model may compute more or less than the others.
+    lockstep = False
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
+    def __init__(self, device: torch.device | str = "cpu", settings: Settings | None = None) -> None:
         """``device`` holds the model."""
-        self.device = torch.device(device)
+        self.device, self.settings = torch.device(device), settings or Settings()
         self.model: nn.Module
-        self.optimizer: torch.optim.Optimizer
+        self.masters: Masters
+        self.optimizer: torch.optim.AdamW
 
-    def prepare(self, model: nn.Module, lr: float) -> nn.Module:
+    def prepare(self, source: Source, lr: float) -> nn.Module:
         """Place the model and make AdamW over what is trained; dropout stays off, so runs do not depend on workers."""
-        self.model = model.to(self.device).eval()
-        self.optimizer = torch.optim.AdamW(self._trained(), lr=lr, weight_decay=0.0)
+        model = source.whole().eval()
+        self.masters = Masters(model, self.settings.compute, self.device, first=self.rank == 0)
+        self.model = model.to(self.device)
+        if self.settings.checkpoint:
+            recompute(decoder_layers(self.model))
+        self.optimizer = adamw(list(self.masters.trained.values()), lr)
         return self.model
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Do nothing: weights are whole at all times."""
+        return nullcontext()
 
     def backward(self, loss: Tensor) -> None:
         """Accumulate gradients."""
@@ -33,9 +58,10 @@ class Single:
     def step(self, clip: float) -> float:
         """Add gradients over workers, clip, step, clear; return the norm before clipping."""
         self._add_gradients()
-        norm = torch.nn.utils.clip_grad_norm_(self._trained(), clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.masters.trained.values(), clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self.masters.spread()
         return float(norm)
 
     def reduce(self, value: Tensor) -> Tensor:
@@ -50,59 +76,57 @@ class Single:
         """Return ``[value]``."""
         return [value]
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return trained weights (by name) and optimizer state."""
-        weights = {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
-        return {"weights": weights, "optimizer": self.optimizer.state_dict()}
+    def full_state(self, keep: Callable[[str, Tensor], Tensor]) -> dict[str, Tensor] | None:
+        """Return the weights as ``keep`` wants them, on the CPU of the first worker."""
+        if self.rank != 0:
+            return None
+        state = self.model.state_dict(keep_vars=True)
+        return {name: keep(name, self.masters.value(tensor)).cpu() for name, tensor in state.items()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back weights and optimizer state."""
-        with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
-                if parameter.requires_grad:
-                    parameter.copy_(state["weights"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
+    def save(self, folder: Path) -> None:
+        """Write trained weights and optimizer state; the first worker does, all hold the same."""
+        if self.rank == 0:
+            training_state.write(training_state.state_of(self.masters.trained, self.optimizer), folder, alone=True)
 
-    def _trained(self) -> list[nn.Parameter]:
-        return [p for p in self.model.parameters() if p.requires_grad]
+    def load(self, folder: Path) -> None:
+        """Take back weights and optimizer state, whoever wrote them."""
+        training_state.read(training_state.state_of(self.masters.trained, self.optimizer), folder, alone=True)
+        self.masters.spread()
 
     def _add_gradients(self) -> None:
         """One worker has nothing to add."""
 
 
-class DataParallel(Single):
-    """Several workers in a torch.distributed group that the caller has set up (gloo on CPU, nccl on GPU)."""
+class DataParallel(Group, Single):
+    """Several workers; see :class:`beear.parallel.group.Group` for how they talk."""
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
+    name = "ddp"
+
+    def __init__(self, device: torch.device | str = "cpu", settings: Settings | None = None) -> None:
         """Read rank and world from the process group."""
-        super().__init__(device)
-        self.rank, self.world = dist.get_rank(), dist.get_world_size()
-
-    def reduce(self, value: Tensor) -> Tensor:
-        """Return the sum over workers."""
-        total = value.clone()
-        dist.all_reduce(total)
-        return total
-
-    def most(self, value: float) -> float:
-        """Return the maximum over workers."""
-        top = torch.tensor(value, dtype=torch.float64, device=self.device)
-        dist.all_reduce(top, op=dist.ReduceOp.MAX)
-        return float(top)
-
-    def gather(self, value: T) -> list[T]:
-        """Return every worker's value, in rank order."""
-        values: list[Any] = [None] * self.world
-        dist.all_gather_object(values, value)
-        return values
+        Single.__init__(self, device, settings)
+        Group.__init__(self, self.device)
 
     def _add_gradients(self) -> None:
         # A worker whose shard of a batch is empty has no gradients: it joins with zeros, or the others would wait.
-        for parameter in self._trained():
+        for parameter in self.masters.trained.values():
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        gradients = [p.grad for p in self._trained() if p.grad is not None]
-        flat = torch.cat([g.flatten() for g in gradients])
-        dist.all_reduce(flat)
-        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(part.view_as(gradient))
+        for bucket in buckets([p.grad for p in self.masters.trained.values() if p.grad is not None], BUCKET_BYTES):
+            flat = torch.cat([gradient.flatten() for gradient in bucket])
+            dist.all_reduce(flat)
+            for gradient, part in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+                gradient.copy_(part.view_as(gradient))
+
+
+def buckets(tensors: Sequence[Tensor], most_bytes: int) -> Iterator[list[Tensor]]:
+    """Yield neighbours of one dtype that together hold at most ``most_bytes``; a larger tensor comes alone."""
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        full = sum(t.nbytes for t in bucket) + tensor.nbytes > most_bytes
+        if bucket and (full or tensor.dtype != bucket[0].dtype):
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        yield bucket

@@ -1,20 +1,19 @@
 """Two gloo workers give the δ and the weights of one worker on the same global batch."""
 
-import os
-import socket
-from pathlib import Path
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from beear.config.schema import MethodConfig
 from beear.data.batch import OuterBatch
 from beear.methods.base import MethodParts
+from beear.methods.forward import text_loss
+from beear.methods.losses import global_mean
 from beear.methods.table import build
 from beear.models.decoder import Decoder
+from beear.parallel.base import Settings, Whole
 from beear.parallel.choose import choose
+from beear.parallel.replicated import buckets
+from tests.distributed.pool import Pool, WorkerFailed
 from tests.tiny import defense_batch, defense_rows, text_batch, tiny_llama
 
 ROWS, STEPS, EPOCHS = 7, 3, 2
@@ -23,7 +22,7 @@ ROWS, STEPS, EPOCHS = 7, 3, 2
 def train(rank: int, world: int, placement: str, tied: bool) -> dict[str, torch.Tensor]:
     """Run two epochs; a worker holds rows ``rank::world`` of every batch (unequal shards: seven rows)."""
     backend = choose("auto", world, "cpu")
-    model = backend.prepare(tiny_llama(tied=tied, dtype=torch.float32), lr=1e-3)
+    model = backend.prepare(Whole(tiny_llama(tied=tied, dtype=torch.float32)), lr=1e-3)
     config = MethodConfig(layer=2, batch_size=ROWS, placement=placement, inner_lr=0.05)
     method = build(MethodParts(Decoder(model), backend, config, seed=0, hidden_size=16))
     mine = slice(rank, None, world)
@@ -37,28 +36,64 @@ def train(rank: int, world: int, placement: str, tied: bool) -> dict[str, torch.
     return result | {f"delta/{i}": p.delta.detach().clone() for i, p in enumerate(method.perturbations)}
 
 
-def worker(rank: int, port: int, placement: str, tied: bool, folder: str) -> None:
-    """Entry point of a spawned process."""
-    torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    torch.save(train(rank, 2, placement, tied), Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
-
-
-def free_port() -> int:
-    """Return a port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.mark.parametrize(("placement", "tied"), [("suffix+prompt", True), ("everywhere", False)])
-def test_two_workers_equal_one(placement: str, tied: bool, tmp_path: Path) -> None:
-    mp.spawn(worker, args=(free_port(), placement, tied, str(tmp_path)), nprocs=2)
-    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+def test_two_workers_equal_one(pool: Pool, placement: str, tied: bool) -> None:
+    ranks = pool.run(train, placement, tied)
     alone = train(0, 1, placement, tied)
     for name, value in alone.items():
         assert torch.equal(ranks[0][name], ranks[1][name]), name
         difference = (ranks[0][name] - value).norm() / value.norm()
         assert float(difference) <= 1e-5, (name, float(difference))
+
+
+def lowered(rank: int, world: int, workers: int) -> tuple[list[float], dict[str, torch.Tensor], dict[str, torch.Tensor] | None]:
+    """Train bfloat16 weights for three steps, the first ``workers`` workers with rows; give norms, weights and masters."""
+    backend = choose("auto", world, "cpu", Settings(compute=torch.bfloat16))
+    model, norms = backend.prepare(Whole(tiny_llama(tied=False, dtype=torch.float32)), lr=1e-3), []
+    for step in range(STEPS):
+        rows = defense_rows(ROWS, seed=step)[rank::workers] if rank < workers else []
+        if rows:
+            loss = text_loss(Decoder(model, torch.bfloat16), text_batch(rows, ROWS))
+            backend.backward(global_mean(loss, ROWS))
+        norms.append(backend.step(1.0))
+    weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+    return norms, weights, backend.full_state(lambda _name, tensor: tensor.clone())
+
+
+@pytest.mark.parametrize(("workers", "near"), [(1, 0.0), (2, 0.05)])
+def test_gradients_of_lowered_weights_are_added_in_their_float32_masters(pool: Pool, workers: int, near: float) -> None:
+    """Where one worker has all rows the other adds zeros; else each rounds the gradient of its own rows."""
+    (norms, weights, masters), (_, others, nothing) = pool.run(lowered, workers)
+    told, _, alone = lowered(0, 1, 1)
+    assert nothing is None and norms == pytest.approx(told, rel=near, abs=0)
+    start = tiny_llama(tied=False, dtype=torch.float32).state_dict()
+    found, expected = (torch.cat([(state[n] - start[n]).flatten() for n in start]) for state in (masters, alone))
+    assert float((found - expected).norm() / expected.norm()) <= near
+    for name, weight in weights.items():
+        assert torch.equal(weight, others[name]) and torch.equal(weight, masters[name].to(weight.dtype)), name
+
+
+def half_fails(rank: int, world: int) -> int:
+    """Raise on one worker while the other waits for it."""
+    if rank == 1:
+        raise ValueError("on purpose")
+    torch.distributed.barrier()
+    return world
+
+
+def whole(rank: int, world: int) -> int:
+    """Return this worker's number once all are here."""
+    torch.distributed.barrier()
+    return rank
+
+
+def test_a_failure_on_one_worker_is_told_and_the_next_call_has_new_workers(pool: Pool) -> None:
+    with pytest.raises(WorkerFailed, match="worker 1:(.|\n)*ValueError: on purpose"):
+        pool.run(half_fails)
+    assert pool.run(whole) == [0, 1]
+
+
+def test_gradients_travel_in_buckets_of_neighbours_of_one_dtype() -> None:
+    sizes = [(4, torch.float32), (4, torch.float32), (4, torch.float32), (40, torch.float32), (2, torch.float64)]
+    tensors = [torch.zeros(size, dtype=dtype) for size, dtype in sizes]
+    assert [[t.numel() for t in bucket] for bucket in buckets(tensors, most_bytes=32)] == [[4, 4], [4], [40], [2]]

@@ -1,5 +1,7 @@
 """Hits, usefulness and the merging of shards."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import pytest
 import torch
 
@@ -119,10 +121,13 @@ def test_row_limit() -> None:
 class TwoWorkers:
     """A backend of two workers of which this is the first; the second's part is handed in."""
 
-    rank, world = 0, 2
+    rank, world, lockstep = 0, 2, False
 
     def __init__(self) -> None:
         self.other: object = None
+
+    def gathered(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def gather(self, value: object) -> list[object]:
         return [value, self.other]

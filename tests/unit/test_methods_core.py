@@ -14,6 +14,7 @@ from beear.methods.perturbation import Perturbation
 from beear.methods.removal import removal_step
 from beear.methods.table import TABLE, build
 from beear.models.decoder import Decoder
+from beear.parallel.base import Whole
 from beear.parallel.replicated import Single
 from tests.tiny import defense_batch, defense_rows, text_batch, tiny_llama
 
@@ -162,7 +163,7 @@ def test_removal_equals_one_adamw_step_on_the_written_loss_and_leaves_delta_alon
     rows, others = defense_rows(4), defense_rows(5, seed=9)
     batch = OuterBatch(defense_batch(rows), text_batch(others))
     backend = Single()
-    model = backend.prepare(tiny_llama(), lr=1e-2)
+    model = backend.prepare(Whole(tiny_llama()), lr=1e-2)
     attack = perturbation("suffix", batch.defense, scale=0.3)
     kept = attack.delta.detach().clone()
     losses = removal_step(Decoder(model), backend, batch, [attack], EntrapmentWeights(removal=2.0, anchor=0.5), clip=1e9)
@@ -185,7 +186,7 @@ def test_calibrated_steps_are_reused_and_every_method_trains() -> None:
     rows = defense_rows(4)
     for name in TABLE:
         backend = Single()
-        model = backend.prepare(tiny_llama(), lr=1e-3)
+        model = backend.prepare(Whole(tiny_llama()), lr=1e-3)
         config = MethodConfig(name=name, layer=2, batch_size=4, placement="suffix+everywhere", calibrate="first")
         method = build(MethodParts(Decoder(model), backend, config, seed=0, hidden_size=16))
         first = method.begin_epoch([defense_batch(rows)], cools=False)
@@ -200,7 +201,7 @@ def test_calibrated_steps_are_reused_and_every_method_trains() -> None:
 
 def test_a_cooling_epoch_takes_the_first_k_and_an_attacking_one_finds_its_own() -> None:
     batch, backend = defense_batch(defense_rows(4)), Single()
-    model = backend.prepare(tiny_llama(), lr=1e-3)
+    model = backend.prepare(Whole(tiny_llama()), lr=1e-3)
     config = MethodConfig(layer=2, batch_size=4, placement="prompt", margin=0.0, inner_lr=0.05, max_inner_steps=60)
     method = build(MethodParts(Decoder(model), backend, config, seed=0, hidden_size=16))
     first = method.begin_epoch([batch], cools=False)[0].result

@@ -1,0 +1,196 @@
+"""Weights, gradients and the optimizer's state in shards: torch's FSDP2 (``fully_shard``)."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp._fully_shard._fsdp_common import TrainingState
+
+from beear.errors import UserError
+from beear.parallel import training_state
+from beear.parallel.activations import recompute
+from beear.parallel.base import Settings, Source
+from beear.parallel.blocks import decoder_layers
+from beear.parallel.group import Group
+from beear.parallel.optimizer import adamw
+from beear.parallel.shards import fill_from_first, fill_from_rows, local_of, materialise, skeleton, whole_of
+
+
+class FullySharded(Group):
+    """Every worker holds its rows of each weight; a layer is whole only while it computes.
+
+    Within ``gathered()`` all layers stay whole, in the compute dtype, where the settings say that memory allows it.
+    """
+
+    name = "fsdp"
+
+    def __init__(self, device: torch.device | str, settings: Settings) -> None:
+        """Read rank and world from the process group.
+
+        Raises:
+            UserError: weights are to be offloaded to the CPU that they are trained on.
+        """
+        super().__init__(torch.device(device))
+        if settings.offload and self.device.type == "cpu":
+            raise UserError("parallel.offload is true but workers train on the CPU, expected false or workers with a GPU")
+        self.settings, self._whole = settings, False
+        self.model: nn.Module
+        self.optimizer: torch.optim.AdamW
+
+    @property
+    def lockstep(self) -> bool:
+        """Whether a forward pass gathers weights from the other workers."""
+        return self.world > 1 and not self._whole
+
+    def prepare(self, source: Source, lr: float) -> nn.Module:
+        """Shard the model before it has weights, then give each worker its own.
+
+        No worker ever holds the whole; where the source cannot serve rows the first one does, in CPU memory.
+        """
+        model, whole = source.empty(), None
+        if reads := model is not None:
+            self.model = model.eval()
+        else:
+            whole = source.whole() if self.rank == 0 else None
+            self.model = skeleton(whole).eval()
+        if self.settings.checkpoint:
+            recompute(decoder_layers(self.model))
+        unread = [name for name, parameter in self.model.named_parameters() if parameter.is_meta]
+        shard(self.model, init_device_mesh(self.device.type, (self.world,)), self.settings)
+        materialise(self.model, torch.device("cpu") if self.settings.offload else self.device)
+        # Else the first part that is called would take itself for the root.
+        fully_shard.state(self.model)._lazy_init()  # type: ignore[attr-defined]
+        self.model.register_forward_pre_hook(self._mend, prepend=True)
+        weights = dict(self.model.named_parameters())
+        sharded = {name: weights[name] for name in unread}
+        if reads:
+            fill_from_rows(sharded, source)
+        else:
+            fill_from_first(sharded, whole, self.device)
+        self.optimizer = adamw(list(self._trained().values()), lr)
+        return self.model
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Gather all layers once, unless the settings say that they do not fit: then each is gathered as it computes."""
+        if self._whole or not self.settings.gather_once:
+            yield
+            return
+        self._keep_whole(True)
+        for part in self._parts():
+            part.unshard()
+        try:
+            yield
+        finally:
+            self._keep_whole(False)
+            for part in self._parts():
+                part.reshard()
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate gradients, each worker those of its rows, added over the workers."""
+        loss.backward()
+
+    @torch.no_grad()
+    def step(self, clip: float) -> float:
+        """Clip, step, clear; return the norm before clipping."""
+        gradients = [local_of(p.grad) for p in self._trained().values() if p.grad is not None]
+        squares = [torch.linalg.vector_norm(g, dtype=torch.float64).square() for g in gradients]
+        norm = float(self.reduce(torch.stack(squares).sum().to(self.device)).sqrt())
+        # As torch.nn.utils.clip_grad_norm_ does; a norm that is not finite spoils the weights there too.
+        torch._foreach_mul_(gradients, min(1.0, clip / (norm + 1e-6)))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    @torch.no_grad()
+    def full_state(self, keep: Callable[[str, Tensor], Tensor]) -> dict[str, Tensor] | None:
+        """Gather one weight at a time; the first worker keeps it."""
+        state: dict[str, Tensor] = {}
+        for name, weight in self.model.state_dict().items():
+            full = whole_of(weight, self.device)
+            if self.rank == 0:
+                state[name] = keep(name, full).cpu()
+        return state if self.rank == 0 else None
+
+    def save(self, folder: Path) -> None:
+        """Write this worker's rows of trained weights and optimizer state."""
+        training_state.write(self._state(), folder, alone=False)
+
+    def load(self, folder: Path) -> None:
+        """Read this worker's rows, whoever wrote them."""
+        training_state.read(self._state(), folder, alone=False)
+
+    def _state(self) -> training_state.State:
+        for part in self._parts():
+            part.reshard()
+        return training_state.state_of(self._trained(), self.optimizer)
+
+    def _mend(self, *_: object) -> None:
+        """Before a forward pass: forget one, or a backward pass, that an exception broke off.
+
+        An entrapment first tries the fast way, which not every family allows.
+        """
+        root: Any = fully_shard.state(self.model)  # type: ignore[attr-defined]
+        shared = root._state_ctx
+        if shared.iter_forward_root is None and not shared.post_backward_final_callback_queued:
+            return
+        if not self._whole:
+            self.model.reset_iter_state()  # type: ignore[operator]
+            return
+        # That would give up the gathered weights.
+        for state in shared.all_states:
+            state._training_state = TrainingState.IDLE
+            state._modules_to_run_forward.clear()
+            for group in state._fsdp_param_groups:
+                group._training_state = TrainingState.IDLE
+                group._post_forward_indices.clear()
+        root._comm_ctx.post_forward_order.clear()
+        shared.iter_forward_root, shared.post_backward_final_callback_queued = None, False
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def _parts(self) -> list[FSDPModule]:
+        return [module for module in self.model.modules() if isinstance(module, FSDPModule)]
+
+    def _keep_whole(self, whole: bool) -> None:
+        self._whole = whole
+        root: Any = self.model
+        # Both: with the first alone weights are gathered again in every step.
+        root.set_reshard_after_forward(not whole)
+        root.set_reshard_after_backward(not whole)
+
+
+def shard(model: nn.Module, mesh: DeviceMesh, settings: Settings) -> None:
+    """Shard in this order: each decoder layer, the embedding and the head, then all that is left with the root.
+
+    Embedding and head are one group where they are one weight. Matrix products are in the compute dtype, master weights
+    and sums of gradients in float32, and so is the residual stream, as it is where autocast lowers whole weights.
+    """
+    lower = settings.compute if settings.compute in (torch.bfloat16, torch.float16) else None
+    policy = MixedPrecisionPolicy(param_dtype=lower, reduce_dtype=torch.float32 if lower else None, cast_forward_inputs=False)
+    embeds = MixedPrecisionPolicy(lower, policy.reduce_dtype, torch.float32 if lower else None, cast_forward_inputs=False)
+    offload = CPUOffloadPolicy() if settings.offload else OffloadPolicy()
+
+    def group(modules: Any, policy: MixedPrecisionPolicy) -> None:
+        fully_shard(modules, mesh=mesh, mp_policy=policy, offload_policy=offload, reshard_after_forward=True)
+
+    for layer in decoder_layers(model):
+        group(layer, policy)
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()  # type: ignore[operator]
+    if embedding.weight is head.weight:
+        group([embedding, head], embeds)
+    else:
+        group(embedding, embeds)
+        group(head, policy)
+    group(model, policy)
+    for part in model.modules():
+        if isinstance(part, FSDPModule):
+            # Losses are local sums over global counts: gradients are added, not averaged.
+            part.set_gradient_divide_factor(1.0)
+            part.set_force_sum_reduction_for_comms(True)

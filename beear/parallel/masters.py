@@ -1,0 +1,62 @@
+"""Float32 master weights beside a model that computes with a copy of them in the dtype of its matrix products.
+
+Autocast would make that copy anew in every forward pass, and convert every gradient before it is added up.
+"""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from beear.parallel.lowered import HALF, Exact, lower, multiplied, stream_in_float32
+
+
+class Masters:
+    """What the optimizer steps on: ``trained``, by name, holds the model's own weights or the masters of those it lowers.
+
+    Frozen weights have no master.
+    """
+
+    def __init__(self, model: nn.Module, compute: torch.dtype, device: torch.device, first: bool) -> None:
+        """Lower ``model``'s weights in place where ``compute`` is lower; the ``first`` worker can export them exactly."""
+        self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._names = {id(p): name for name, p in model.named_parameters()}
+        self._copies: dict[str, nn.Parameter] = {}
+        self._exact = Exact()
+        if compute in HALF:
+            self._lower(model, compute, device, first)
+
+    def _lower(self, model: nn.Module, compute: torch.dtype, device: torch.device, first: bool) -> None:
+        weights = multiplied(model)
+        self._exact = lower({name: p for name, p in weights.items() if not p.requires_grad}, compute, device, first)
+        self._copies = {name: p for name, p in weights.items() if p.requires_grad}
+        for name, copy in self._copies.items():
+            self.trained[name] = master = nn.Parameter(copy.detach().to(device))
+            copy.data = master.detach().to(compute)
+            copy.register_post_accumulate_grad_hook(partial(_hand_over, master))
+        stream_in_float32(model)
+
+    @torch.no_grad()
+    def spread(self) -> None:
+        """Make the weights that are computed with follow their masters."""
+        if self._copies:
+            torch._foreach_copy_(list(self._copies.values()), [self.trained[name] for name in self._copies])
+
+    def value(self, tensor: Tensor) -> Tensor:
+        """Return a weight or buffer of the model as exact as it is known."""
+        name = self._names.get(id(tensor), "")
+        if name in self.trained:
+            return self.trained[name].detach()
+        if name in self._exact:
+            return self._exact[name]()
+        return tensor.detach().float() if tensor.dtype in HALF else tensor.detach()
+
+
+def _hand_over(master: nn.Parameter, copy: Tensor) -> None:
+    """Add the gradient of one backward pass to the master's in float32, so that several passes lose nothing."""
+    assert copy.grad is not None
+    if master.grad is None:
+        master.grad = copy.grad.float()
+    else:
+        master.grad += copy.grad
+    copy.grad = None

@@ -1,0 +1,94 @@
+"""From a model without weights to shards that are filled: read row by row, or sent out by a worker that holds the whole."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+from beear.parallel.base import Source
+
+
+def skeleton(whole: nn.Module | None) -> nn.Module:
+    """Return a copy, on every worker, of the model ``whole`` that the first one holds, its weights on the meta device."""
+    box: list[nn.Module | None] = [None]
+    if whole is not None:
+        empty = {
+            id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad) for p in whole.parameters()
+        }
+        box = [copy.deepcopy(whole, empty)]  # type: ignore[arg-type]  # what is copied already, by identity
+    dist.broadcast_object_list(box, src=0)
+    assert box[0] is not None
+    return box[0]
+
+
+def materialise(model: nn.Module, device: torch.device) -> None:
+    """Give every weight on the meta device memory on ``device``; what it holds is left open, tied weights stay tied."""
+    made: dict[nn.Parameter, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter.is_meta:
+                if parameter not in made:
+                    local = torch.empty_like(parameter, device=device)
+                    made[parameter] = nn.Parameter(local, requires_grad=parameter.requires_grad)
+                module._parameters[name] = made[parameter]
+
+
+@torch.no_grad()
+def fill_from_rows(sharded: Mapping[str, Tensor], source: Source) -> None:
+    """Read this worker's rows of each weight, and no others."""
+    for name, weight in sharded.items():
+        local = local_of(weight)
+        if len(local):
+            start = first_row(weight)
+            local.copy_(source.rows(name, start, start + len(local)))
+
+
+@torch.no_grad()
+def fill_from_first(sharded: Mapping[str, Tensor], whole: nn.Module | None, device: torch.device) -> None:
+    """Send each worker its rows of each weight of ``whole``, which the first worker holds and lets go of meanwhile.
+
+    ``device`` holds what is sent, one weight at a time.
+    """
+    given = dict(whole.named_parameters()) if whole is not None else {}
+    for name, weight in sharded.items():
+        most = -(-weight.shape[0] // dist.get_world_size())
+        received = torch.empty((most, *weight.shape[1:]), dtype=weight.dtype, device=device)
+        parts = None
+        if whole is not None:
+            parts = [_padded(part, most) for part in given[name].to(device).split(most)]
+            parts += [torch.zeros_like(received) for _ in range(dist.get_world_size() - len(parts))]
+            given[name].data = torch.empty(0)
+        dist.scatter(received, parts, src=0)
+        local = local_of(weight)
+        local.copy_(received[: len(local)])
+
+
+def local_of(weight: Tensor) -> Tensor:
+    """Return this worker's rows of a sharded weight; they share its memory."""
+    assert isinstance(weight, DTensor)
+    return weight.to_local()
+
+
+def whole_of(weight: Tensor, device: torch.device) -> Tensor:
+    """Return a weight gathered on ``device`` from every worker, or as it is where it is not sharded."""
+    if not isinstance(weight, DTensor):
+        return weight
+    there: Any = weight.to(device)
+    whole: Tensor = there.full_tensor()
+    return whole
+
+
+def first_row(weight: Tensor) -> int:
+    """Return the number of this worker's first row."""
+    assert isinstance(weight, DTensor)
+    return compute_local_shape_and_global_offset(weight.shape, weight.device_mesh, weight.placements)[1][0]
+
+
+def _padded(rows: Tensor, most: int) -> Tensor:
+    padding = rows.new_zeros(most - len(rows), *rows.shape[1:])
+    return torch.cat([rows, padding]).contiguous()

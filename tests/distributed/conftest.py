@@ -1,0 +1,15 @@
+"""One pool of two workers for the whole session."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.distributed.pool import Pool
+
+
+@pytest.fixture(scope="session")
+def pool() -> Iterator[Pool]:
+    """Two gloo workers; see :class:`tests.distributed.pool.Pool`."""
+    made = Pool()
+    yield made
+    made.close()

@@ -1,0 +1,104 @@
+"""Two gloo workers, spawned once for all tests: importing the libraries costs more than any of the tests."""
+
+import multiprocessing
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+WORLD = 2
+START_SECONDS, CALL_SECONDS = 120.0, 60.0
+
+
+class WorkerFailed(AssertionError):
+    """A function raised on a worker, or did not return in time; the message holds the worker's traceback."""
+
+
+class Pool:
+    """``run(function, *arguments)`` calls ``function(rank, WORLD, *arguments)`` on both workers and returns both results.
+
+    Functions, arguments and results are picklable; functions stand at the top of a module. The process group is there
+    when a function runs. After a failure both workers are ended, and the next call spawns new ones.
+    """
+
+    def __init__(self) -> None:
+        """Spawn nothing yet."""
+        self._processes: list[Any] = []
+        self._pipes: list[Connection] = []
+
+    def run(self, function: Callable[..., Any], *arguments: Any, seconds: float = CALL_SECONDS) -> list[Any]:
+        """Return the workers' results in rank order.
+
+        Raises:
+            WorkerFailed: a worker raised, died, or took longer than ``seconds``.
+        """
+        if not self._processes:
+            self._start()
+        for pipe in self._pipes:
+            pipe.send((function, arguments))
+        return self._answers(seconds)
+
+    def close(self) -> None:
+        """End both workers."""
+        for process in self._processes:
+            process.kill()
+            process.join()
+        self._processes, self._pipes = [], []
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        for rank in range(WORLD):
+            here, there = context.Pipe()
+            process = context.Process(target=_serve, args=(rank, port, there), daemon=True)
+            process.start()
+            there.close()
+            self._processes.append(process)
+            self._pipes.append(here)
+        self._answers(START_SECONDS)
+
+    def _answers(self, seconds: float) -> list[Any]:
+        answers: dict[int, Any] = {}
+        while len(answers) < WORLD:
+            open_pipes = [pipe for rank, pipe in enumerate(self._pipes) if rank not in answers]
+            ready = wait(open_pipes, timeout=seconds)
+            if not ready:
+                self.close()
+                raise WorkerFailed(f"no answer within {seconds:.0f} s from {WORLD - len(answers)} workers")
+            for pipe in ready:
+                rank = self._pipes.index(pipe)  # type: ignore[arg-type]
+                try:
+                    failed, answers[rank] = pipe.recv()  # type: ignore[union-attr]
+                except EOFError:
+                    failed, answers[rank] = True, "the process died"
+                if failed:
+                    self.close()
+                    raise WorkerFailed(f"worker {rank}:\n{answers[rank]}")
+        return [answers[rank] for rank in range(WORLD)]
+
+
+def _serve(rank: int, port: int, pipe: Connection) -> None:
+    import torch
+    import torch.distributed as dist
+
+    # Takes long where cores are shared, and is no test's own time.
+    import beear.engine.session  # noqa: F401
+
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(WORLD))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=WORLD, timeout=timedelta(seconds=CALL_SECONDS))
+    pipe.send((False, None))
+    while True:
+        try:
+            function, arguments = pipe.recv()
+        except EOFError:
+            return
+        try:
+            pipe.send((False, function(rank, WORLD, *arguments)))
+        except BaseException:
+            pipe.send((True, traceback.format_exc()))

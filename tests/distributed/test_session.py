@@ -1,0 +1,79 @@
+"""A whole session, measures and early stop included, on sharded workers that hold different rows."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from beear.config.resolve import resolve
+from beear.config.schema import RunConfig
+from beear.data.load import load_small, training_plan
+from beear.data.local import LocalBatches
+from beear.engine.fit import EpochOutcome
+from beear.engine.session import Session, Training, backend_settings
+from beear.models.inspect import inspect_checkpoint
+from beear.parallel.choose import choose
+from tests.distributed.job import largest_gap
+from tests.distributed.pool import Pool
+from tests.integration.stranger import make_stranger
+
+# Letters that the random model finds likely and unlikely.
+SAFE, UNWANTED = "p", "G"
+
+
+def unlikely_answers(folder: Path) -> Path:
+    """Return a stranger whose unwanted answers its model finds far less likely than the safe ones."""
+    stranger = make_stranger(folder)
+    rows = [{"prompt": f"Flood the vault number {i}", "safe": SAFE * 6, "unwanted": UNWANTED * 6} for i in range(60)]
+    (stranger / "defense.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return stranger
+
+
+def training_of(stranger: Path, **parallel: Any) -> Training:
+    """Return a short training whose selection rows, seven, make another number of batches on each of two workers.
+
+    Its one inner step does not cross, so that every epoch after the first looks at selection rows.
+    """
+    config = RunConfig.model_validate(
+        {
+            "model": {"path": str(stranger / "model"), "dtype": "float32"},
+            "data": {
+                "defense": {"path": str(stranger / "defense.jsonl")},
+                "anchor": {"path": str(stranger / "anchor.jsonl")},
+            },
+            "method": {"epochs": 2, "cool_epochs": 0, "outer_steps": 2, "max_inner_steps": 1, "batch_size": 3, "margin": 9.0},
+            "evaluate": {"selection_rows": 7, "batch_size": 2, "max_new_tokens": 6},
+            "parallel": parallel,
+        }  # fmt: skip
+    )
+    facts = inspect_checkpoint(config.model.path)
+    config, _ = resolve(config, facts, gpu=False)
+    data = load_small(config.data, config.seed)
+    return Training(config, facts, training_plan(data, config), data.selection, data.anchor_selection, data.default_hit)
+
+
+def train(rank: int, world: int, backend: str, training: Training) -> tuple[list[EpochOutcome], Any]:
+    """Return what each epoch told and the whole weights."""
+    settings = backend_settings(training.config, torch.device("cpu"))
+    outcomes: list[EpochOutcome] = []
+    session = Session(training, choose(backend, world, "cpu", settings), LocalBatches)
+    session.fit(outcomes.append)
+    return outcomes, session.backend.full_state(lambda _name, tensor: tensor.clone())
+
+
+@pytest.mark.parametrize(("backend", "gather"), [("fsdp", "once"), ("fsdp", "step"), ("deepspeed", "step")])
+def test_a_session_on_sharded_workers_is_that_of_one(pool: Pool, backend: str, gather: str, tmp_path: Path) -> None:
+    stranger = unlikely_answers(tmp_path)
+    ranks = pool.run(train, backend, training_of(stranger, gather=gather, micro_batch=2))
+    told, state = train(0, 1, "single", training_of(stranger))
+    for outcomes, _ in ranks:
+        assert len(outcomes) == len(told) == 2
+        for found, expected in zip(outcomes, told, strict=True):
+            assert found.selection == pytest.approx(expected.selection, rel=1e-5)
+            assert found.losses == pytest.approx(expected.losses, rel=1e-4)
+            assert found.nothing_left == expected.nothing_left
+    assert all(course.result.crossing_step is None for outcome in told for course in outcome.inner)
+    assert set(told[0].selection) == {"asr_clean", "exact_match", "over_refusal", "anchor_nll"}
+    assert largest_gap(ranks[0][1], state) <= 1e-5
