@@ -1,0 +1,94 @@
+"""Starting DeepSpeed: its configuration, what it wants in the environment, and what it must not do (compile, print)."""
+
+import importlib
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from beear.errors import UserError
+from beear.parallel.base import Settings
+from beear.parallel.optimizer import adamw
+
+# Elements that travel together. DeepSpeed's own 5e8 reserves GiB for models that are smaller than that.
+BUCKET = 10**8
+# Stage 3: weights of at most so many elements (norms, biases) stay whole on every worker: gathering them only costs time.
+PERSISTENT = 10**5
+
+
+def settings_of(settings: Settings) -> dict[str, Any]:
+    """Return DeepSpeed's configuration. The caller says where a step ends, and clips anew in each."""
+    cpu = {"device": "cpu"}
+    offload = {"offload_optimizer": cpu} | ({"offload_param": cpu} if settings.zero_stage == 3 else {})
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,
+        "gradient_clipping": 1.0,
+        "bf16": {"enabled": settings.compute == torch.bfloat16},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "timers": {"throughput": {"enabled": False}},
+        # Its own CPU Adam is compiled at first use; torch's needs no compiler.
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": {
+            "stage": settings.zero_stage,
+            "reduce_bucket_size": BUCKET,
+            "allgather_bucket_size": BUCKET,
+            "stage3_param_persistence_threshold": PERSISTENT,
+            # It would replace torch.nn.functional.linear in the whole process.
+            "memory_efficient_linear": False,
+            **(offload if settings.offload else {}),
+        },
+    }
+
+
+def load_library(device: torch.device) -> Any:
+    """Import DeepSpeed for ``device``, told to compile nothing, and join the process group that is there.
+
+    Raises:
+        UserError: it cannot be used on this machine.
+    """
+    os.environ.setdefault("DS_ACCELERATOR", device.type)
+    # The only way in which it is told which device is this worker's, now and later.
+    os.environ["LOCAL_RANK"] = str(device.index or 0)
+    # It calls torch by names that torch is giving up, and torch says so at every call.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
+    try:
+        deepspeed = importlib.import_module("deepspeed")
+        # The extensions that it may use are probed for with a compiler, and built, unless it finds the answer here.
+        importlib.import_module("deepspeed.ops").__compatible_ops__ = {}  # type: ignore[attr-defined]
+        deepspeed.init_distributed(torch.distributed.get_backend(), auto_mpi_discovery=False, verbose=False)
+    # It fails in every kind where drivers, compilers or versions do not suit it.
+    except Exception as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"parallel.backend: deepspeed cannot be used on this machine ({said[:200]}); expected fsdp, or a DeepSpeed that runs"
+        ) from error
+    return deepspeed
+
+
+def start(deepspeed: Any, model: nn.Module, lr: float, settings: Settings) -> Any:
+    """Return DeepSpeed's engine around ``model``, with AdamW (no weight decay) over what is trained."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    config = settings_of(settings)
+    # A bucket is there from the start, whether or not a model's gradients fill it.
+    bucket = min(BUCKET, sum(getattr(p, "ds_numel", p.numel()) for p in trained))
+    config["zero_optimization"] |= {"reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
+    with quiet():
+        return deepspeed.initialize(model=model, optimizer=adamw(trained, lr), config=config)[0]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what it prints while it starts out of the run's output; errors still come through."""
+    with open(os.devnull, "w") as nowhere:
+        out, sys.stdout = sys.stdout, nowhere
+        try:
+            yield
+        finally:
+            sys.stdout = out

@@ -1,0 +1,117 @@
+"""Weights on their way into ZeRO, without the model ever being whole on a worker under stage 3.
+
+DeepSpeed makes its float32 master weights from the rounded ones that it computes with. Where rounding loses something
+(a float32 checkpoint, a fresh LoRA), the first worker keeps the exact values: trained ones until they are in the
+masters, frozen ones for the export.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from beear.errors import UserError
+from beear.parallel.base import Source
+from beear.parallel.lowered import READ, Exact, loses, lower, places_of
+from beear.parallel.shards import skeleton
+
+Rows = Callable[[str, int, int], Tensor]
+
+
+def whole_model(source: Source, compute: torch.dtype, device: torch.device) -> tuple[nn.Module, Exact]:
+    """Return the model on ``device``, its weights rounded to ``compute``, and what that lost."""
+    model = source.whole().eval()
+    exact = lower(dict(model.named_parameters()), compute, device, keep=dist.get_rank() == 0)
+    return model.to(device), exact
+
+
+def empty_model(source: Source) -> tuple[nn.Module, Rows]:
+    """Return the model without weights, on every worker, and how the first worker reads their rows."""
+    model = source.empty()
+    if model is not None:
+        return model.eval(), source.rows
+    whole = source.whole() if dist.get_rank() == 0 else None
+    given = dict(whole.named_parameters()) if whole is not None else {}
+    return skeleton(whole).eval(), lambda name, start, stop: given[name].detach()[start:stop]
+
+
+def partition(
+    deepspeed: Any, model: nn.Module, rows: Rows, compute: torch.dtype, config: dict[str, Any], device: torch.device
+) -> Exact:
+    """Read the weights of ``model`` into stage 3's partitions, in ``compute``; return what rounding lost.
+
+    The first worker reads and all keep their part, one weight after the other.
+
+    Raises:
+        UserError: on every worker, when the first one could not read a weight.
+    """
+    exact, problem, first = Exact(), "", None
+    for name, places in places_of(model).items():
+        old: Tensor = getattr(*places[0])
+        read: Rows = rows if old.is_meta else partial(_own_rows, old.detach())
+        values, lost = torch.empty(old.shape, dtype=compute, device=device), False
+        if dist.get_rank() == 0 and not problem:
+            try:
+                lost = _fill(values, partial(read, name))
+            except UserError as error:
+                # The others wait for this weight and those to come: they get them, and then the sentence.
+                problem = str(error)
+        if lost:
+            exact[name] = partial(read, name, 0, old.shape[0])
+        new: Any = nn.Parameter(values, requires_grad=old.requires_grad)
+        for module, attribute in places:
+            setattr(module, attribute, new)
+        if first is None:
+            first = new
+            deepspeed.zero.Init(module=nn.ParameterList([new]), config_dict_or_path=config, dtype=compute)
+        else:
+            first.convert_to_zero_parameters(param_list=[new])
+    _agree(problem)
+    for module in model.modules():
+        for attribute, buffer in module.named_buffers(recurse=False):
+            module._buffers[attribute] = buffer.to(device)
+    return exact
+
+
+def restore(trained: dict[str, nn.Parameter], exact: Exact, put: Callable[[nn.Parameter, Tensor], None]) -> Exact:
+    """``put`` on every worker what rounding took from ``trained``; return what is left of ``exact``: frozen weights."""
+    names: list[Any] = [list(exact)]
+    dist.broadcast_object_list(names)
+    for name in names[0]:
+        if name in trained:
+            parameter: Any = trained[name]
+            shape = getattr(parameter, "ds_shape", parameter.shape)
+            known = exact[name]() if name in exact else torch.empty(shape)
+            value = known.to(parameter.device)
+            dist.broadcast(value, 0)
+            put(parameter, value)
+    return {name: value for name, value in exact.items() if name not in trained}
+
+
+def _own_rows(values: Tensor, _name: str, start: int, stop: int) -> Tensor:
+    return values[start:stop]
+
+
+def _fill(values: Tensor, rows: Callable[[int, int], Tensor]) -> bool:
+    """Read ``values`` a span of rows at a time; say whether rounding lost something."""
+    lost = False
+    for start, stop in _spans(values.shape):
+        part = rows(start, stop)
+        lost = lost or loses(part, values.dtype)
+        values[start:stop] = part.to(values.dtype)
+    return lost
+
+
+def _spans(shape: torch.Size) -> Iterator[tuple[int, int]]:
+    step = max(1, READ // max(1, shape[1:].numel()))
+    return ((start, min(start + step, shape[0])) for start in range(0, shape[0], step))
+
+
+def _agree(problem: str) -> None:
+    found: list[Any] = [problem]
+    dist.broadcast_object_list(found)
+    if found[0]:
+        raise UserError(found[0])
