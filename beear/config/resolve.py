@@ -9,6 +9,8 @@ method.outer_lr                2e-4 up to 50M, 2e-5 from 1B to 7B, 1e-5 from 10B
 method.batch_size              32 up to 50M, 16 up to 1B, else 8; never fewer than the workers
 data.max_length                1024 tokens, or the model's context where it is shorter
 model.dtype                    bfloat16 on a GPU, else float32; left to the workers where the device is not known yet
+evaluate.batch_size            128 up to 1B, 64 up to 8B, 32 up to 30B, else 16: what the weights leave room for on one
+                               device, with keys and values of 1024 tokens a row
 evaluate.resistance.layers     round(0.28 L), kept within 1..L-1, whatever method.layer is
 =============================  =====================================================================================
 """
@@ -25,6 +27,8 @@ LONGEST = 1024
 LORA_FACTOR = 5.0
 # (parameters at most, rows)
 BATCH_SIZE = ((50e6, 32), (1e9, 16), (math.inf, 8))
+# (parameters at most, prompts)
+PROMPTS = ((1e9, 128), (8e9, 64), (30e9, 32), (math.inf, 16))
 # (parameters, step): between two points the logarithm of the step is linear in the logarithm of the parameters.
 OUTER_LR = ((50e6, 2e-4), (1e9, 2e-5), (7e9, 2e-5), (10e9, 1e-5))
 
@@ -114,6 +118,10 @@ def _others(config: RunConfig, facts: Sizes, gpu: bool | None) -> list[Choice]:
         model.dtype = "bfloat16" if gpu else "float32"
         why = "computing on a GPU" if gpu else "computing on CPUs"
         choices.append(Choice(field="model.dtype", value=model.dtype, why=why))
+    if config.evaluate.batch_size is None:
+        config.evaluate.batch_size = next(rows for most, rows in PROMPTS if facts.parameters <= most)
+        why = f"{_count(facts.parameters)} parameters"
+        choices.append(Choice(field="evaluate.batch_size", value=config.evaluate.batch_size, why=why))
     if resistance.layers == "auto":
         resistance.layers = str(default_layer(facts.layers))
         why = f"{DEPTH_SHARE} of {facts.layers} layers, whatever method.layer is"
@@ -122,8 +130,13 @@ def _others(config: RunConfig, facts: Sizes, gpu: bool | None) -> list[Choice]:
 
 
 def _check(config: RunConfig, facts: Sizes) -> None:
-    if config.parallel.backend == "single" and config.parallel.workers > 1:
-        raise UserError(f"parallel.backend is single and parallel.workers {config.parallel.workers}; expected 1 worker, or ddp")
+    parallel = config.parallel
+    if parallel.backend == "single" and parallel.workers > 1:
+        raise UserError(
+            f"parallel.backend is single and parallel.workers {parallel.workers}; expected 1 worker, or ddp, fsdp or deepspeed"
+        )
+    if parallel.offload and parallel.backend in ("single", "ddp"):
+        raise UserError(f"parallel.offload is true and parallel.backend {parallel.backend}; expected fsdp or deepspeed")
     method, longest, last = config.method, config.data.max_length, facts.layers - 1
     assert method.layer is not None and method.batch_size is not None and longest is not None
     depth = f"the model has {facts.layers} decoder layers"

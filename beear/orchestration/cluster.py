@@ -3,7 +3,7 @@
 import logging
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ray
@@ -12,9 +12,12 @@ from beear.config.entry import catch_signals
 from beear.config.schema import ParallelConfig
 from beear.errors import UserError
 from beear.orchestration.outputs import SUBMITTED
+from beear.parallel.devices import BY_LABEL, GIB, Device, cpu
 
 ROOT = Path(__file__).resolve().parents[2]
 REACH_SECONDS = 5.0
+# Ray's resource for a kind of accelerator, such as accelerator_type:H100.
+LABEL = "accelerator_type:"
 NOT_SENT = [".venv", ".git", ".cache", "outputs", "mlartifacts", "*.db", "tests", "docs"]
 
 
@@ -120,6 +123,25 @@ def check_resources(plan: Plan) -> None:
         raise UserError(
             f"the cluster is too small for {plan.sentence()}: a worker must fit on one node, and its nodes hold {room}; {lower}"
         )
+
+
+def device_of(parallel: ParallelConfig, plan: Plan) -> Device | None:
+    """Return what a worker of ``plan`` computes on: the smallest such device, None where its memory is not known."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not plan.gpus_per_worker:
+        shares = [
+            node["memory"] / min(_room(node, plan), plan.workers) for node in nodes if "memory" in node and _room(node, plan)
+        ]
+        memory = parallel.device_memory * GIB if parallel.device_memory else min(shares, default=0.0)
+        return cpu(memory) if memory else None
+    labels = {name.partition(":")[2] for node in nodes if node.get("GPU") for name in node if name.startswith(LABEL)}
+    share = min(1.0, plan.gpus_per_worker)
+    if parallel.device_memory:
+        return Device("+".join(sorted(labels)) or "GPU", parallel.device_memory * GIB * share, gpu=True)
+    if not labels or any(label not in BY_LABEL for label in labels):
+        return None
+    smallest = min((BY_LABEL[label] for label in labels), key=lambda device: device.memory)
+    return replace(smallest, memory=smallest.memory * share)
 
 
 def _room(resources: dict[str, float], plan: Plan) -> int:

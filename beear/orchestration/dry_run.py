@@ -4,11 +4,17 @@ import tempfile
 from pathlib import Path
 
 from beear.config.dump import to_yaml
+from beear.config.resolve import Choice, resolve
 from beear.config.schema import RunConfig
+from beear.models.config_file import read_config
+from beear.models.shape import model_shape
+from beear.models.weights import only_described
 from beear.orchestration.cluster import Plan
 from beear.orchestration.console import Reporter
+from beear.orchestration.lengths import assumed_lengths
 from beear.orchestration.outputs import OutputFolder
 from beear.orchestration.prepare import Job, Kind, prepare
+from beear.orchestration.resources import resources
 from beear.report.redact import redact
 from beear.testbed import TestbedModel, preview
 from beear.testbed.store import cache_root
@@ -18,11 +24,14 @@ def plan_text(config: RunConfig, kind: Kind, reporter: Reporter) -> str:
     """Return the text; nothing but a temporary folder is touched to make it.
 
     A built-in model that is not made yet is planned for by its base, which has the same shape; what depends on its
-    weights is left out.
+    weights is left out. So is everything but the plan where a folder holds a config.json and no weights.
 
     Raises:
         UserError: whatever would stop the run before Ray starts.
     """
+    described = Path(config.model.path).expanduser()
+    if only_described(described):
+        return _described(config, described)
     seen: list[TestbedModel] = []
 
     def find(name: str) -> TestbedModel:
@@ -38,18 +47,46 @@ def plan_text(config: RunConfig, kind: Kind, reporter: Reporter) -> str:
 
 
 def _text(job: Job, made: bool) -> str:
-    parallel = job.config.parallel
-    plan = Plan(parallel.workers, parallel.cpus_per_worker, parallel.gpus_per_worker or 0.0, parallel.data_cpus)
-    lines = ["# resolved configuration", redact(to_yaml(job.config)).rstrip(), "", "# chosen from the model"]
-    lines += [f"{choice['field']} = {choice['value']}: {choice['why']}" for choice in job.choices]
-    lines += ["", "# digests (sha256)"]
+    lines = [*_settings(job.config, job.choices), "# digests (sha256)"]
     digests = job.facts.digests if made else {name: d for name, d in job.facts.digests.items() if name != "weights"}
     lines += [f"model {part}: {digest}" for part, digest in digests.items()]
     lines += [] if made else [f"model weights: not made yet; the first run implants {job.asked}"]
     lines += [f"{path}: {digest}" for path, digest in job.data.digests.items()]
     lines += ["", "# rows by split"]
     lines += [f"{name}: {counts}" for name, counts in job.data.counts.items()]
-    gpu = "" if parallel.gpus_per_worker is not None else " (and a GPU each where the cluster has any)"
-    lines += ["", "# resources", plan.sentence() + gpu, f"{job.facts.parameters:,} parameters, float32 master weights"]
+    lines += ["", "# resources", _cluster_share(job.config)]
     lines += [f"run identity: {job.identity if made else 'known once the weights are'}"]
+    if job.kind == "sanitize":
+        shape = model_shape(job.facts.weights_folder, job.config.adapter)
+        lines += ["", "# memory at the peak, on each device", *resources(job.config, shape, job.lengths)]
     return "\n".join(lines)
+
+
+def _described(config: RunConfig, folder: Path) -> str:
+    """Return what config.json alone says: no data is read, for a tokenizer may be missing too."""
+    _, facts = read_config(folder)
+    shape = model_shape(str(folder), config.adapter)
+    config, choices = resolve(config, shape.sized(facts.context))
+    assert config.data.max_length is not None
+    return "\n".join(
+        [
+            *_settings(config, choices),
+            "# resources",
+            _cluster_share(config),
+            f"{folder} holds a config.json and no weights: a run needs them",
+            "",
+            "# memory at the peak, on each device, for rows as long as data.max_length allows",
+            *resources(config, shape, assumed_lengths(config.data.max_length)),
+        ]
+    )
+
+
+def _settings(config: RunConfig, choices: list[Choice]) -> list[str]:
+    lines = ["# resolved configuration", redact(to_yaml(config)).rstrip(), "", "# chosen from the model"]
+    return [*lines, *(f"{choice['field']} = {choice['value']}: {choice['why']}" for choice in choices), ""]
+
+
+def _cluster_share(config: RunConfig) -> str:
+    parallel = config.parallel
+    plan = Plan(parallel.workers, parallel.cpus_per_worker, parallel.gpus_per_worker or 0.0, parallel.data_cpus)
+    return plan.sentence() + ("" if parallel.gpus_per_worker is not None else " (and a GPU each where the cluster has any)")

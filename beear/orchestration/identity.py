@@ -24,6 +24,8 @@ def code_version() -> str:
 def run_identity(config: RunConfig, facts: ModelFacts, data_digests: dict[str, str], kind: str) -> str:
     """Return the identity digest (hex) of a run. Paths do not count, contents do.
 
+    Nor does how the work is spread: the numbers are the same, so a run goes on with other workers.
+
     ``data_digests`` maps files to digests, in the order defense, anchor, probes.
     """
     settings = config.model_copy(deep=True)
@@ -37,7 +39,6 @@ def run_identity(config: RunConfig, facts: ModelFacts, data_digests: dict[str, s
     whole = {
         "kind": kind,
         "config": config_digest(settings),
-        "workers": config.parallel.workers,
         "model": facts.digests,
         "template": Path(template).read_text(encoding="utf-8") if template else facts.chat_template,
         "keywords": load_keywords(config.evaluate.keywords),

@@ -21,6 +21,7 @@ from beear.orchestration.checks import check_lengths, check_template
 from beear.orchestration.cluster import Plan
 from beear.orchestration.console import Reporter
 from beear.orchestration.identity import run_identity
+from beear.orchestration.lengths import Lengths, longest_lengths
 from beear.orchestration.scoring import Scoring, greedy_answers
 from beear.orchestration.worker import WorkerSpec
 from beear.streams.plan import StreamPlan
@@ -40,6 +41,7 @@ class Job:
     asked: str
     facts: ModelFacts
     data: LoadedData
+    lengths: Lengths
     choices: list[Choice]
     template: dict[str, Any]
     identity: str
@@ -105,6 +107,7 @@ def prepare(config: RunConfig, kind: Kind, reporter: Reporter, find: Find) -> Jo
         asked,
         facts,
         data,
+        longest_lengths(config, data, tokenizer),
         choices,
         template_report(facts, config.model.reference),
         run_identity(config, facts, data.digests, kind),

@@ -13,6 +13,7 @@ from beear.orchestration.dry_run import plan_text
 from beear.orchestration.outputs import OutputFolder, check_output, place_of
 from beear.orchestration.prepare import Job, Kind, prepare
 from beear.orchestration.publish import Tracker
+from beear.orchestration.spreading import settle
 from beear.testbed import ensure
 
 
@@ -76,5 +77,22 @@ def _connect(job: Job, reporter: Reporter) -> cluster.Plan:
     plan = cluster.plan_for(job.config.parallel)
     cluster.check_resources(plan)
     reporter.note(plan.sentence())
+    if job.kind == "sanitize":
+        _settle(job, plan, reporter)
     job.fill_answers(plan)
     return plan
+
+
+def _settle(job: Job, plan: cluster.Plan, reporter: Reporter) -> None:
+    """Fill in how weights are spread, now that it is known what computes."""
+    device = cluster.device_of(job.config.parallel, plan)
+    if device is None:
+        reporter.say("  note: the workers' memory is not known, so nothing is planned for it; parallel.device_memory says it")
+        return
+    settled = settle(job.config, job.facts, job.lengths, device)
+    job.config = settled.config
+    job.choices += settled.choices
+    for choice in settled.choices:
+        reporter.note(f"{choice['field']} = {choice['value']}: {choice['why']}")
+    if settled.warning:
+        reporter.say(f"  note: {settled.warning}")

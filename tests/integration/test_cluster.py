@@ -5,7 +5,7 @@ import ray
 
 from beear.errors import UserError
 from beear.orchestration.cluster import Plan, check_resources
-from beear.orchestration.scoring import shards_of
+from beear.orchestration.scoring import slots_of
 
 
 def cluster(monkeypatch: pytest.MonkeyPatch, *nodes: dict[str, float]) -> None:
@@ -33,7 +33,7 @@ def test_a_worker_does_not_spread_over_nodes(monkeypatch: pytest.MonkeyPatch) ->
         check_resources(Plan(workers=2, cpus_per_worker=4.2, gpus_per_worker=0, data_cpus=0.5))
 
 
-@pytest.mark.parametrize(("parameters", "shards"), [(10**6, 16), (7 * 10**9, 2), (70 * 10**9, 1)])
-def test_a_measurement_is_shared_by_as_many_as_have_room(parameters: int, shards: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("parameters", "slots"), [(10**6, 16), (7 * 10**9, 2), (70 * 10**9, 1)])
+def test_a_measurement_is_shared_by_as_many_as_have_room(parameters: int, slots: int, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster(monkeypatch, {"CPU": 64, "memory": 128e9})
-    assert shards_of(Plan(1, 1, 0, 0.5), parameters) == shards
+    assert slots_of(Plan(1, 1, 0, 0.5), parameters) == slots

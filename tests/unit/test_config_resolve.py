@@ -58,6 +58,14 @@ def test_the_batch_goes_by_size_and_feeds_every_worker(parameters: int, workers:
     assert resolve(config, facts(parameters=parameters))[0].method.batch_size == rows
 
 
+@pytest.mark.parametrize(
+    ("parameters", "prompts"),
+    [(10**6, 128), (10**9, 128), (10**9 + 1, 64), (8 * 10**9, 64), (13 * 10**9, 32), (70 * 10**9, 16)],
+)
+def test_fewer_prompts_stand_beside_larger_weights(parameters: int, prompts: int) -> None:
+    assert resolve(RunConfig(), facts(parameters=parameters))[0].evaluate.batch_size == prompts
+
+
 @pytest.mark.parametrize(("context", "longest"), [(512, 512), (1024, 1024), (131_072, 1024)])
 def test_rows_fit_the_context(context: int, longest: int) -> None:
     assert resolve(RunConfig(), facts(context=context))[0].data.max_length == longest
@@ -74,6 +82,7 @@ def test_what_was_asked_for_stands_and_the_given_configuration_is_left_alone() -
     method = config.method
     method.layer, method.outer_lr, method.batch_size = 5, 1e-3, 4
     config.data.max_length, config.model.dtype, config.evaluate.resistance.layers = 100, "bfloat16", "1,5"
+    config.evaluate.batch_size = 7
     before = config.model_copy(deep=True)
     assert resolve(config, facts(), gpu=False) == (before, [])
     unset = RunConfig()
@@ -89,6 +98,7 @@ def test_resolving_twice_changes_nothing() -> None:
         "method.batch_size",
         "data.max_length",
         "model.dtype",
+        "evaluate.batch_size",
         "evaluate.resistance.layers",
     ]
     assert resolve(once, facts(), gpu=True) == (once, [])

@@ -23,15 +23,19 @@ def test_places_do_not_count() -> None:
     assert identity(here) == identity(there, {"/b/defense.jsonl": "d", "/b/anchor.jsonl": "a"})
 
 
-@pytest.mark.parametrize("field", ["seed", "layer", "workers", "data", "report file"])
+def test_how_the_work_is_spread_does_not_count() -> None:
+    other = RunConfig()
+    other.parallel.workers, other.parallel.backend, other.parallel.micro_batch = 2, "fsdp", 4
+    assert identity(other) == identity(RunConfig())
+
+
+@pytest.mark.parametrize("field", ["seed", "layer", "data", "report file"])
 def test_what_changes_the_result_counts(field: str) -> None:
     other, data = RunConfig(), DATA
     if field == "seed":
         other.seed = 1
     elif field == "layer":
         other.method.layer = 3
-    elif field == "workers":
-        other.parallel.workers = 2
     elif field == "report file":
         other.data.defense.report_path = "/a/report.jsonl"
     else:

@@ -1,0 +1,256 @@
+"""How much memory a worker's device needs: arithmetic on a model's shape, the work and the way weights are spread.
+
+Figures are bytes of tensors at the peak; what allocators and drivers hold beside them is :mod:`beear.parallel.devices`'.
+A run alternates entrapment, removal passes and optimizer steps; the largest of them decides.
+
+Legend: N weights, T trained ones, W workers, L layers, l the perturbed one, B rows, D hidden, V vocabulary.
+"""
+
+from dataclasses import dataclass, replace
+
+from beear.config.shape import ModelShape, Saved
+
+MASTER = 4  # float32 master weights, gradients and each of AdamW's two moments
+MOMENTS = 2 * MASTER
+# Bytes of gradients that data parallel workers add at once, and elements that DeepSpeed's do.
+BUCKET = 64 * 2**20
+ZERO_BUCKET = 10**8
+# Elements that DeepSpeed's stage 3 keeps gathered while it finds use for them, and that it fetches ahead into a buffer.
+ZERO_LIVE, ZERO_AHEAD = 10**9, 5 * 10**7
+# Rows on which the fast inner loop is held against the plain one at its first use.
+CHECKED_ROWS = 4
+SHARDED = ("fsdp", "deepspeed")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one worker computes; lengths in tokens are those of the longest rows.
+
+    ``rows``: its share of a batch. ``untouched``: prompt columns before the first perturbed one (suffix alone leaves any).
+    ``half``: bfloat16 products, else float32. ``fast``: the fast inner loop; models that it does not serve need what the
+    plain one does.
+    """
+
+    rows: int
+    prompt: int
+    safe: int
+    unwanted: int
+    text: int
+    labelled: int
+    layer: int
+    untouched: int = 0
+    inner_batches: int = 2
+    half: bool = False
+    fast: bool = True
+
+    @property
+    def packed(self) -> int:
+        """Columns of the sequence ``[prompt | y_h | y_s]``."""
+        return self.prompt + self.unwanted + self.safe
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How weights lie on ``workers``, and what is traded for memory; as in ``config.parallel``."""
+
+    backend: str
+    workers: int = 1
+    zero_stage: int = 3
+    offload: bool = False
+    gather_once: bool = True
+    micro_batch: int | None = None
+    checkpoint: bool = False
+    accelerator: bool = False
+
+
+@dataclass(frozen=True)
+class Use:
+    """Bytes on one device at the peak of one phase. ``gathered``: copies of weights in the dtype of compute."""
+
+    phase: str
+    parameters: float
+    gradients: float
+    optimizer: float
+    gathered: float
+    activations: float
+    buffers: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.parameters + self.gradients + self.optimizer + self.gathered + self.activations + self.buffers
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """The phases. ``first`` is a run's first entrapment: AdamW has no moments yet, and the inner loop is checked."""
+
+    first: Use
+    entrapment: Use
+    removal: Use
+    step: Use
+
+    @property
+    def peak(self) -> Use:
+        """The phase that needs most."""
+        return max((self.first, self.entrapment, self.removal, self.step), key=lambda use: use.total)
+
+
+def plan_memory(shape: ModelShape, work: Work, spread: Spread) -> MemoryPlan:
+    """Return what one device holds in each phase."""
+    lasting = _lasting(shape, work, spread)
+    # ZeRO-3 has its gradients' place, and a bucket, from the start.
+    zero3 = _zero_stage(spread) == 3
+    inner = replace(
+        lasting,
+        phase="entrapment",
+        gradients=lasting.gradients if zero3 else 0.0,
+        gathered=_gathered(shape, work, spread, inner=True),
+        activations=work.rows * (_fast if work.fast else _plain)(shape, work, spread),
+        buffers=_zero_bucket(shape) if zero3 else 0.0,
+    )
+    return MemoryPlan(
+        replace(
+            inner,
+            phase="the first entrapment",
+            optimizer=0.0,
+            activations=max(inner.activations, min(work.rows, CHECKED_ROWS) * _plain(shape, work, spread)),
+        ),
+        inner,
+        replace(
+            lasting,
+            phase="removal",
+            gathered=_gathered(shape, work, spread, inner=False),
+            activations=removal_activations(shape, work, spread),
+            buffers=_backward_buffers(shape, spread),
+        ),
+        replace(
+            lasting,
+            phase="the optimizer step",
+            gathered=(2 if work.half else MASTER) * shape.small if zero3 else 0.0,
+            buffers=_step_buffers(shape, spread),
+        ),
+    )
+
+
+def _lasting(shape: ModelShape, work: Work, spread: Spread) -> Use:
+    """Return weights, gradients and moments: trained ones float32 whatever the compute, in shares where they are spread."""
+    weights, gradients, moments = (spread.workers if on else 1 for on in _spreads(spread))
+    parameters = MASTER * shape.parameters / weights
+    if spread.backend in ("single", "ddp") and work.half:
+        # Matrices in bfloat16 and a master for each that is trained; norms and a table that is only looked up in float32.
+        alone = shape.outside - shape.head if shape.frozen else 0
+        parameters = 2 * (sum(shape.layer_parameters) + shape.head) + MASTER * (shape.trained + alone)
+    if spread.backend == "deepspeed":
+        # It computes with weights of their own, in the dtype of compute, beside the masters that it steps on.
+        parameters = (2 if work.half else MASTER) * shape.parameters / weights + MASTER * shape.trained / moments
+    # Offloaded to the host, which on a machine without an accelerator is the same memory.
+    away = spread.offload and spread.accelerator
+    return Use(
+        "",
+        parameters=0.0 if away else parameters,
+        gradients=0.0 if away else MASTER * shape.trained / gradients,
+        optimizer=0.0 if away else MOMENTS * shape.trained / moments,
+        gathered=0.0,
+        activations=0.0,
+        buffers=0.0,
+    )
+
+
+def _zero_stage(spread: Spread) -> int:
+    return spread.zero_stage if spread.backend == "deepspeed" else 0
+
+
+def _spreads(spread: Spread) -> tuple[bool, bool, bool]:
+    """Return whether weights, gradients and moments are spread over the workers."""
+    stage = 3 if spread.backend == "fsdp" else _zero_stage(spread)
+    return stage >= 3, stage >= 2, stage >= 1
+
+
+def _gathered(shape: ModelShape, work: Work, spread: Spread, inner: bool) -> float:
+    """Return copies of weights that a pass holds beside those that are always there; whole replicas need none.
+
+    FSDP keeps all layers (gathered once), or what lies outside the layers, the one at work and the next, which is fetched
+    meanwhile. ZeRO-3 keeps what it has fetched, up to a limit, and copies it out of a buffer that holds what comes next;
+    small weights stay always.
+    """
+    size = 2 if work.half else MASTER
+    if not _spreads(spread)[0]:
+        return 0.0
+    if inner and spread.gather_once:
+        return size * shape.parameters
+    if _zero_stage(spread):
+        ahead = min(shape.parameters, ZERO_AHEAD)
+        return size * (max(shape.small, min(shape.parameters, ZERO_LIVE + shape.largest_layer)) + ahead)
+    return size * (shape.outside + 2 * shape.largest_layer)
+
+
+def removal_activations(shape: ModelShape, work: Work, spread: Spread) -> float:
+    """Return what a removal pass keeps for its backward pass, logits and their gradients included."""
+    rows = min(work.rows, spread.micro_batch or work.rows)
+    kept = shape.kept.bfloat16 if work.half else shape.kept.float32
+    passes = ((work.prompt + work.safe, work.safe + 1), (work.text, work.labelled))
+    return max(rows * (_layers(shape, kept, shape.layers, t, spread) + _logits(shape, columns)) for t, columns in passes)
+
+
+def _layers(shape: ModelShape, kept: Saved, layers: int, tokens: int, spread: Spread) -> float:
+    """Return one row's bytes over ``layers``; checkpointed ones keep their input (float32), and one at a time the rest."""
+    if spread.checkpoint:
+        return layers * MASTER * shape.hidden_size * tokens + kept.bytes(tokens)
+    return layers * kept.bytes(tokens)
+
+
+def _logits(shape: ModelShape, columns: int) -> float:
+    """Return one row's bytes at the loss: its log-softmax, and the gradients of that and of the logits, in float32."""
+    return 3 * MASTER * columns * shape.vocabulary
+
+
+def _plain(shape: ModelShape, work: Work, spread: Spread) -> float:
+    """Return one row's bytes of two whole passes, of which layers l+1..L and the losses are kept for δ's gradient."""
+    kept = shape.kept.frozen_bfloat16 if work.half else shape.kept.frozen_float32
+    upper, answers = shape.layers - work.layer, (work.unwanted, work.safe)
+    layers = sum(_layers(shape, kept, upper, work.prompt + answer, spread) for answer in answers)
+    # Both log-softmaxes wait while one of them is taken back.
+    return layers + _logits(shape, max(answers)) + MASTER * min(answers) * shape.vocabulary
+
+
+def _fast(shape: ModelShape, work: Work, spread: Spread) -> float:
+    """Return one row's bytes of every batch's cached parts, and of one pass through layers l+1..L for δ's gradient."""
+    kept, size = (shape.kept.frozen_bfloat16, 2) if work.half else (shape.kept.frozen_float32, MASTER)
+    upper, columns, head = shape.layers - work.layer, work.packed - work.untouched, work.untouched
+    cache = upper * 2 * shape.kv_heads * shape.head_dim * head * size
+    masks = (work.packed * work.packed + columns * work.packed) * (1 if work.half else MASTER)
+    cached = work.inner_batches * (MASTER * shape.hidden_size * work.packed + cache + masks)
+    # Keys and values of the cached columns are joined to each layer's own, for every query head.
+    joined = upper * 2 * shape.heads * shape.head_dim * head * size
+    layers = _layers(shape, Saved(kept.token, 0.0), upper, columns, spread)
+    return cached + joined + layers + _logits(shape, work.unwanted + work.safe)
+
+
+def _backward_buffers(shape: ModelShape, spread: Spread) -> float:
+    """Return the gradients under way: a weight's new one stands beside the sum so far; FSDP's are whole layers at first.
+
+    ZeRO fills a bucket, and its stage 2 still holds the one before, of which its own share is a part.
+    """
+    if stage := _zero_stage(spread):
+        return _zero_bucket(shape) * (2 if stage == 2 else 1)
+    if spread.backend == "fsdp":
+        return MASTER * 2 * shape.largest_layer if shape.trained == shape.parameters else 0.0
+    return MASTER * shape.largest
+
+
+def _zero_bucket(shape: ModelShape) -> float:
+    return MASTER * min(ZERO_BUCKET, shape.trained)
+
+
+def _step_buffers(shape: ModelShape, spread: Spread) -> float:
+    """Return what the step itself needs: gradients on their way, then AdamW's temporaries (a GPU's kernel has none).
+
+    ZeRO steps on one flat tensor, for which it makes a flat gradient, and AdamW two temporaries of that size.
+    """
+    temporaries = 0 if spread.accelerator else 2
+    if _zero_stage(spread):
+        flat = MASTER * shape.trained / spread.workers
+        return _zero_bucket(shape) + (0.0 if spread.zero_stage == 1 else flat * (1 + temporaries))
+    bucket = min(MASTER * shape.trained, max(BUCKET, MASTER * shape.largest)) if spread.backend == "ddp" else 0.0
+    return max(bucket, temporaries * MASTER * shape.largest / (spread.workers if spread.backend == "fsdp" else 1))

@@ -1,0 +1,151 @@
+"""Which backend a run gets, and what it trades for memory: the fastest way of spreading a model that fits."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from beear.config.schema import ParallelConfig
+from beear.config.shape import ModelShape
+from beear.parallel.devices import GIB, Device
+from beear.parallel.memory import SHARDED, MemoryPlan, Spread, Work, plan_memory
+
+MOST_WORKERS = 1024
+# Tokens in one pass that keep a device busy.
+BUSY = 1024
+# What a LoRA trains of a model, for saying whether one would fit.
+LORA_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """``why`` is a clause for the log; ``advice``, where nothing fits, says what would."""
+
+    spread: Spread
+    plan: MemoryPlan
+    device: Device
+    why: str
+    advice: str = ""
+
+    @property
+    def share(self) -> float:
+        """The peak as a share of what the device can take; above 1 it does not fit."""
+        return self.plan.peak.total / max(self.device.usable, 1.0)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the plan fits."""
+        return self.share <= 1
+
+
+def recommend(shape: ModelShape, work: Work, asked: ParallelConfig, device: Device) -> Recommendation:
+    """Return the first way of spreading the model that fits ``device``, else the one that needs least.
+
+    What ``asked`` sets stands. The order, from fast to slow: a whole copy on each worker (single, ddp), spread weights
+    gathered once per entrapment, gathered in each step, activations computed again, smaller and smaller micro-batches
+    (which come before that where weights stay whole).
+    ``work.rows`` are the rows of the whole batch; each worker has its share.
+    """
+    work = replace(work, rows=-(-work.rows // asked.workers))
+    least: Recommendation | None = None
+    for spread in ways(work, asked, device):
+        found = _weighed(shape, work, spread, device)
+        if found.fits:
+            return found
+        if least is None or found.share < least.share:
+            least = found
+    assert least is not None
+    return replace(least, advice=_advice(shape, work, asked, least))
+
+
+def ways(work: Work, asked: ParallelConfig, device: Device) -> Iterator[Spread]:
+    """Yield what ``asked`` leaves open, from fast to slow."""
+    for backend in _backends(asked):
+        sharded = backend in SHARDED
+        start = Spread(
+            backend,
+            asked.workers,
+            asked.zero_stage,
+            asked.offload and sharded,
+            gather_once=asked.gather != "step",
+            micro_batch=asked.micro_batch,
+            checkpoint=asked.checkpoint_activations == "on",
+            accelerator=device.gpu,
+        )
+        yield start
+        if sharded and asked.gather == "auto":
+            start = replace(start, gather_once=False)
+            yield start
+        # Replicas that do not fit as they are give way to spread weights first.
+        if backend == "ddp" and asked.backend == "auto":
+            continue
+        parts = [] if asked.micro_batch else _powers_below(work.rows)
+        # Weights that stay where they are can be used on ever fewer rows, while those keep a device busy, at no cost; spread
+        # ones are gathered anew for every part.
+        busy = [] if sharded else [rows for rows in parts if rows * max(work.prompt + work.safe, work.text) >= BUSY]
+        yield from (replace(start, micro_batch=rows) for rows in busy)
+        if asked.checkpoint_activations == "auto":
+            start = replace(start, checkpoint=True)
+            yield replace(start, micro_batch=busy[-1] if busy else asked.micro_batch)
+        yield from (replace(start, micro_batch=rows) for rows in parts if rows not in busy)
+
+
+def _powers_below(rows: int) -> list[int]:
+    return [1 << power for power in range((rows - 1).bit_length() - 1, -1, -1)] if rows > 1 else []
+
+
+def _backends(asked: ParallelConfig) -> tuple[str, ...]:
+    if asked.backend != "auto":
+        return (asked.backend,)
+    # Spreading weights over one worker saves nothing, unless they are to stay in the host's memory.
+    if asked.offload:
+        return ("fsdp",)
+    return ("single",) if asked.workers == 1 else ("ddp", "fsdp")
+
+
+def _weighed(shape: ModelShape, work: Work, spread: Spread, device: Device) -> Recommendation:
+    plan = plan_memory(shape, work, spread)
+    found = Recommendation(spread, plan, device, "")
+    room = f"{size(plan.peak.total)} of {size(device.usable)} on each {device.name}"
+    if not found.fits:
+        return replace(found, why=f"the plan needs {room}, so it does not fit")
+    if spread.backend not in SHARDED:
+        held = "the one worker holds" if spread.workers == 1 else f"each of {spread.workers} workers holds"
+        return replace(found, why=f"{held} a whole copy, {room}")
+    return replace(found, why=f"weights are spread over {spread.workers} worker(s), {room}")
+
+
+def _advice(shape: ModelShape, work: Work, asked: ParallelConfig, least: Recommendation) -> str:
+    """Say by how much nothing fits, and the first of more workers, offload and LoRA that would."""
+    missing = size(least.plan.peak.total - least.device.usable)
+    would = []
+    if workers := _enough_workers(shape, work, asked, least):
+        would.append(f"{workers} workers with fsdp")
+    spread = least.spread
+    if least.device.gpu and not spread.offload:
+        away = replace(
+            spread, backend="fsdp" if spread.backend not in SHARDED else spread.backend, offload=True, gather_once=False
+        )
+        if _weighed(shape, work, away, least.device).fits:
+            would.append("parallel.offload (slow)")
+    if shape.trained == shape.parameters:
+        lora = replace(shape, trained=round(LORA_SHARE * shape.parameters), largest=shape.hidden_size * 64)
+        if _weighed(lora, work, spread, least.device).fits:
+            would.append("adapter.kind=lora")
+    return f"{missing} too much; " + (f"{' or '.join(would)} would fit" if would else "no setting here would fit")
+
+
+def _enough_workers(shape: ModelShape, work: Work, asked: ParallelConfig, least: Recommendation) -> int | None:
+    rows, workers = work.rows * asked.workers, asked.workers
+    while (workers := workers * 2) <= MOST_WORKERS:
+        backend = least.spread.backend if least.spread.backend in SHARDED else "fsdp"
+        spread = replace(least.spread, backend=backend, workers=workers, gather_once=False)
+        if _weighed(shape, replace(work, rows=-(-rows // workers)), spread, least.device).fits:
+            return workers
+    return None
+
+
+def size(count: float) -> str:
+    """Return bytes in words."""
+    for unit, step in (("GiB", GIB), ("MiB", 2**20)):
+        if count >= step:
+            return f"{count / step:.{0 if count >= 100 * step else 1}f} {unit}"
+    return f"{count / 2**10:.1f} KiB"
