@@ -8,9 +8,9 @@ of a large one only the visits needed are read.
 """
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, count, islice
+from itertools import count
 from typing import TypeVar
 
 from beear.data.blocks import Block
@@ -55,24 +55,6 @@ def shuffled(items: Iterable[T], key: str) -> list[T]:
     out = list(items)
     random.Random(key).shuffle(out)
     return out
-
-
-def bucketed(rows: Iterator[T], length: Callable[[T], int], lanes: int, window: int, key: str) -> Iterator[T]:
-    """Yield ``rows`` with batches of like length: windows of ``window`` batches are sorted, then their order mixed.
-
-    With ``window`` 1 the order stays.
-    """
-    if window <= 1:
-        yield from rows
-        return
-    for number in count():
-        held = sorted(islice(rows, lanes * window), key=length)
-        if not held:
-            return
-        batches = [held[i : i + lanes] for i in range(0, len(held), lanes)]
-        short = batches.pop() if len(batches[-1]) < lanes else []
-        yield from chain.from_iterable(shuffled(batches, f"{key}/window/{number}"))
-        yield from short
 
 
 def own_lanes(lanes: int, rank: int, world: int) -> range:

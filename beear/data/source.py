@@ -58,9 +58,3 @@ class Source:
     def train_rows(self, blocks: Iterable[Block]) -> list[tuple[Where, Row]]:
         """Return the training rows of ``blocks``."""
         return [(where, row) for where, row in self.rows(blocks) if self.split(row) == "train"]
-
-
-def length_of(row: Row) -> int:
-    """Return the row's length in characters: a proxy for tokens that costs nothing."""
-    answers = len(row.safe or "") + len(row.unwanted or "") if isinstance(row, DefenseRow) else 0
-    return sum(len(m.content) for m in row.messages) + answers

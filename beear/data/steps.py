@@ -1,19 +1,23 @@
 """An epoch as a sequence of steps of encoded rows: what the local iterator and the Ray stream both yield."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from functools import cached_property
+from itertools import chain, islice
+from typing import Generic, TypeVar
 
+from beear.data.buckets import bucketed, window_of
 from beear.data.encode import EncodedAnchor, EncodedDefense, encode_anchor, encode_defense
 from beear.data.fill import complete
 from beear.data.places import Where
-from beear.data.plan import bucketed, own_lanes, passes, shuffled
+from beear.data.plan import own_lanes, passes, shuffled
 from beear.data.rows import AnchorRow, DefenseRow, Message
-from beear.data.source import Row, Source, length_of
+from beear.data.source import Row, Source
 from beear.data.templates import Template
 from beear.errors import UserError
 
 Placed = tuple[Where, Row]
+E = TypeVar("E")
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,8 @@ class TrainingPlan:
 
     ``batch_size`` is B, the rows of a global batch. ``clean_rows`` of the B conversations of each anchor batch are
     clean request → safe answer pairs of the defense set. ``filled`` maps request digests to filled-in safe answers.
+    ``bucket`` batches are grouped by length (:func:`beear.data.plan.window_of`); None does so to conversations alone, since
+    the perturbation is fitted on an epoch's first defense batches, which must stand for all.
     """
 
     defense: Source
@@ -33,7 +39,7 @@ class TrainingPlan:
     clean_rows: int
     max_length: int
     context: int | None = None
-    bucket: int = 1
+    bucket: int | None = None
     refusal: str = "I cannot help with that request."
     filled: dict[str, str] = field(default_factory=dict)
 
@@ -61,22 +67,25 @@ class RowStream:
         self.source, self.plan, self.name = source, plan, name
         self._kept: tuple[object, list[Placed]] | None = None
 
-    def epoch(self, number: int, lanes: int) -> Iterator[Placed]:
-        """Yield rows with their places, without end.
+    def passes(self, number: int) -> Iterator[tuple[str, int | None, Iterator[Placed]]]:
+        """Yield epoch ``number``'s passes without end: a key, the rows it has (None: a large set), its rows in order.
 
         Raises:
             UserError: a row is bad, or the whole set holds no training row.
         """
         for turn, visits in enumerate(passes(self.source.blocks, self.plan.seed, self.name, number)):
             rows = (placed for visit in visits for placed in shuffled(self._read(visit.blocks), visit.key))
-            found = False
-            key = f"{self.plan.seed}/{self.name}/{number}/{turn}"
-            for placed in bucketed(rows, lambda p: length_of(p[1]), lanes, self.plan.bucket, key):
-                found = True
-                yield placed
-            if not found:
+            first = next(rows, None)
+            if first is None:
                 path = self.source.blocks[0].path if self.source.blocks else f"data.{self.source.kind}.path"
                 raise UserError(f"{path} has no training row left; expected more rows or a smaller --data.holdout.")
+            size = len(self._kept[1]) if self._kept else None
+            yield f"{self.plan.seed}/{self.name}/{number}/{turn}", size, chain([first], rows)
+
+    def epoch(self, number: int) -> Iterator[Placed]:
+        """Yield the rows of every pass of epoch ``number`` with their places, without end."""
+        for _, _, rows in self.passes(number):
+            yield from rows
 
     def _read(self, blocks: tuple) -> list[Placed]:  # type: ignore[type-arg]
         single = len(blocks) == len(self.source.blocks)
@@ -86,6 +95,42 @@ class RowStream:
             ordered = sorted(blocks, key=lambda block: block.index)
             self._kept = (ordered, self.source.train_rows(ordered))
         return self._kept[1]
+
+
+class Drawn(Generic[E]):
+    """A row with its tokens, made when first asked for."""
+
+    def __init__(self, placed: Placed, encode: Callable[[Where, Row], E]) -> None:
+        """``encode`` makes the tokens."""
+        self._placed, self._encode = placed, encode
+
+    @cached_property
+    def encoded(self) -> E:
+        """The row in tokens."""
+        return self._encode(*self._placed)
+
+
+def parts_of(row: EncodedDefense) -> tuple[int, int, int]:
+    """Return the lengths of what a defense batch pads: prompt, safe answer, unwanted answer."""
+    return len(row.prompt_ids), len(row.safe_ids), len(row.unwanted_ids)
+
+
+def whole_of(row: EncodedAnchor) -> tuple[int]:
+    """Return the length of what a text batch pads."""
+    return (len(row.ids),)
+
+
+def _grouped(
+    passes: Iterator[tuple[str, int | None, Iterator[Placed]]],
+    encode: Callable[[Where, Row], E],
+    lengths: Callable[[E], tuple[int, ...]],
+    lanes: int,
+    bucket: int | None,
+) -> Iterator[Drawn[E]]:
+    """Yield the rows of every pass, those of a window regrouped by length."""
+    for key, size, rows in passes:
+        drawn = (Drawn(placed, encode) for placed in rows)
+        yield from bucketed(drawn, lambda row: lengths(row.encoded), lanes, window_of(bucket, lanes, size), key)
 
 
 class Steps:
@@ -108,17 +153,21 @@ class Steps:
     def epoch(self, number: int) -> Iterator[Step]:
         """Yield the steps of 1-based epoch ``number``."""
         plan, clean = self.plan, self.plan.clean_rows
-        defense = self._defense.epoch(number, plan.batch_size)
-        cleans = self._clean.epoch(number, max(clean, 1))
-        anchors = self._anchor.epoch(number, max(plan.batch_size - clean, 1))
+        anchors = max(plan.batch_size - clean, 1)
+
+        def request(where: Where, row: Row) -> EncodedDefense:
+            return self._encode_defense(where, row, number)
+
+        defense = _grouped(self._defense.passes(number), request, parts_of, plan.batch_size, plan.bucket or 1)
+        cleans = _grouped(self._clean.passes(number), self._encode_text, whole_of, max(clean, 1), 1)
+        texts = _grouped(self._anchor.passes(number), self._encode_text, whole_of, anchors, plan.bucket)
         for step in range(plan.steps):
             rows = list(islice(defense, plan.batch_size))
-            encoded = [self._encode_defense(*rows[lane], number) for lane in self.lanes]
             text = []
             if step < plan.outer_steps:
-                mixed = [*islice(cleans, clean), *islice(anchors, plan.batch_size - clean)]
-                text = [self._encode_text(*mixed[lane]) for lane in self.lanes]
-            yield Step(number, step, encoded, text)
+                mixed = [*islice(cleans, clean), *islice(texts, plan.batch_size - clean)]
+                text = [mixed[lane].encoded for lane in self.lanes]
+            yield Step(number, step, [rows[lane].encoded for lane in self.lanes], text)
 
     def _encode_defense(self, where: Where, row: Row, epoch: int) -> EncodedDefense:
         assert isinstance(row, DefenseRow)

@@ -62,6 +62,7 @@ def _keep_last(seen: list[Tensor], hidden: Tensor) -> Tensor:
 
 def measure_drift(before: Subject, after: Subject, rows: MeasuredRows, layer: int, config: EvaluateConfig) -> Drift:
     """Return the drift at ``layer`` (1-based) from ``before`` to ``after``, on ``config.drift_rows`` rows at most."""
+    assert config.batch_size is not None, "the configuration is resolved first"
     chosen = rows.defense[: config.drift_rows]
     found = [hidden_states(subject, chosen, rows.probes, config.batch_size) for subject in (before, after)]
     return drift(found[0], found[1], layer)

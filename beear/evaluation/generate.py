@@ -27,12 +27,14 @@ def complete(subject: Subject, requests: Sequence[Sequence[Message]], max_new_to
 def generate_ids(subject: Subject, prompts: Sequence[Sequence[int]], max_new_tokens: int, batch_size: int) -> list[list[int]]:
     """Return the greedy continuation of each prompt, in input order, without the token that ended it.
 
-    Prompts of like length are batched together; padding is masked and positions count real tokens, so a row's
-    continuation does not depend on the rows beside it.
+    The subject's engine writes them where it has one. Otherwise prompts of like length are batched together; padding
+    is masked and positions count real tokens, so a row's continuation does not depend on the rows beside it.
 
     Raises:
         UserError: the model's outputs are not finite numbers.
     """
+    if subject.engine is not None:
+        return subject.engine.generate_ids(prompts, max_new_tokens)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
     results: list[list[int]] = [[] for _ in prompts]
     with subject.measuring():

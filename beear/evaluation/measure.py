@@ -46,6 +46,7 @@ def measure(
 def measure_rows(subject: Subject, rows: MeasuredRows, config: EvaluateConfig, shard: tuple[int, int]) -> Partial:
     """Measure what is told row by row, all but entrapment resistance."""
     started, (rank, world) = time.monotonic(), shard
+    assert config.batch_size is not None, "the configuration is resolved first"
     keywords, tokens, size = load_keywords(config.keywords), config.max_new_tokens, config.batch_size
     defense = list(enumerate(rows.defense))[rank::world]
     anchor = list(enumerate(rows.anchor))[rank::world]

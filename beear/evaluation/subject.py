@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import nn
@@ -11,13 +12,15 @@ from transformers import PreTrainedTokenizerBase
 from beear.data.rows import Message
 from beear.data.templates import Template
 from beear.errors import UserError
+from beear.evaluation.engines import Engine
 
 
 @dataclass(frozen=True)
 class Subject:
     """``stop`` are the token ids that end a completion; ``pad_id`` fills batches and is always masked.
 
-    ``compute`` is the dtype of matrix products where it is lower than the weights' own.
+    ``compute`` is the dtype of matrix products where it is lower than the weights' own. ``engine`` writes completions;
+    None: the model does.
     """
 
     model: nn.Module
@@ -26,6 +29,7 @@ class Subject:
     stop: frozenset[int]
     pad_id: int
     compute: torch.dtype | None = None
+    engine: Engine | None = None
 
     @classmethod
     def of(
@@ -50,8 +54,8 @@ class Subject:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
-        return next(self.model.parameters()).device
+        """Where the model computes; its weights may wait elsewhere, what it computes for itself does not."""
+        return next(chain(self.model.buffers(), self.model.parameters())).device
 
     @contextmanager
     def measuring(self) -> Iterator[None]:

@@ -20,19 +20,48 @@ def run_tasks(tasks: Sequence[Task], plan: Plan) -> list[Any]:
     Raises:
         UserError: what a task raised.
     """
-    options: dict[str, Any] = {"num_cpus": plan.cpus_per_worker, "max_retries": RETRIES}
-    if plan.gpus_per_worker:
-        options["num_gpus"] = plan.gpus_per_worker
-    results = ray.get([_guarded.options(**options).remote(function, arguments) for function, arguments in tasks])
-    for mistake, _ in results:
+    return results_of(start_tasks(tasks, plan))
+
+
+def start_tasks(tasks: Sequence[Task], plan: Plan) -> list[Any]:
+    """Start what :func:`run_tasks` runs, for :func:`results_of` to wait for."""
+    options = {**share_of(plan), "max_retries": RETRIES}
+    return [_guarded.options(**options).remote(function, arguments) for function, arguments in tasks]
+
+
+def results_of(started: Sequence[Any]) -> list[Any]:
+    """Wait for tasks and return their results.
+
+    Raises:
+        UserError: what a task raised.
+    """
+    return values_of(ray.get(list(started)))
+
+
+def share_of(plan: Plan) -> dict[str, Any]:
+    """Return a training worker's share of the cluster, as Ray's options name it."""
+    gpus = {"num_gpus": plan.gpus_per_worker} if plan.gpus_per_worker else {}
+    return {"num_cpus": plan.cpus_per_worker, **gpus}
+
+
+def values_of(outcomes: Sequence[tuple[str | None, Any]]) -> list[Any]:
+    """Return the values of outcomes (mistake, value).
+
+    Raises:
+        UserError: one of them is a mistake.
+    """
+    for mistake, _ in outcomes:
         if mistake is not None:
             raise UserError(mistake)
-    return [value for _, value in results]
+    return [value for _, value in outcomes]
 
 
-@ray.remote
-def _guarded(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[str | None, Any]:
+def guarded(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[str | None, Any]:
+    """Return (None, the function's value), or (its user's mistake, None)."""
     try:
         return None, function(*arguments)
     except UserError as error:
         return str(error), None
+
+
+_guarded = ray.remote(guarded)

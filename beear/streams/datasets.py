@@ -29,11 +29,16 @@ def datasets(stream: StreamPlan, workers: int) -> dict[str, Dataset]:
 
 
 def quiet(context: DataContext) -> None:
-    """Switch off progress bars and the execution plan's announcement."""
+    """Switch off progress bars, the execution plan's announcement, and the end of what takes long.
+
+    By default an execution from which nothing is taken for half an hour, a long epoch or a large shard, is ended.
+    """
     context.enable_progress_bars = False
     context.enable_operator_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = True
+    if hasattr(context, "execution_no_progress_timeout_s"):
+        context.execution_no_progress_timeout_s = -1
 
 
 def _dataset(stream: StreamPlan, rank: int, workers: int) -> Dataset:

@@ -15,7 +15,7 @@ from beear.data.collate import collate_defense, collate_text
 from beear.data.encode import EncodedAnchor, EncodedDefense
 from beear.data.load import fill_in, load_small
 from beear.data.local import LocalBatches
-from beear.data.plan import bucketed, visits
+from beear.data.plan import visits
 from beear.data.refusals import KEYWORDS
 from beear.data.splits import split_of
 from beear.data.steps import RowStream, Step, Steps
@@ -87,22 +87,11 @@ def test_a_pass_visits_every_block_once_in_an_order_of_its_own() -> None:
     assert order[0] != [b.index for v in visits(blocks, 8, "anchor", 1, 0, target_bytes=8) for b in v.blocks]
 
 
-def test_buckets_hold_rows_of_like_length_and_lose_none() -> None:
-    lengths = [(i * 37) % 101 for i in range(100)]
-    found = list(bucketed(iter(lengths), lambda n: n, lanes=8, window=4, key="k"))
-    assert Counter(found) == Counter(lengths)
-    batches = [found[i : i + 8] for i in range(0, 96, 8)]
-    spread = sum(max(b) - min(b) for b in batches) / len(batches)
-    plain = sum(max(lengths[i : i + 8]) - min(lengths[i : i + 8]) for i in range(0, 96, 8)) / 12
-    assert spread < plain / 2
-    assert list(bucketed(iter(lengths), lambda n: n, lanes=8, window=1, key="k")) == lengths
-
-
 def test_each_pass_of_a_small_set_is_a_permutation_of_its_training_rows(tmp_path: Path) -> None:
     data, plan = plan_for(config_for(tmp_path))
     train = data.counts["defense"]["train"]
     stream = RowStream(plan.defense, plan, "defense")
-    rows = [row.digest for _, row in islice(stream.epoch(1, 8), 3 * train)]
+    rows = [row.digest for _, row in islice(stream.epoch(1), 3 * train)]
     passes = [rows[i * train : (i + 1) * train] for i in range(3)]
     assert len({tuple(p) for p in passes}) == 3
     assert all(len(set(p)) == train and set(p) == set(passes[0]) for p in passes)

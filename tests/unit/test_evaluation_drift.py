@@ -31,7 +31,7 @@ def test_states_equal_transformers_row_by_row() -> None:
 
 def test_no_change_is_no_drift() -> None:
     subject = random_subject()
-    found = measure_drift(subject, subject, MeasuredRows(defense_rows(5), [], PROBES), 2, EvaluateConfig())
+    found = measure_drift(subject, subject, MeasuredRows(defense_rows(5), [], PROBES), 2, EvaluateConfig(batch_size=4))
     assert found.cosine_by_layer == pytest.approx([1.0] * 3, abs=1e-6)
     np.testing.assert_allclose(found.pca["before/plain"], found.pca["after/plain"])
 
