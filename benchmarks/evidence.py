@@ -15,7 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import backdoors, commands, recovery, stranger, stream, workers
+from benchmarks import (
+    backdoors,
+    backends,
+    commands,
+    entrapment,
+    evaluation,
+    gpu,
+    memory,
+    orchestration,
+    padding,
+    recovery,
+    stranger,
+    stream,
+    workers,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 DIRTY = "-dirty"
@@ -37,7 +51,15 @@ PARTS = {
     "stranger": Part(stranger.measure, stranger.markdown),
     "workers": Part(workers.measure, workers.markdown),
     "recovery": Part(recovery.measure, recovery.markdown),
+    "kills": Part(recovery.measure_sharded, recovery.markdown_sharded),
     "streaming": Part(stream.measure, stream.markdown, "performance.md"),
+    "evaluation": Part(evaluation.measure, evaluation.markdown, "performance.md"),
+    "padding": Part(padding.measure, padding.markdown, "performance.md"),
+    "entrapment": Part(entrapment.measure, entrapment.markdown, "performance.md"),
+    "backends": Part(backends.measure, backends.markdown, "performance.md"),
+    "orchestration": Part(orchestration.measure, orchestration.markdown, "performance.md"),
+    "memory": Part(memory.measure, memory.markdown, "performance.md"),
+    "gpu": Part(gpu.measure, gpu.markdown, "performance.md"),
 }
 
 HEADINGS = {

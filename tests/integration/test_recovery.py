@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.jobs import command, numbers
-from benchmarks.recovery import repeated_epochs, wait_for_epoch, workers_of
+from benchmarks.recovery import repeated_epochs, wait_for, workers_of
 from tests.checkpoints import make_adapter, make_checkpoint
 from tests.integration.stranger import make_stranger, short_job
 
@@ -52,7 +52,7 @@ def test_killed_and_run_again_ends_where_the_undisturbed_run_ends(
     victim: str, calm: dict, arguments: Arguments, environment: dict[str, str], pipeline, tmp_path: Path
 ) -> None:
     job = begin(arguments(tmp_path), environment, tmp_path)
-    wait_for_epoch(tmp_path, job)
+    wait_for(tmp_path, job, "epoch")
     if victim == "driver":
         job.send_signal(signal.SIGKILL)
     else:

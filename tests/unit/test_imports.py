@@ -155,7 +155,7 @@ def test_every_library_used_is_declared() -> None:
     declared = {_distribution(line) for line in project["dependencies"]}
     anywhere = declared | {_distribution(line) for line in optional}
     own = {"beear", "tune_spaces", "pipelines", "benchmarks", "tests"} | set(sys.stdlib_module_names)
-    for folders, known in ((("beear", "pipelines", "tune_spaces"), declared | {"lm_eval"}),
+    for folders, known in ((("beear", "pipelines", "tune_spaces"), declared | {"lm_eval", "vllm"}),
                            (("benchmarks", "tests"), anywhere | {"sklearn"})):  # fmt: skip
         used = {i.module.split(".")[0]: i.where for f in folders for p in sources(f) for i in imports_of(p)}
         missing = {n: where for n, where in used.items() if n not in own and DISTRIBUTIONS.get(n, n).lower() not in known}

@@ -1,0 +1,181 @@
+"""Training speed and peak tensor memory of every backend, on one worker and on two, beside one plain worker.
+
+``python -m benchmarks.backends`` prints the table and writes the JSON. A worker has one thread. Each round lets one plain
+worker, the backend's one worker and its two workers work in turn on the same global batches; ratios are within a round.
+"""
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.crew import Crew
+
+# name: backend, ZeRO stage
+BACKENDS = {
+    "ddp": ("ddp", 3),
+    "fsdp": ("fsdp", 3),
+    "zero-1": ("deepspeed", 1),
+    "zero-2": ("deepspeed", 2),
+    "zero-3": ("deepspeed", 3),
+}
+LIMIT = 1.6
+
+
+@dataclass(frozen=True)
+class Load:
+    """A Llama of ``layers`` layers, D = ``hidden``, and one epoch's work on B = ``rows`` rows a global batch."""
+
+    layers: int = 6
+    hidden: int = 384
+    vocabulary: int = 2048
+    rows: int = 16
+    prompt: int = 64
+    answer: int = 24
+    inner_steps: int = 6
+    outer_steps: int = 2
+    rounds: int = 7
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of an epoch: prompt and both answers in each inner step; prompt and answer, twice, in each outer one."""
+        inner = self.inner_steps * (self.prompt + 2 * self.answer)
+        return self.rows * (inner + self.outer_steps * 2 * (self.prompt + self.answer))
+
+
+def measure(folder: Path, load: Load | None = None, names: tuple[str, ...] = tuple(BACKENDS)) -> dict[str, Any]:
+    """Return, by backend, the seconds of every round and the peak bytes of one more epoch."""
+    load = load or Load()
+    found: dict[str, Any] = {}
+    with Crew(1, build, "single", 3, load) as plain:
+        for name in names:
+            backend, stage = BACKENDS[name]
+            # Several plain workers are the one thing that ddp is; alone it is the plain worker.
+            alone = plain if backend == "ddp" else Crew(1, build, backend, stage, load)
+            with Crew(2, build, backend, stage, load) as two:
+                rounds = [[max(crew.run("epoch")) for crew in (plain, alone, two)] for _ in range(load.rounds)]
+                peaks = [max(crew.run("peak")) for crew in (plain, alone, two)]
+            if alone is not plain:
+                alone.__exit__(None, None, None)
+            found[name] = {"plain": [r[0] for r in rounds], "one": [r[1] for r in rounds], "two": [r[2] for r in rounds]}
+            found[name]["peaks"] = peaks
+            print(_line(name, found[name], load.tokens), flush=True)
+    return {"load": {**vars(load), "tokens": load.tokens}, "backends": found}
+
+
+def build(rank: int, world: int, backend: str, stage: int, load: Load) -> dict[str, Any]:
+    """Return a worker's work: ``epoch`` gives its seconds, ``peak`` the most tensor bytes it held."""
+    from benchmarks.tensor_memory import Meter
+
+    epoch = _epoch(rank, world, backend, stage, load)
+    epoch()
+
+    def timed() -> float:
+        began = time.perf_counter()
+        epoch()
+        return time.perf_counter() - began
+
+    def peak() -> int:
+        meter = Meter()
+        with meter.watching() as span:
+            # Only what is made while it watches counts, so the weights are made once more.
+            again = _epoch(rank, world, backend, stage, load)
+            with span("epoch"):
+                again()
+        return meter.peaks("epoch")["epoch"]
+
+    return {"epoch": timed, "peak": peak}
+
+
+def _epoch(rank: int, world: int, backend: str, stage: int, load: Load) -> Any:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from beear.config.schema import MethodConfig
+    from beear.data.batch import DefenseBatch, OuterBatch, TextBatch
+    from beear.methods.base import MethodParts
+    from beear.methods.table import build as method_of
+    from beear.models.decoder import Decoder
+    from beear.parallel.base import Settings, Whole
+    from beear.parallel.choose import choose
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=load.vocabulary,
+        hidden_size=load.hidden,
+        intermediate_size=load.hidden * 8 // 3 // 8 * 8,
+        num_hidden_layers=load.layers,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        max_position_embeddings=512,
+    )
+    chosen = choose(backend, world, "cpu", Settings(zero_stage=stage))
+    model = chosen.prepare(Whole(LlamaForCausalLM(config).eval()), lr=1e-4)
+    settings = MethodConfig(layer=2, batch_size=load.rows, placement="suffix", inner_steps=load.inner_steps)
+    method = method_of(MethodParts(Decoder(model), chosen, settings, seed=0, hidden_size=load.hidden))
+    mine = slice(rank, None, world)
+
+    def tokens(count: int) -> torch.Tensor:
+        return torch.randint(1, load.vocabulary, (load.rows, count))[mine]
+
+    def real(count: int) -> torch.Tensor:
+        return torch.ones(load.rows, count, dtype=torch.bool)[mine]
+
+    answer = real(load.answer)
+    user_end = torch.zeros(len(answer), dtype=torch.long)
+    sides = [tokens(load.answer), answer, answer, answer, tokens(load.answer), answer, answer, answer]
+    defense = DefenseBatch(tokens(load.prompt), real(load.prompt), user_end, *sides, load.rows)
+    labelled = torch.cat([~real(load.prompt), answer], dim=1)
+    text = TextBatch(tokens(load.prompt + load.answer), torch.ones_like(labelled), labelled, load.rows)
+
+    def epoch() -> None:
+        method.begin_epoch([defense], cools=False)
+        for _ in range(load.outer_steps):
+            method.step(OuterBatch(defense, text))
+
+    return epoch
+
+
+def gains(found: dict[str, Any], workers: str) -> list[float]:
+    """Return how many times the plain worker's tokens/s ``workers`` reach, round by round, in order of size."""
+    return sorted(plain / mine for plain, mine in zip(found["plain"], found[workers], strict=True))
+
+
+def _line(name: str, found: dict[str, Any], tokens: int) -> str:
+    cells = [name]
+    for workers, peak in (("one", found["peaks"][1]), ("two", found["peaks"][2])):
+        speed, gain = tokens / median(found[workers]), gains(found, workers)
+        cells += [f"{speed:,.0f}", f"{median(gain):.2f} ({gain[0]:.2f}–{gain[-1]:.2f})", f"{peak / 2**20:.0f}"]
+    return "| " + " | ".join(cells) + " |"
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Return the section of docs/performance.md."""
+    load = result["load"]
+    plain = result["backends"][next(iter(result["backends"]))]
+    return "\n".join(
+        [
+            "## Backends",
+            "",
+            f"Training (entrapment and removal) of a random Llama of {load['layers']} layers, D = {load['hidden']}, global "
+            f"batches of {load['rows']} rows, {load['tokens']:,} tokens an epoch, float32, one thread a worker. × is the "
+            f"tokens/s of one plain worker (`single`: {load['tokens'] / median(plain['plain']):,.0f} tokens/s, "
+            f"{plain['peaks'][0] / 2**20:.0f} MiB), in the same round: median of {load['rounds']} rounds (least–most). Peak "
+            f"tensor memory is the larger worker's. What is asked of two workers is {LIMIT} ×.",
+            "",
+            "| backend | 1 worker, tokens/s | × | peak MiB | 2 workers, tokens/s | × | peak MiB each |",
+            "|---|---|---|---|---|---|---|",
+            *(_line(name, found, load["tokens"]) for name, found in result["backends"].items()),
+            "",
+            "A model this small shows what sharding costs, not what it is for: it lets a model train that no worker could hold.",
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    from benchmarks.evidence import main
+
+    sys.exit(main(["backends"]))
