@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    agreement,
     backdoors,
     backends,
     commands,
@@ -49,6 +50,7 @@ PARTS = {
     "commands": Part(commands.measure, commands.markdown),
     "backdoors": Part(backdoors.measure, backdoors.markdown),
     "stranger": Part(stranger.measure, stranger.markdown),
+    "agreement": Part(agreement.measure, agreement.markdown),
     "workers": Part(workers.measure, workers.markdown),
     "recovery": Part(recovery.measure, recovery.markdown),
     "kills": Part(recovery.measure_sharded, recovery.markdown_sharded),
@@ -66,7 +68,9 @@ HEADINGS = {
     "results.md": "# Results\n\nWhat was measured, with what command, and what it stands beside. Nothing here says that "
     "a model is free of backdoors: the figures are reduced measured ASR. What was tried on the way to the defaults is in "
     "[negative-results.md](negative-results.md).\n",
-    "performance.md": "# Performance\n\nSpeed and memory, each with the command that measures it.\n",
+    "performance.md": "# Performance\n\nSpeed and memory, each with the command that measures it. How the fast core and the "
+    "backends work is in [parallel.md](parallel.md). A speed is a ratio between two ways that took turns on one machine; what "
+    "bounds it is said beside it.\n",
 }
 
 
@@ -114,7 +118,12 @@ def write_pages() -> None:
                 text.append(f"## {name}\n\nNot measured yet: `make evidence PART={name}`.\n")
                 continue
             record = json.loads(kept.read_text())
-            text.append(part.markdown(record["result"]))
+            try:
+                text.append(part.markdown(record["result"]))
+            except KeyError:
+                # Measured when the part asked for other figures.
+                text.append(f"## {name}\n\nNot measured again yet: `make evidence PART={name}`.\n")
+                continue
             text.append(f"*`make evidence PART={name}`, {record['date']}, {record['machine']}, commit {record['commit']}.*\n")
         (ROOT / "docs" / page).write_text("\n".join(text))
 

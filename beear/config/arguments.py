@@ -67,7 +67,8 @@ def _typed(text: str, spec: FieldSpec) -> Any:
     if spec.optional and text.lower() in ("none", "null"):
         return None
     if spec.simple:
-        return text
+        # A choice among numbers is read by value, not by type.
+        return next((choice for choice in spec.choices if str(choice) == text), text)
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:

@@ -49,5 +49,10 @@ def build(config_class: type[C], values: Mapping[str, Any], places: Mapping[str,
 
 
 def _reset(value: Any, spec: FieldSpec | None) -> Any:
-    """Read ``auto``, which help and documentation show as the default, as the unset that it stands for."""
+    """Read ``auto``, which help and documentation show as the default, as the unset that it stands for.
+
+    YAML reads a bare ``on`` or ``off`` as true or false: where those are choices, they are meant as words.
+    """
+    if spec and isinstance(value, bool) and {"on", "off"} <= set(spec.choices):
+        return "on" if value else "off"
     return None if spec and spec.auto and value == "auto" else value

@@ -44,6 +44,11 @@ class FieldSpec:
         return all(kind in _KINDS or get_origin(kind) is Literal for kind in self.types)
 
     @property
+    def choices(self) -> tuple[Any, ...]:
+        """The values that the field's literals name."""
+        return tuple(value for kind in self.types if get_origin(kind) is Literal for value in get_args(kind))
+
+    @property
     def switch(self) -> bool:
         """Whether the option may stand without a value."""
         return self.types == (bool,)

@@ -25,8 +25,12 @@ def run_tasks(tasks: Sequence[Task], plan: Plan) -> list[Any]:
 
 def start_tasks(tasks: Sequence[Task], plan: Plan) -> list[Any]:
     """Start what :func:`run_tasks` runs, for :func:`results_of` to wait for."""
-    options = {**share_of(plan), "max_retries": RETRIES}
-    return [_guarded.options(**options).remote(function, arguments) for function, arguments in tasks]
+    # On a GPU a process that stayed for the next task would keep the memory that its library holds for later. Ray itself
+    # ends such a process only where the function was declared with GPUs.
+    once = {"max_calls": 1} if plan.gpus_per_worker else {}
+    options: dict[str, Any] = {"max_retries": RETRIES, **share_of(plan), **once}
+    work: Any = ray.remote(**options)(guarded)
+    return [work.remote(function, arguments) for function, arguments in tasks]
 
 
 def results_of(started: Sequence[Any]) -> list[Any]:
@@ -62,6 +66,3 @@ def guarded(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[s
         return None, function(*arguments)
     except UserError as error:
         return str(error), None
-
-
-_guarded = ray.remote(guarded)

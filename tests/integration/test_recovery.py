@@ -15,6 +15,7 @@ from tests.checkpoints import make_adapter, make_checkpoint
 from tests.integration.stranger import make_stranger, short_job
 
 Arguments = Callable[[Path], list[str]]
+TOGETHER = ["--parallel.backend=fsdp", "--parallel.workers=2", "--parallel.cpus_per_worker=0.5"]
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,15 @@ def calm(pipeline, arguments: Arguments, tmp_path_factory: pytest.TempPathFactor
     return json.loads((folder / "out" / "report.json").read_text())
 
 
+@pytest.fixture(scope="module")
+def calm_together(pipeline, arguments: Arguments, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """The report of an undisturbed run of two workers that share the weights."""
+    folder = tmp_path_factory.mktemp("together")
+    process = pipeline("sanitize", *arguments(folder), *TOGETHER, cwd=folder)
+    assert process.returncode == 3, process.stdout + process.stderr
+    return json.loads((folder / "out" / "report.json").read_text())
+
+
 def test_a_stranger_goes_through_with_only_paths_given(calm: dict) -> None:
     assert calm["model"]["dtype"] == "bfloat16"
     assert len(calm["epochs"]) == 4
@@ -49,9 +59,11 @@ def test_a_stranger_goes_through_with_only_paths_given(calm: dict) -> None:
 
 @pytest.mark.parametrize("victim", ["worker", "driver"])
 def test_killed_and_run_again_ends_where_the_undisturbed_run_ends(
-    victim: str, calm: dict, arguments: Arguments, environment: dict[str, str], pipeline, tmp_path: Path
+    victim: str, request: pytest.FixtureRequest, arguments: Arguments, environment: dict[str, str], pipeline, tmp_path: Path
 ) -> None:
-    job = begin(arguments(tmp_path), environment, tmp_path)
+    calm = request.getfixturevalue("calm_together" if victim == "worker" else "calm")
+    given = [*arguments(tmp_path), *(TOGETHER if victim == "worker" else [])]
+    job = begin(given, environment, tmp_path)
     wait_for(tmp_path, job, "epoch")
     if victim == "driver":
         job.send_signal(signal.SIGKILL)
@@ -60,7 +72,7 @@ def test_killed_and_run_again_ends_where_the_undisturbed_run_ends(
     said = job.communicate(timeout=300)[0]
     assert job.returncode == (-signal.SIGKILL if victim == "driver" else 3), said
     assert (tmp_path / "out").exists() == (victim == "worker")
-    process = pipeline("sanitize", *arguments(tmp_path), cwd=tmp_path)
+    process = pipeline("sanitize", *given, cwd=tmp_path)
     assert process.returncode == 3, process.stdout + process.stderr
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert numbers(report) == numbers(calm)
@@ -105,15 +117,11 @@ def kill_one_worker(driver: int, seconds: float = 60) -> None:
     raise AssertionError("no training worker was found")
 
 
-def test_two_ray_workers_end_where_one_ends(calm: dict, arguments: Arguments, pipeline, tmp_path: Path) -> None:
-    two = ["--parallel.workers=2", "--parallel.cpus_per_worker=0.5"]
-    process = pipeline("sanitize", *arguments(tmp_path), *two, cwd=tmp_path)
-    assert process.returncode == 3, process.stdout + process.stderr
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
-    for one, other in zip(calm["epochs"], report["epochs"], strict=True):
+def test_two_ray_workers_that_share_the_weights_end_where_one_ends(calm: dict, calm_together: dict) -> None:
+    for one, other in zip(calm["epochs"], calm_together["epochs"], strict=True):
         for name, value in one["losses"].items():
             assert other["losses"][name] == pytest.approx(value, rel=1e-4), name
-    assert report["after"]["anchor_nll"]["mean"] == pytest.approx(calm["after"]["anchor_nll"]["mean"], rel=1e-2)
+    assert calm_together["after"]["anchor_nll"]["mean"] == pytest.approx(calm["after"]["anchor_nll"]["mean"], rel=1e-2)
 
 
 def test_an_adapter_with_its_base_and_lora_training(stranger: Path, arguments: Arguments, pipeline, tmp_path: Path) -> None:

@@ -47,6 +47,25 @@ def test_overrides_are_read_by_type() -> None:
     assert config.adapter.kind == "none"
 
 
+def test_every_choice_and_every_default_can_be_typed() -> None:
+    for name, spec in leaves(RunConfig).items():
+        words = [str(choice) for choice in spec.choices]
+        if spec.simple and spec.default is not None:
+            words.append(spec.shown_default)
+        for word in words:
+            value: object = read(f"--{name}={word}")
+            for part in name.split("."):
+                value = getattr(value, part)
+            assert str(value).lower() == word.lower(), name
+
+
+@pytest.mark.parametrize(("written", "meant"), [("on", "on"), ("off", "off"), ('"on"', "on"), ("auto", "auto")])
+def test_on_and_off_are_words_in_a_file_too(tmp_path: Path, written: str, meant: str) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(f"parallel:\n  checkpoint_activations: {written}\n")
+    assert read("--config", str(file)).parallel.checkpoint_activations == meant
+
+
 def test_flags_and_fresh() -> None:
     config, flags = parse(RunConfig, ["--dry-run", "--fresh", "--verbose"], "")
     assert flags == Flags(dry_run=True, verbose=True, config_path=None)
