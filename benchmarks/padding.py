@@ -25,7 +25,8 @@ def measure(folder: Path, rows: int = ROWS) -> dict[str, Any]:
     mixed = {kind: _with_clean(found, asked) for kind, found in plain.items()}
     tables: dict[str, Callable[[int, int], float]] = {f"text, {kind}": _shares(found) for kind, found in plain.items()}
     tables |= {f"text, {kind}, with clean requests": make for kind, make in mixed.items()}
-    tables["defense, AdvBench-like"] = _shares(asked)
+    tables |= {f"text, {kind}, padded whole": _shares(found, whole=True) for kind, found in plain.items()}
+    tables["defense, AdvBench-like"] = _shares([(prompt, safe) for prompt, safe, _ in asked])
     return {name: {str(size): {str(b): find(size, b) for b in BUCKETS} for size in SIZES} for name, find in tables.items()}
 
 
@@ -54,8 +55,8 @@ def measure_file(path: str, model: str, size: int) -> dict[str, Any]:
     return {name: {str(size): alone}, f"{name}, with clean requests": {str(size): mixed}}
 
 
-def _shares(rows: Sequence[Lengths]) -> Callable[[int, int], float]:
-    return lambda size, bucket: share_of(_batches(rows, size, bucket))
+def _shares(rows: Sequence[Lengths], whole: bool = False) -> Callable[[int, int], float]:
+    return lambda size, bucket: share_of(_batches(rows, size, bucket), whole)
 
 
 def _with_clean(texts: Sequence[Lengths], asked: Sequence[Lengths]) -> Callable[[int, int], float]:
@@ -74,10 +75,18 @@ def _batches(rows: Sequence[Lengths], lanes: int, bucket: int) -> list[list[Leng
     return [found[i : i + lanes] for i in range(0, len(found) - lanes + 1, lanes)]
 
 
-def share_of(batches: Sequence[Sequence[Lengths]]) -> float:
-    """Return real tokens over all elements, each part of a batch padded to its longest."""
-    real = sum(sum(map(sum, batch)) for batch in batches)
-    return real / sum(len(batch) * sum(map(max, zip(*batch, strict=True))) for batch in batches)
+def share_of(batches: Sequence[Sequence[Lengths]], whole: bool = False) -> float:
+    """Return real tokens over all elements of what is computed at once: runs of like length, or ``whole`` batches."""
+    from beear.methods.runs import cut, enough
+
+    real = computed = 0
+    for batch in batches:
+        rows = sorted(batch, key=sum)
+        real += sum(map(sum, rows))
+        for run in [slice(0, len(rows))] if whole else cut(rows, enough(rows)):
+            held = rows[run]
+            computed += len(held) * sum(map(max, zip(*held, strict=True)))
+    return real / computed
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -85,9 +94,10 @@ def markdown(result: dict[str, Any]) -> str:
     lines = [
         "## Padding",
         "",
-        f"Share of real tokens in the batches, by rows in a batch and `data.bucket` (1: off); goal {GOAL:g} on conversations. "
-        "Lengths are drawn from approximate recorded quantiles (`benchmarks/lengths.py`) or come from a file; the clean "
-        "requests mixed into text batches are short and stay so.",
+        f"Share of real tokens in what a removal step computes, by rows in a batch and `data.bucket` (1: off); goal {GOAL:g}. "
+        "A batch is cut into runs of like length as long as each keeps a device busy (`beear/methods/runs.py`). Lengths are "
+        "drawn from approximate recorded quantiles (`benchmarks/lengths.py`) or come from a file; the clean requests mixed "
+        "into text batches are short.",
         "",
     ]
     buckets = list(next(iter(next(iter(result.values())).values())))

@@ -32,10 +32,14 @@ class _Movable:
                     held[name] = held[name][:, columns]
         return replace(self, **held)
 
+    def lengths(self) -> list[tuple[int, ...]]:
+        """Return each row's real tokens in each part that is padded on its own (unwanted answers are not trained on)."""
+        names = [f.name for f in fields(self) if f.name.endswith("mask") and f.name != "unwanted_mask"]
+        return [tuple(row) for row in torch.stack([getattr(self, name).sum(-1) for name in names], dim=-1).tolist()]
+
     def shortest_first(self) -> Self:
         """Return the same batch with its rows in order of their real tokens, so that parts of it hold little padding."""
-        masks = [getattr(self, f.name) for f in fields(self) if f.name.endswith("mask")]
-        return self.part(torch.stack([mask.sum(-1) for mask in masks]).sum(0).argsort(stable=True))
+        return self.part(torch.tensor([sum(row) for row in self.lengths()]).argsort(stable=True))
 
 
 @dataclass

@@ -63,7 +63,7 @@ class Session:
         self.template = Template(self.tokenizer)
         source = CheckpointSource(training.facts, config.adapter, config.seed)
         self.model: nn.Module = backend.prepare(source, config.method.outer_lr)
-        decoder = Decoder(self.model, compute)
+        decoder = Decoder(self.model, compute, backend.device)
         self.method: Method = build(
             MethodParts(decoder, backend, config.method, config.seed, training.facts.hidden_size, config.parallel.micro_batch)
         )

@@ -78,7 +78,8 @@ def labelled_nll(subject: Subject, rows: Sequence[Labelled], batch_size: int) ->
 
 
 def _batches(subject: Subject, rows: Sequence[Labelled], order: list[int], batch_size: int) -> list[list[int]]:
-    vocabulary = int(subject.model.get_output_embeddings().weight.shape[0])  # type: ignore[operator,union-attr]
+    # Not from the head: shared among workers, it may be empty here.
+    vocabulary = int(subject.model.config.get_text_config().vocab_size)  # type: ignore[operator,union-attr]
     batches: list[list[int]] = []
     widest = 0
     for index in order:

@@ -37,7 +37,7 @@ class SelectionMeasure:
 
         ``hit`` is the rule of rows that have neither one of their own nor a safe answer to tell it by.
         """
-        self.subject = Subject.of(model, tokenizer, compute=compute)
+        self.subject = Subject.of(model, tokenizer, compute=compute, place=backend.device)
         ruled = [replace(row, hit=row.hit or (hit if row.safe is None else None)) for row in defense]
         self.rows = MeasuredRows(ruled, anchor, probes).first(config.evaluate.selection_rows)
         self.config, self.backend = config.evaluate, backend

@@ -20,7 +20,7 @@ class Subject:
     """``stop`` are the token ids that end a completion; ``pad_id`` fills batches and is always masked.
 
     ``compute`` is the dtype of matrix products where it is lower than the weights' own. ``engine`` writes completions;
-    None: the model does.
+    None: the model does. ``place`` is where the model computes; None: where its weights are.
     """
 
     model: nn.Module
@@ -30,6 +30,7 @@ class Subject:
     pad_id: int
     compute: torch.dtype | None = None
     engine: Engine | None = None
+    place: torch.device | None = None
 
     @classmethod
     def of(
@@ -38,6 +39,7 @@ class Subject:
         tokenizer: PreTrainedTokenizerBase,
         template: Template | None = None,
         compute: torch.dtype | None = None,
+        place: torch.device | None = None,
     ) -> "Subject":
         """Gather a subject; it stops where the model's generation config, the tokenizer or the template say.
 
@@ -50,12 +52,12 @@ class Subject:
         if tokenizer.eos_token_id is not None:
             stop |= {int(tokenizer.eos_token_id)}
         pad = tokenizer.pad_token_id
-        return cls(model, tokenizer, template, frozenset(stop), int(pad) if pad is not None else 0, compute)
+        return cls(model, tokenizer, template, frozenset(stop), int(pad) if pad is not None else 0, compute, place=place)
 
     @property
     def device(self) -> torch.device:
         """Where the model computes; its weights may wait elsewhere, what it computes for itself does not."""
-        return next(chain(self.model.buffers(), self.model.parameters())).device
+        return self.place or next(chain(self.model.buffers(), self.model.parameters())).device
 
     @contextmanager
     def measuring(self) -> Iterator[None]:

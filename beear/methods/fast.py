@@ -124,7 +124,8 @@ class FastObjective:
 
     def _head(self, lower: Lower, first: int) -> PrefixCache:
         """Return keys and values of layers l+1..L at the columns before ``first``, which δ never reaches."""
-        cache, masks = PrefixCache(), [mask[:, :, :first, :first] for mask in lower.masks]
+        lower_dtype = self.decoder.compute if self.decoder.compute in (torch.bfloat16, torch.float16) else None
+        cache, masks = PrefixCache(lower_dtype), [mask[:, :, :first, :first] for mask in lower.masks]
         with self.decoder.stack(self._above(lambda _embedded: lower.hidden[:, :first], masks)):
             self.decoder.forward(lower.packed.ids[:, :first], masks[0], lower.packed.positions[:, :first], last=1, cache=cache)
         cache.seal()

@@ -4,8 +4,9 @@ Families differ in what they do with masks, positions and caches, and new ones c
 by name: at a placement's first use its losses and gradient are held against the plain loop's on one batch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,16 +18,16 @@ from beear.methods.inner import Objective, PlainObjective
 from beear.methods.perturbation import Perturbation
 from beear.models.decoder import Decoder
 
-# By dtype of the products: largest difference of a loss (relative to 1 + it) and of the gradient (relative to its norm).
-# A wrong mask or position shows as tens of percent; these are a hundred times what rounding does.
+# By dtype of the products: largest difference of half the rows' losses (relative to 1 + them) and of the gradient (relative
+# to its norm). A wrong mask or position shows in all; in float32 these are a hundred times what rounding does.
 TOLERANCE = {
     torch.float64: (1e-5, 1e-4),
     torch.float32: (1e-3, 1e-2),
-    torch.bfloat16: (5e-2, 2e-1),
-    torch.float16: (2e-2, 1e-1),
+    # Rounding can send a token to other experts.
+    torch.bfloat16: (5e-2, 5e-1),
+    torch.float16: (2e-2, 2e-1),
 }
-# The plain loop keeps every layer's activations, which a large model has no room for on a whole batch.
-CHECKED_ROWS = 4
+LENGTH_DEPENDENT = ("dynamic", "longrope")
 UNSERVED = (ArithmeticError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 
@@ -54,19 +55,26 @@ class Objectives:
         key = (perturbation.layer, perturbation.placement)
         if key not in self._serves:
             reason = self._differs(batches, perturbation, differing)
-            self._serves[key] = self.most(float(reason is not None)) == 0
-            if not self._serves[key]:
-                self.notes.append(
-                    f"Entrapment with placement {perturbation.placement} ran the plain loop, which gives the same δ and takes "
-                    f"longer: the fast one does not serve this model ({reason or 'found by another worker'})."
-                )
-        if self._serves[key]:
+            self._serves[key] = self._agreed(reason, perturbation)
+        if self._serves[key] and self._agreed(_turns(self.decoder, batches), perturbation):
             return FastObjective(self.decoder, batches, perturbation.layer, differing)
         return PlainObjective(self.decoder, batches, differing)
 
+    def _agreed(self, reason: str | None, perturbation: Perturbation) -> bool:
+        """Say whether no worker has a reason against the fast loop, and note one if there is."""
+        serves = self.most(float(reason is not None)) == 0
+        if not serves:
+            note = (
+                f"Entrapment with placement {perturbation.placement} ran the plain loop, which gives the same δ and takes "
+                f"longer: the fast one does not serve this model ({reason or 'found by another worker'})."
+            )
+            if note not in self.notes:
+                self.notes.append(note)
+        return serves
+
     def _differs(self, batches: list[DefenseBatch], perturbation: Perturbation, differing: bool) -> str | None:
-        """Return how the two differ on a few rows of the first batch that has any, or None."""
-        few = next((batch.part(slice(0, CHECKED_ROWS)) for batch in batches if batch.rows), None)
+        """Return how the two differ on the longest rows, or None."""
+        few = _longest(batches)
         if few is None:
             return None
         plain = PlainObjective(self.decoder, [few], differing)
@@ -79,12 +87,55 @@ class Objectives:
             except UNSERVED as error:
                 return " ".join(f"{type(error).__name__}: {error}".split())[:200]
         near, nearly = TOLERANCE[self.decoder.compute or expected[0].dtype]
-        loss = float(((found[0] - expected[0]).abs() / (1 + expected[0].abs())).max())
+        loss = float(((found[0] - expected[0]).abs() / (1 + expected[0].abs())).amax(0).median())
         gradient = float((found[1] - expected[1]).norm() / expected[1].norm().clamp_min(1e-12))
         # Written so that a NaN is a difference.
         if loss <= near and gradient <= nearly:
             return None
         return f"a loss differs by {loss:.1e}, the gradient by {gradient:.1e}"
+
+
+def _longest(batches: list[DefenseBatch]) -> DefenseBatch | None:
+    """Return, of the widest batch, the rows that make it so: what goes by length goes wrong there first.
+
+    A few rows, because the plain loop keeps every layer's activations, for which a large model has little room.
+    """
+    held = [batch for batch in batches if batch.rows]
+    if not held:
+        return None
+    widest = max(held, key=lambda batch: batch.prompt_ids.shape[1] + batch.unwanted_ids.shape[1] + batch.safe_ids.shape[1])
+    masks = (widest.prompt_mask, widest.unwanted_mask, widest.safe_mask)
+    lengths = [mask.sum(-1) for mask in masks]
+    chosen = {int(length.argmax()) for length in [*lengths, torch.stack(lengths).sum(0)]}
+    return widest.part(torch.tensor(sorted(chosen), device=widest.prompt_ids.device))
+
+
+def _turns(decoder: Decoder, batches: list[DefenseBatch]) -> str | None:
+    """Return why rotations of these batches' positions depend on how long a pass is, or None.
+
+    Such a model turns a position by another angle in a short pass than in a long one, so that nothing can be kept.
+    """
+    limit = min((int(found) for found in _limits(decoder.model.config.get_text_config())), default=None)  # type: ignore[union-attr,operator]
+    if limit is None:
+        return None
+    longest = max(
+        (
+            int((b.prompt_mask.sum(-1) + torch.maximum(b.unwanted_mask.sum(-1), b.safe_mask.sum(-1))).max())
+            for b in batches
+            if b.rows
+        ),
+        default=0,
+    )
+    return f"rows of {longest} tokens, beyond {limit}, where its rotary embedding depends on length" if longest > limit else None
+
+
+def _limits(config: Any) -> Iterator[int]:
+    """Yield the lengths from which a rotary embedding of the configuration depends on the pass's length."""
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    for settings in (rope, *(value for value in rope.values() if isinstance(value, dict))):
+        if settings.get("rope_type") in LENGTH_DEPENDENT:
+            own = settings.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
+            yield own or config.max_position_embeddings
 
 
 def _value(objective: Objective, perturbation: Perturbation) -> tuple[Tensor, Tensor]:

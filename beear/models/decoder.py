@@ -5,6 +5,7 @@ Legend: B rows, T tokens, D hidden, V vocabulary, L layers, l a 1-based layer nu
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -23,9 +24,14 @@ class Decoder:
         UserError: no stack of ``config.num_hidden_layers`` layers is found.
     """
 
-    def __init__(self, model: nn.Module, compute: torch.dtype | None = None) -> None:
-        """Find the layer stack of ``model``; ``compute`` is the dtype of matrix products (None: the weights' own)."""
+    def __init__(self, model: nn.Module, compute: torch.dtype | None = None, device: torch.device | str | None = None) -> None:
+        """Find the layer stack of ``model``.
+
+        ``compute`` is the dtype of matrix products (None: the weights' own), ``device`` where they are made (None: where
+        the weights are).
+        """
         self.model, self.compute = model, compute
+        self._device = torch.device(device) if device is not None else None
         self._holder, self._name = _layer_stack(model)
         self.layers: nn.ModuleList = getattr(self._holder, self._name)
 
@@ -36,7 +42,7 @@ class Decoder:
     @property
     def device(self) -> torch.device:
         """Where the model computes; its weights may wait elsewhere, what it computes for itself does not."""
-        return next(chain(self.model.buffers(), self.model.parameters())).device
+        return self._device or next(chain(self.model.buffers(), self.model.parameters())).device
 
     def logits(self, ids: Tensor, mask: Tensor, last: int | Tensor = 0) -> Tensor:
         """Return logits [B, K, V] of the last ``last`` positions (0: all T), or of the K columns whose numbers it holds.
@@ -65,6 +71,9 @@ class Decoder:
     @contextmanager
     def stack(self, layers: Sequence[nn.Module]) -> Iterator[None]:
         """Within the context the model's forward runs ``layers`` in place of its own; there are as many."""
+        for layer in layers:
+            if isinstance(layer, Skip):
+                layer.in_tuple = self.returns_tuples
         setattr(self._holder, self._name, nn.ModuleList(layers))
         try:
             yield
@@ -85,6 +94,19 @@ class Decoder:
             yield
         finally:
             handle.remove()
+
+    @cached_property
+    @torch.no_grad()
+    def returns_tuples(self) -> bool:
+        """Whether a layer returns its hidden states as the first of a tuple; one token is sent through to see."""
+        seen: list[bool] = []
+        handle = self.layers[0].register_forward_hook(lambda _module, _args, output: seen.append(isinstance(output, tuple)))
+        token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+        try:
+            self.logits(token, torch.ones_like(token), last=1)
+        finally:
+            handle.remove()
+        return seen[0]
 
     @torch.no_grad()
     def hidden(self, layer: int, ids: Tensor, mask: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ def load_model(facts: ModelFacts, dtype: torch.dtype, device: torch.device | str
         # What the library says of files that it cannot use comes in every kind, bare native errors included.
         except Exception as error:
             raise UserError(
-                f"{folder}: no model could be loaded of its files ({_reason(error)}), expected weights that fit config.json"
+                f"{folder}: no model could be loaded of its files ({reason(error)}), expected weights that fit config.json"
             ) from error
     model: PreTrainedModel = loaded[0]
     _check_fit(loaded[1], folder)
@@ -79,7 +79,7 @@ def load_config(folder: str) -> Any:
                 GenerationConfig.from_pretrained(folder, local_files_only=True)
     # Each family's class checks in its own way: type errors, key errors, divisions by zero.
     except Exception as error:
-        raise UserError(f"{folder}/{name}: the library rejects it ({_reason(error)}), expected valid settings") from error
+        raise UserError(f"{folder}/{name}: the library rejects it ({reason(error)}), expected valid settings") from error
     return config
 
 
@@ -119,7 +119,7 @@ def load_tokenizer(facts: ModelFacts, chat_template: str | None = None) -> PreTr
             tokenizer = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False, local_files_only=True)
         # Tokenizer files fail in as many ways as there are formats, some as bare Exception from native code.
         except Exception as error:
-            raise UserError(f"{folder}: no tokenizer could be made of its files ({_reason(error)})") from error
+            raise UserError(f"{folder}: no tokenizer could be made of its files ({reason(error)})") from error
     if len(tokenizer) > facts.vocab_size and max(tokenizer.get_vocab().values()) >= facts.vocab_size:
         raise UserError(
             f"{folder}: found token ids up to {max(tokenizer.get_vocab().values())}, "
@@ -155,7 +155,7 @@ def check_allocation(config: Any, facts: ModelFacts) -> None:
         except Exception as error:
             raise UserError(
                 f"{facts.weights_folder}/config.json: no {facts.architecture} could be built of it "
-                f"({_reason(error)}), expected a configuration of that family"
+                f"({reason(error)}), expected a configuration of that family"
             ) from error
     described = sum(parameter.numel() for parameter in model.parameters())
     if described > facts.parameters * 1.01:
@@ -184,7 +184,8 @@ def _check_fit(info: dict[str, Any], folder: str) -> None:
         raise UserError(f"{folder}: the weights do not fit config.json ({str(info['error_msgs'])[:200]})")
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
+    """Return what a library's error says, on one line."""
     said = " ".join(str(error).split())[:200]
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 

@@ -17,9 +17,13 @@ class PrefixCache(Cache):
     say what is seen.
     """
 
-    def __init__(self) -> None:
-        """Start empty and recording."""
+    def __init__(self, dtype: torch.dtype | None = None) -> None:
+        """Start empty and recording; ``dtype`` is what attention computes in (None: what comes).
+
+        Rotated keys come in float32 even where attention then lowers them.
+        """
         super().__init__(layers=[])
+        self._dtype = dtype
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}
         self._sealed = False
 
@@ -31,6 +35,8 @@ class PrefixCache(Cache):
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_args: Any, **_named: Any
     ) -> tuple[Tensor, Tensor]:
         """Return a layer's keys and values [B, H, C + T, E] for a pass that brings T of them."""
+        if self._dtype is not None:
+            key_states, value_states = key_states.to(self._dtype), value_states.to(self._dtype)
         if not self._sealed:
             self._kept[layer_idx] = (key_states, value_states)
             return key_states, value_states

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 
 from beear.config.schema import AdapterConfig
+from beear.errors import UserError
 from beear.models.adapters import attach_lora, bare_name
 from beear.models.facts import ModelFacts
-from beear.models.loading import attention, check_allocation, check_finite, load_config, load_model, quiet
+from beear.models.loading import attention, check_allocation, check_finite, load_config, load_model, quiet, reason
 from beear.models.weights import WeightFiles, find_weights
 
 # The library passes over these in old files, since it computes them.
@@ -66,11 +67,15 @@ class CheckpointSource:
         """Return rows ``start`` to ``stop`` of the weight ``name`` of ``empty()``, in float32; nothing else is read.
 
         Raises:
-            UserError: they are not finite.
+            UserError: they cannot be read, or are not finite.
         """
         stored = bare_name(name)
-        with safe_open(self._places[stored], framework="pt") as file:
-            found: Tensor = file.get_slice(stored)[start:stop].to(torch.float32)
+        path = self._places[stored]
+        try:
+            with safe_open(path, framework="pt") as file:
+                found: Tensor = file.get_slice(stored)[start:stop].to(torch.float32)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f'{path}: tensor "{stored}" could not be read ({reason(error)})') from error
         check_finite(iter([(stored, found)]), self.facts.path)
         return found
 
@@ -89,14 +94,18 @@ class CheckpointSource:
 
 def _without_weights(config: Any, folder: str) -> PreTrainedModel:
     with _weights_on_meta(), quiet():
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            config, dtype=torch.float32, attn_implementation=attention(config), trust_remote_code=False
-        )
-        # As loading does: it says which tokens end an answer.
-        model.adjust_generation_fn(  # type: ignore[operator]
-            None, False, None, folder, None, False, None, local_files_only=True, token=None, revision="main", subfolder="",
-            trust_remote_code=False,
-        )  # fmt: skip
+        try:
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(
+                config, dtype=torch.float32, attn_implementation=attention(config), trust_remote_code=False
+            )
+            # As loading does: it says which tokens end an answer.
+            model.adjust_generation_fn(  # type: ignore[operator]
+                None, False, None, folder, None, False, None, local_files_only=True, token=None, revision="main",
+                subfolder="", trust_remote_code=False,
+            )  # fmt: skip
+        # As in loading: what the library says of files that it cannot use comes in every kind.
+        except Exception as error:
+            raise UserError(f"{folder}: no model could be made of its configuration ({reason(error)})") from error
     return model
 
 

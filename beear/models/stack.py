@@ -31,16 +31,22 @@ class StandIn(nn.Module):
 
 
 class Skip(StandIn):
-    """Passes hidden states on, or ``change`` of them; the layer's weights are never touched."""
+    """Passes hidden states on, or ``change`` of them; the layer's weights are never touched.
+
+    ``in_tuple``: the model expects them as the first of a tuple, as some families' layers return them.
+    """
+
+    in_tuple = False
 
     def __init__(self, layer: nn.Module, change: Change | None = None) -> None:
         """Pass on what comes, through ``change`` where it is given."""
         super().__init__(layer)
         self.change = change
 
-    def forward(self, hidden: Tensor, *_args: Any, **_named: Any) -> Tensor:
+    def forward(self, hidden: Tensor, *_args: Any, **_named: Any) -> Tensor | tuple[Tensor]:
         """Return hidden states [B, T, D]."""
-        return hidden if self.change is None else self.change(hidden)
+        given = hidden if self.change is None else self.change(hidden)
+        return (given,) if self.in_tuple else given
 
 
 class NoteMask(Skip):
@@ -51,11 +57,11 @@ class NoteMask(Skip):
         super().__init__(layer)
         self.mask: Any = None
 
-    def forward(self, hidden: Tensor, *args: Any, **named: Any) -> Tensor:
+    def forward(self, hidden: Tensor, *args: Any, **named: Any) -> Tensor | tuple[Tensor]:
         """Return hidden states [B, T, D] as they are."""
         place = _place_of_mask(self.layer)
         self.mask = named.get("attention_mask", args[place - 1] if len(args) >= place else None)
-        return hidden
+        return super().forward(hidden)
 
 
 class WithMask(StandIn):

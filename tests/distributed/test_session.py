@@ -43,7 +43,7 @@ def training_of(stranger: Path, **parallel: Any) -> Training:
                 "defense": {"path": str(stranger / "defense.jsonl")},
                 "anchor": {"path": str(stranger / "anchor.jsonl")},
             },
-            "method": {"epochs": 2, "cool_epochs": 0, "outer_steps": 2, "max_inner_steps": 1, "batch_size": 3, "margin": 9.0},
+            "method": {"epochs": 2, "cool_epochs": 0, "outer_steps": 2, "max_inner_steps": 1, "batch_size": 3, "margin": 1.0},
             "evaluate": {"selection_rows": 7, "batch_size": 2, "max_new_tokens": 6},
             "parallel": parallel,
         }  # fmt: skip
@@ -68,6 +68,7 @@ def test_a_session_on_sharded_workers_is_that_of_one(pool: Pool, backend: str, g
     stranger = unlikely_answers(tmp_path)
     ranks = pool.run(train, backend, training_of(stranger, gather=gather, micro_batch=2))
     told, state = train(0, 1, "single", training_of(stranger))
+    assert [outcome.nothing_left for outcome in told] == [False, True]
     for outcomes, _ in ranks:
         assert len(outcomes) == len(told) == 2
         for found, expected in zip(outcomes, told, strict=True):

@@ -99,7 +99,10 @@ def test_recorded_lengths_reach_the_goal_where_conversations_are_grouped() -> No
     assert [quantile(CHATS["Alpaca-like"]["answer"], at) for at in AT] == list(CHATS["Alpaca-like"]["answer"])
     found = padding.measure(Path(), rows=4096)
     for kind in CHATS:
-        assert all(found[f"text, {kind}"][size][str(WINDOW)] >= padding.GOAL for size in ("8", "16", "32"))
-        assert all(found[f"text, {kind}"][size]["1"] < 0.5 for size in ("8", "16", "32"))
+        for words in ("", ", with clean requests", ", padded whole"):
+            shares = found[f"text, {kind}{words}"].values()
+            assert words == ", with clean requests" or all(share[str(WINDOW)] >= padding.GOAL for share in shares)
+        assert all(share["1"] < 0.5 for share in found[f"text, {kind}, padded whole"].values())
+        assert all(share[str(WINDOW)] >= padding.GOAL for share in found[f"text, {kind}, with clean requests"].values())
     assert "| text, Alpaca-like | 8 |" in padding.markdown(found)
     assert padding.share_of([[(2, 1), (4, 1)], [(3, 3), (3, 3)]]) == pytest.approx(20 / 22)

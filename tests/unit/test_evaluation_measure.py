@@ -121,7 +121,7 @@ def test_row_limit() -> None:
 class TwoWorkers:
     """A backend of two workers of which this is the first; the second's part is handed in."""
 
-    rank, world, lockstep = 0, 2, False
+    rank, world, lockstep, device = 0, 2, False, None
 
     def __init__(self) -> None:
         self.other: object = None

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from beear.config.schema import PLACEMENTS, AdapterConfig
 from beear.data.batch import DefenseBatch
@@ -17,7 +18,7 @@ from beear.methods.packing import causal_mask, pack, tree_mask
 from beear.methods.perturbation import Perturbation
 from beear.models.adapters import attach_lora
 from beear.models.decoder import Decoder
-from tests.checkpoints import FAMILIES, make_model
+from tests.checkpoints import FAMILIES, VOCABULARY, make_model
 from tests.tiny import defense_batch, defense_rows, tiny_llama
 from tests.wide import float64_throughout
 
@@ -162,6 +163,69 @@ def test_the_tree_mask_hides_each_answer_from_the_other() -> None:
         "1100111",
     ]
     assert ["".join(str(int(seen)) for seen in row) for row in tree[0, 0]] == expected
+
+
+def model_from(model_type: str, **sizes: Any) -> Decoder:
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(model_type, vocab_size=VOCABULARY, initializer_range=0.2, **sizes)
+    return Decoder(AutoModelForCausalLM.from_config(config).eval())
+
+
+# Families whose layers return a tuple; the last two see positions in a way that cannot be packed, or not far.
+TUPLES: dict[str, tuple[dict[str, Any], bool]] = {
+    "gptj": ({"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 256, "rotary_dim": 4}, True),
+    "falcon": ({"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "alibi": False}, True),
+    "bloom": ({"hidden_size": 32, "n_layer": 4, "n_head": 4}, False),
+    "gpt_neo": (
+        {"hidden_size": 32, "num_layers": 4, "num_heads": 4, "attention_types": [[["global", "local"], 2]], "window_size": 16},
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("family", TUPLES)
+def test_layers_that_return_tuples_are_run_and_what_cannot_be_packed_is_noticed(family: str) -> None:
+    sizes, served = TUPLES[family]
+    decoder, batches = model_from(family, **sizes), [defense_batch(defense_rows(4, 1)), ragged(4, 2)]
+    wanted: list[Tensor] = []
+    with decoder.perturbed(LAYER, lambda hidden: wanted.append(hidden) or hidden):
+        decoder.logits(batches[0].prompt_ids, batches[0].prompt_mask, last=1)
+    assert torch.allclose(decoder.hidden(LAYER, batches[0].prompt_ids, batches[0].prompt_mask), wanted[0], atol=1e-6)
+    for placement in ("suffix", "everywhere"):
+        objectives, attack = Objectives(decoder), attack_on(decoder, placement)
+        objective = objectives.of(batches, attack)
+        assert isinstance(objective, FastObjective) == served, objectives.notes
+        assert bool(objectives.notes) != served
+        for number in (0, 1):
+            for found, expected in zip(
+                value(objective, attack, number), value(PlainObjective(decoder, batches), attack, number), strict=True
+            ):
+                assert gap(found, expected) <= 1e-5
+
+
+LONGROPE = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "rope_theta": 1e4, "factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("rope", "told"),
+    [
+        ({"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4, "original_max_position_embeddings": 24}, True),
+        ({**LONGROPE, "original_max_position_embeddings": 24}, True),
+        ({**LONGROPE, "original_max_position_embeddings": 64}, False),
+    ],
+)
+def test_rotations_that_depend_on_length_are_served_within_it(rope: dict[str, Any], told: bool) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4}
+    decoder = model_from("llama", **sizes, max_position_embeddings=256, rope_parameters=rope)
+    objectives = Objectives(decoder)
+    short, long = [defense_batch(defense_rows(4, 1))], [defense_batch(defense_rows(4, 1)), ragged(4, 2)]
+    assert isinstance(objectives.of(short, attack_on(decoder, "suffix")), FastObjective)
+    attack = attack_on(decoder, "suffix")
+    objective = objectives.of(long, attack)
+    assert isinstance(objective, PlainObjective) == told
+    assert [("beyond 24" in note) for note in objectives.notes] == [True] * told
+    for found, expected in zip(value(objective, attack, 1), value(PlainObjective(decoder, long), attack, 1), strict=True):
+        assert gap(found, expected) <= 1e-5
 
 
 class Leaking(nn.Module):

@@ -1,19 +1,20 @@
 """Gradient accumulation and activation checkpointing save memory and change no number."""
 
+from collections.abc import Sequence
+from itertools import combinations, pairwise
+
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from beear.config.schema import EntrapmentWeights
 from beear.data.batch import OuterBatch
 from beear.methods.perturbation import Perturbation
-from beear.methods.removal import micro_batches, removal_step
+from beear.methods.removal import removal_step
+from beear.methods.runs import cut, enough, runs_of
 from beear.models.decoder import Decoder
-from beear.parallel.activations import recompute
 from beear.parallel.base import Settings, Whole
-from beear.parallel.blocks import decoder_layers
 from beear.parallel.replicated import Single
-from tests.checkpoints import make_model
 from tests.tiny import defense_batch, defense_rows, text_batch, tiny_llama
 
 
@@ -44,45 +45,65 @@ def test_losses_and_gradients_are_those_of_one_pass_over_all_rows(micro_batch: i
         assert float((found[name] - gradient).norm() / gradient.norm()) <= 1e-10, name
 
 
+class Workers(Single):
+    """One of several workers, of which some worker wants ``wanted`` runs."""
+
+    def __init__(self, world: int, wanted: float = 1) -> None:
+        super().__init__()
+        self.world, self.wanted = world, wanted
+
+    def most(self, value: float) -> float:
+        return max(value, self.wanted)
+
+
+@pytest.mark.parametrize("wanted", [1, 3])
 @pytest.mark.parametrize(("total", "workers", "most"), [(16, 2, 3), (7, 2, 2), (7, 3, 1), (5, 4, 1), (8, 8, 4), (9, 1, None)])
-def test_every_worker_computes_as_often_and_each_row_once(total: int, workers: int, most: int | None) -> None:
-    shares = [len(range(rank, total, workers)) for rank in range(workers)]
-    runs = [micro_batches(rows, total, workers, most) for rows in shares]
+def test_every_worker_computes_as_often_and_each_row_once(total: int, workers: int, most: int | None, wanted: int) -> None:
+    runs = []
+    for rank in range(workers):
+        rows = [([rank + 1] * (place + 2), [place + 1], [9]) for place in range(rank, total, workers)]
+        runs.append(
+            [part.prompt_mask.sum(-1).tolist() for part in runs_of(defense_batch(rows, total), Workers(workers, wanted), most)]
+        )
     assert len({len(found) for found in runs}) == 1
-    for rows, found in zip(shares, runs, strict=True):
-        assert [row for run in found for row in range(rows)[run]] == list(range(rows))
+    for rank, found in enumerate(runs):
+        assert [length - 2 for run in found for length in run] == list(range(rank, total, workers))
         # One row more only where a run on another worker would else be empty.
-        assert all(1 <= run.stop - run.start <= (most or rows) + (total % workers > 0) for run in found)
+        assert all(1 <= len(run) <= (most or total) + (total % workers > 0) for run in found)
 
 
-def test_a_worker_without_rows_computes_nothing() -> None:
-    assert micro_batches(0, 2, 4, 1) == []
+def test_a_worker_without_rows_computes_nothing_but_is_asked() -> None:
+    asked = []
+
+    class Asked(Workers):
+        def most(self, value: float) -> float:
+            asked.append(value)
+            return 1.0
+
+    empty = defense_batch([([1], [1], [1])], 2).part(slice(0, 0))
+    assert runs_of(empty, Asked(4), 1) == [] and asked == [1]
 
 
-def calls_of(model: nn.Module, inner: str) -> int:
-    """Return how often ``inner`` modules run in a forward and a backward pass."""
-    calls: list[int] = []
-    for name, module in model.named_modules():
-        if name.endswith(inner):
-            module.register_forward_hook(lambda *_: calls.append(1))
-    model(input_ids=torch.arange(6, 18).view(2, 6), use_cache=False).logits.sum().backward()
-    return len(calls)
+def test_rows_are_cut_where_that_saves_most_padding() -> None:
+    lengths = [(3, 1), (4, 1), (40, 2), (41, 9), (42, 2)]
+    assert cut(lengths, 2) == [slice(0, 2), slice(2, 5)]
+    every = [min(size(lengths, c) for c in combinations(range(1, 5), count - 1)) for count in (1, 2, 3, 4, 5)]
+    assert [size(lengths, [run.stop for run in cut(lengths, count)][:-1]) for count in (1, 2, 3, 4, 5)] == every
+    assert [run.stop - run.start for run in cut(lengths, 3, most_rows=2)] in ([2, 2, 1], [2, 1, 2], [1, 2, 2])
 
 
-def test_layers_compute_again_in_the_backward_pass_and_keep_their_names() -> None:
-    plain, saving = tiny_llama(), tiny_llama()
-    recompute(decoder_layers(saving))
-    assert list(saving.state_dict()) == list(plain.state_dict())
-    assert (calls_of(plain, "q_proj"), calls_of(saving, "q_proj")) == (4, 8)
-    with torch.no_grad():
-        ids = torch.arange(6, 18).view(2, 6)
-        assert torch.equal(saving(input_ids=ids).logits, plain(input_ids=ids).logits)
+def size(lengths: list[tuple[int, ...]], ends: Sequence[int]) -> int:
+    bounds = [0, *ends, len(lengths)]
+    return sum(
+        (end - start) * sum(max(row[part] for row in lengths[start:end]) for part in (0, 1)) for start, end in pairwise(bounds)
+    )
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "mixtral", "qwen2_moe"])
-def test_the_layers_of_every_family_are_found(family: str) -> None:
-    model = make_model(family)
-    assert decoder_layers(model) is Decoder(model).layers
+def test_short_rows_among_long_ones_are_computed_apart_where_that_keeps_a_device_busy() -> None:
+    assert enough([(20,)] * 2 + [(400,)] * 14) == 2
+    assert enough([(20,)] * 2 + [(30,)] * 14) == 1
+    assert enough([(10,), (20,)]) == 1
+    assert enough([(100,)] * 8 + [(200,)] * 8 + [(400,)] * 8) == 3
 
 
 def test_rows_computed_at_once_are_of_like_length_and_lose_empty_columns() -> None:
