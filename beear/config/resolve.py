@@ -6,7 +6,8 @@ field                          rule (L decoder layers, P parameters)
 method.layer                   round(0.28 L), kept within 1..L-1: the paper perturbs layer 9 of 32
 method.outer_lr                2e-4 up to 50M, 2e-5 from 1B to 7B, 1e-5 from 10B, straight in log-log between; x5 for
                                LoRA, whose factors need larger steps than whole weights
-method.batch_size              32 up to 50M, 16 up to 1B, else 8; never fewer than the workers
+method.batch_size              32 up to 50M, 16 up to 1B, else 8; whatever the workers, for a run goes on
+                               with others
 data.max_length                1024 tokens, or the model's context where it is shorter
 model.dtype                    bfloat16 on a GPU, else float32; left to the workers where the device is not known yet
 evaluate.batch_size            128 up to 1B, 64 up to 8B, 32 up to 30B, else 16: what the weights leave room for on one
@@ -101,10 +102,8 @@ def _method(config: RunConfig, facts: Sizes) -> list[Choice]:
         why = size + (f", times {LORA_FACTOR:g} for LoRA" if lora else "")
         choices.append(Choice(field="method.outer_lr", value=method.outer_lr, why=why))
     if method.batch_size is None:
-        by_size = next(rows for most, rows in BATCH_SIZE if facts.parameters <= most)
-        method.batch_size = max(by_size, config.parallel.workers)
-        why = size if method.batch_size == by_size else f"a row for each of {config.parallel.workers} workers"
-        choices.append(Choice(field="method.batch_size", value=method.batch_size, why=why))
+        method.batch_size = next(rows for most, rows in BATCH_SIZE if facts.parameters <= most)
+        choices.append(Choice(field="method.batch_size", value=method.batch_size, why=size))
     return choices
 
 
@@ -129,7 +128,12 @@ def _others(config: RunConfig, facts: Sizes, gpu: bool | None) -> list[Choice]:
     return choices
 
 
-def _check(config: RunConfig, facts: Sizes) -> None:
+def check_parallel(config: RunConfig, gpus_per_worker: float | None) -> None:
+    """Make sure that settings go together; ``gpus_per_worker`` is None where it is not known yet.
+
+    Raises:
+        UserError: two of them do not.
+    """
     parallel = config.parallel
     if parallel.backend == "single" and parallel.workers > 1:
         raise UserError(
@@ -137,6 +141,21 @@ def _check(config: RunConfig, facts: Sizes) -> None:
         )
     if parallel.offload and parallel.backend in ("single", "ddp"):
         raise UserError(f"parallel.offload is true and parallel.backend {parallel.backend}; expected fsdp or deepspeed")
+    if gpus_per_worker is None:
+        return
+    if 0 < gpus_per_worker < 1 and parallel.workers > 1:
+        raise UserError(
+            f"parallel.gpus_per_worker is {gpus_per_worker:g} and parallel.workers {parallel.workers}; "
+            "expected a whole GPU for each worker, since workers that train together cannot share one"
+        )
+    if not gpus_per_worker and parallel.offload:
+        raise UserError("parallel.offload is true and workers have no GPU; expected false, or workers with a GPU")
+    if not gpus_per_worker and config.evaluate.engine == "vllm":
+        raise UserError("evaluate.engine is vllm and workers have no GPU; expected the engine torch, or workers with a GPU")
+
+
+def _check(config: RunConfig, facts: Sizes) -> None:
+    check_parallel(config, config.parallel.gpus_per_worker)
     method, longest, last = config.method, config.data.max_length, facts.layers - 1
     assert method.layer is not None and method.batch_size is not None and longest is not None
     depth = f"the model has {facts.layers} decoder layers"
@@ -148,7 +167,11 @@ def _check(config: RunConfig, facts: Sizes) -> None:
     _within("evaluate.resistance.length", config.evaluate.resistance.length, longest, "data.max_length")
     shorter = "one token less than the model's context"
     _within("evaluate.max_new_tokens", config.evaluate.max_new_tokens, facts.context - 1, shorter)
-    _within("parallel.workers", config.parallel.workers, method.batch_size, "method.batch_size: each needs a row")
+    if (workers := config.parallel.workers) > method.batch_size:
+        raise UserError(
+            f"parallel.workers is {workers}; expected 1 to {method.batch_size} (method.batch_size: each needs a row), "
+            f"or --method.batch_size {workers}"
+        )
 
 
 def _within(name: str, value: int, limit: int, why: str) -> None:

@@ -219,7 +219,9 @@ class ParallelConfig(Section):
     zero_stage: Literal[1, 2, 3] = Field(
         3, description="deepspeed: 1 shards the optimizer's state, 2 gradients too, 3 weights too"
     )
-    offload: bool = Field(False, description="fsdp, deepspeed: weights and optimizer state stay in CPU memory; slow")
+    offload: bool = Field(
+        False, description="optimizer state and (fsdp, ZeRO-3) weights stay in CPU memory; fsdp or deepspeed on GPUs; slow"
+    )
     gather: Literal["auto", "once", "step"] = Field(
         "auto",
         description="sharded weights in entrapment: gathered once, or in each step to save memory (auto: once where it fits)",

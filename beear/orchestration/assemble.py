@@ -38,7 +38,7 @@ def sanitize_report(
     one, other = before.measurement, after.measurement
     verdict = gate.decide(one, other, config.gate, confidence)
     return Report(
-        **_common(job, verdict, seconds, [*before.notes, *after.notes, *(note for epoch in history for note in epoch.notes)]),
+        **_common(job, verdict, seconds, [*before.notes, *after.notes, *told_once(history)]),
         before=one,
         after=other,
         utility_loss=gate.utility_loss(one, other, config.gate, confidence),
@@ -46,6 +46,14 @@ def sanitize_report(
         drift=drift,
         epochs=history,
     )
+
+
+def told_once(history: list[EpochRecord]) -> list[str]:
+    """Return the epochs' notes without what a resumed run found again, with other figures in brackets."""
+    found: dict[str, str] = {}
+    for note in (note for epoch in history for note in epoch.notes):
+        found.setdefault(note.partition(" (")[0], note)
+    return list(found.values())
 
 
 def evaluate_report(job: Job, measured: Scored, seconds: dict[str, float]) -> Report:

@@ -22,6 +22,18 @@ TEMPLATE_SECONDS = 10.0
 R = TypeVar("R", DefenseRow, AnchorRow)
 
 
+def check_engine(config: RunConfig, facts: ModelFacts) -> None:
+    """Make sure that the configured engine serves such a checkpoint.
+
+    Raises:
+        UserError: vLLM is to load an adapter.
+    """
+    if config.evaluate.engine == "vllm" and facts.base is not None:
+        raise UserError(
+            f"evaluate.engine is vllm and model.path {facts.path} an adapter; expected a full model, or the engine torch"
+        )
+
+
 def check_template(tokenizer: PreTrainedTokenizerBase, where: str, seconds: float = TEMPLATE_SECONDS) -> None:
     """Make sure that the chat template renders a short conversation at all: a stranger's may loop for days.
 

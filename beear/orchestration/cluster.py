@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,12 +13,14 @@ from beear.config.entry import catch_signals
 from beear.config.schema import ParallelConfig
 from beear.errors import UserError
 from beear.orchestration.outputs import SUBMITTED
-from beear.parallel.devices import BY_LABEL, GIB, Device, cpu
+from beear.orchestration.probe import ask_gpus
+from beear.parallel.devices import GIB, Device, cpu
 
 ROOT = Path(__file__).resolve().parents[2]
 REACH_SECONDS = 5.0
 # Ray's resource for a kind of accelerator, such as accelerator_type:H100.
 LABEL = "accelerator_type:"
+Ask = Callable[[Sequence[str], float], Sequence[Device | None]]
 NOT_SENT = [".venv", ".git", ".cache", "outputs", "mlartifacts", "*.db", "tests", "docs"]
 
 
@@ -125,23 +128,35 @@ def check_resources(plan: Plan) -> None:
         )
 
 
-def device_of(parallel: ParallelConfig, plan: Plan) -> Device | None:
-    """Return what a worker of ``plan`` computes on: the smallest such device, None where its memory is not known."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+def device_of(parallel: ParallelConfig, plan: Plan, ask: Ask = ask_gpus) -> Device | None:
+    """Return what a worker of ``plan`` computes on: the smallest such device, None where its memory is not known.
+
+    GPUs are asked, one on each kind of node that has room for a worker, unless the configuration says what they hold.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"] and _room(node["Resources"], plan)]
     if not plan.gpus_per_worker:
         shares = [
-            node["memory"] / min(_room(node, plan), plan.workers) for node in nodes if "memory" in node and _room(node, plan)
+            there["memory"] / min(_room(there, plan), plan.workers)
+            for there in (node["Resources"] for node in nodes)
+            if "memory" in there
         ]
         memory = parallel.device_memory * GIB if parallel.device_memory else min(shares, default=0.0)
         return cpu(memory) if memory else None
-    labels = {name.partition(":")[2] for node in nodes if node.get("GPU") for name in node if name.startswith(LABEL)}
     share = min(1.0, plan.gpus_per_worker)
     if parallel.device_memory:
-        return Device("+".join(sorted(labels)) or "GPU", parallel.device_memory * GIB * share, gpu=True)
-    if not labels or any(label not in BY_LABEL for label in labels):
+        return Device("GPU", parallel.device_memory * GIB * share, gpu=True)
+    kinds = {_kind(node["Resources"]): node["NodeID"] for node in reversed(nodes)}
+    found = ask(list(kinds.values()), share)
+    known = [device for device in found if device is not None]
+    if not known or len(known) < len(found):
         return None
-    smallest = min((BY_LABEL[label] for label in labels), key=lambda device: device.memory)
+    smallest = min(known, key=lambda device: device.memory)
     return replace(smallest, memory=smallest.memory * share)
+
+
+def _kind(resources: dict[str, float]) -> tuple[str, ...]:
+    labels = sorted(name for name in resources if name.startswith(LABEL))
+    return (f"{resources.get('GPU', 0):g}", *labels)
 
 
 def _room(resources: dict[str, float], plan: Plan) -> int:

@@ -75,6 +75,8 @@ class Reporter:
                 completed=event["epoch"] - 1 + share,
                 description=f"epoch {event['epoch']}/{self.epochs} {event['phase']} {losses}",
             )
+        elif kind == "note":
+            self.say(f"  note: {event['message']}")
         elif kind == "epoch":
             self.say("  " + epoch_line(event))
             for note in event["record"].get("notes", []):

@@ -6,15 +6,16 @@ from pathlib import Path
 from beear.config.dump import to_yaml
 from beear.config.resolve import Choice, resolve
 from beear.config.schema import RunConfig
+from beear.config.shape import ModelShape
 from beear.models.config_file import read_config
 from beear.models.shape import model_shape
 from beear.models.weights import only_described
 from beear.orchestration.cluster import Plan
 from beear.orchestration.console import Reporter
-from beear.orchestration.lengths import assumed_lengths
+from beear.orchestration.lengths import Lengths, assumed_lengths
 from beear.orchestration.outputs import OutputFolder
 from beear.orchestration.prepare import Job, Kind, prepare
-from beear.orchestration.resources import resources
+from beear.orchestration.resources import measuring, resources
 from beear.report.redact import redact
 from beear.testbed import TestbedModel, preview
 from beear.testbed.store import cache_root
@@ -31,7 +32,7 @@ def plan_text(config: RunConfig, kind: Kind, reporter: Reporter) -> str:
     """
     described = Path(config.model.path).expanduser()
     if only_described(described):
-        return _described(config, described)
+        return _described(config, kind, described)
     seen: list[TestbedModel] = []
 
     def find(name: str) -> TestbedModel:
@@ -56,13 +57,18 @@ def _text(job: Job, made: bool) -> str:
     lines += [f"{name}: {counts}" for name, counts in job.data.counts.items()]
     lines += ["", "# resources", _cluster_share(job.config)]
     lines += [f"run identity: {job.identity if made else 'known once the weights are'}"]
-    if job.kind == "sanitize":
-        shape = model_shape(job.facts.weights_folder, job.config.adapter)
-        lines += ["", "# memory at the peak, on each device", *resources(job.config, shape, job.lengths)]
-    return "\n".join(lines)
+    shape = model_shape(job.facts.weights_folder, job.config.adapter)
+    return "\n".join([*lines, *_memory(job.config, job.kind, shape, job.lengths)])
 
 
-def _described(config: RunConfig, folder: Path) -> str:
+def _memory(config: RunConfig, kind: Kind, shape: ModelShape, lengths: Lengths, rows: str = "") -> list[str]:
+    lines = ["", f"# memory to measure the model, on one device{rows}", *measuring(config, shape, lengths)]
+    if kind == "sanitize":
+        lines += ["", f"# memory to train it at the peak, on each device{rows}", *resources(config, shape, lengths)]
+    return lines
+
+
+def _described(config: RunConfig, kind: Kind, folder: Path) -> str:
     """Return what config.json alone says: no data is read, for a tokenizer may be missing too."""
     _, facts = read_config(folder)
     shape = model_shape(str(folder), config.adapter)
@@ -74,9 +80,9 @@ def _described(config: RunConfig, folder: Path) -> str:
             "# resources",
             _cluster_share(config),
             f"{folder} holds a config.json and no weights: a run needs them",
-            "",
-            "# memory at the peak, on each device, for rows as long as data.max_length allows",
-            *resources(config, shape, assumed_lengths(config.data.max_length)),
+            *_memory(
+                config, kind, shape, assumed_lengths(config.data.max_length), ", for rows as long as data.max_length allows"
+            ),
         ]
     )
 

@@ -10,6 +10,9 @@ from beear.data.fill import complete
 from beear.data.load import LoadedData
 from beear.data.rows import DefenseRow
 from beear.data.templates import Template
+from beear.evaluation.engines import GPU_SHARE
+from beear.evaluation.resistance import FIT_BATCH
+from beear.parallel.measuring import Measuring
 from beear.parallel.memory import Work
 
 # Where no row was read, so much of the longest row allowed is taken for its answer.
@@ -51,6 +54,39 @@ class Lengths:
             inner_batches=method.inner_batches,
             half=dtype == "bfloat16" or (dtype == "auto" and gpu),
             fast=method.fast,
+        )
+
+    def measuring(self, config: RunConfig, gpu: bool) -> Measuring:
+        """Return what a process that measures with a resolved configuration computes, on a GPU or on a CPU."""
+        evaluate, half = config.evaluate, self.work(config, gpu).half
+        assert evaluate.batch_size is not None, "the configuration is resolved first"
+        return Measuring(
+            min(evaluate.batch_size, evaluate.rows or evaluate.batch_size),
+            self.prompt,
+            evaluate.max_new_tokens,
+            self.text,
+            self.labelled,
+            half,
+            self._attack(config, half) if evaluate.resistance.enabled else None,
+            beside=GPU_SHARE if evaluate.engine == "vllm" else 0.0,
+        )
+
+    def _attack(self, config: RunConfig, half: bool) -> Work:
+        """Return a step of the fresh attack that keeps most: at the earliest layer, whatever its placement spares."""
+        budget = config.evaluate.resistance
+        fitted = budget.rows // 2
+        # Half of the rows are held out, and their fixed parts are kept too.
+        batches = -(-fitted // FIT_BATCH) + -(-(budget.rows - fitted) // FIT_BATCH)
+        return Work(
+            min(FIT_BATCH, fitted),
+            self.prompt,
+            self.safe,
+            self.unwanted,
+            self.text,
+            self.labelled,
+            min(int(layer) for layer in budget.layers.split(",")),
+            inner_batches=batches,
+            half=half,
         )
 
 

@@ -17,7 +17,7 @@ from beear.models.facts import ModelFacts
 from beear.models.inspect import inspect_checkpoint
 from beear.models.loading import load_tokenizer
 from beear.models.template_report import template_report
-from beear.orchestration.checks import check_lengths, check_template
+from beear.orchestration.checks import check_engine, check_lengths, check_template
 from beear.orchestration.cluster import Plan
 from beear.orchestration.console import Reporter
 from beear.orchestration.identity import run_identity
@@ -87,6 +87,7 @@ def prepare(config: RunConfig, kind: Kind, reporter: Reporter, find: Find) -> Jo
     config, folder = with_testbed(_absolute(config), find)
     facts = inspect_checkpoint(folder, config.model.base)
     config, choices = resolve(config, facts)
+    check_engine(config, facts)
     for choice in choices:
         reporter.note(f"{choice['field']} = {choice['value']}: {choice['why']}")
     keywords = load_keywords(config.evaluate.keywords)

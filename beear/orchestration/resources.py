@@ -8,11 +8,11 @@ from beear.config.schema import ParallelConfig, RunConfig
 from beear.config.shape import ModelShape
 from beear.orchestration.lengths import Lengths
 from beear.parallel.devices import A100, GIB, H100, H200, Device, cpu
-from beear.parallel.memory import SHARDED
-from beear.parallel.plan import Recommendation, recommend, size
+from beear.parallel.measuring import MeasuringPlan, plan_measuring
+from beear.parallel.plan import Recommendation, name_of, recommend, size
 
 HEADINGS = ("device", "holds", "weights", "gradients", "optimizer", "gathered", "activations", "total", "backend")
-WIDTHS = (7, 8, 9, 9, 9, 9, 11, 9, 0)
+WIDTHS = (13, 8, 9, 9, 9, 9, 11, 9, 0)
 COLUMNS = 100
 
 
@@ -34,9 +34,29 @@ def resources(config: RunConfig, shape: ModelShape, lengths: Lengths) -> list[st
 
 
 def devices(parallel: ParallelConfig) -> Sequence[Device]:
-    """Return the devices a plan is shown for. A CPU worker has its share of this machine, unless the configuration says."""
-    own = parallel.device_memory * GIB if parallel.device_memory else _machine_memory() / parallel.workers
-    return cpu(own), A100, H100, H200
+    """Return the devices a plan is shown for: the one that the configuration describes, a CPU worker's share of this
+    machine, and three GPUs.
+    """
+    shown = (cpu(_machine_memory() / parallel.workers), A100, H100, H200)
+    if not parallel.device_memory:
+        return shown
+    gpus = 1.0 if parallel.gpus_per_worker is None else min(1.0, parallel.gpus_per_worker)
+    own = parallel.device_memory * GIB * (gpus or 1.0)
+    return (Device(f"yours, {own / GIB:g} GiB", own, gpu=gpus > 0), *shown)
+
+
+def measuring(config: RunConfig, shape: ModelShape, lengths: Lengths) -> list[str]:
+    """Return a line for each device on what measuring needs there; a CPU that measures has this machine's memory."""
+    alone = config.parallel.model_copy(update={"workers": 1})
+    plans = [plan_measuring(shape, lengths.measuring(config, device.gpu), device) for device in devices(alone)]
+    return [_measured(plan) for plan in plans]
+
+
+def _measured(plan: MeasuringPlan) -> str:
+    part, most = plan.most
+    verdict = "fits" if plan.fits else "may not fit" if not plan.hopeless else "does not fit, and measuring does not spread it"
+    needs = f"{size(plan.weights)} of weights, {size(most)} for {part}, of {size(plan.room)}"
+    return f"{plan.device.name}: {needs}: {verdict}"
 
 
 def _machine_memory() -> float:
@@ -45,7 +65,6 @@ def _machine_memory() -> float:
 
 def _cells(one: Recommendation) -> tuple[str, ...]:
     peak, spread = one.plan.peak, one.spread
-    backend = f"zero-{spread.zero_stage}" if spread.backend == "deepspeed" else spread.backend
     bytes_of = (
         one.device.usable,
         peak.parameters,
@@ -55,7 +74,7 @@ def _cells(one: Recommendation) -> tuple[str, ...]:
         peak.activations + peak.buffers,
         peak.total,
     )
-    return (one.device.name, *(size(count) if count else "-" for count in bytes_of), backend if one.fits else "none fits")
+    return (one.device.name, *(size(count) if count else "-" for count in bytes_of), name_of(spread) if one.fits else "none fits")
 
 
 def _words(one: Recommendation) -> str:
@@ -65,14 +84,14 @@ def _words(one: Recommendation) -> str:
         word
         for word, on in (
             ("weights gathered once per entrapment" if spread.gather_once else "weights gathered in each step",
-             spread.backend in SHARDED),
-            ("in host memory between uses", spread.offload),
+             spread.splits_weights),
+            ("in host memory between uses" if spread.splits_weights else "optimizer state in host memory", spread.offload),
             ("activations computed again", spread.checkpoint),
             (f"micro-batches of {spread.micro_batch}", spread.micro_batch is not None),
         )
         if on
     ]  # fmt: skip
-    chosen = ", ".join([f"{one.device.name}: {spread.backend}", *how])
+    chosen = ", ".join([f"{one.device.name}: {name_of(spread)}", *how])
     if one.fits:
         return f"{chosen}; most is needed in {one.plan.peak.phase}"
     return f"{chosen}; {one.advice}"

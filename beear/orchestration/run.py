@@ -1,19 +1,22 @@
 """What every job does around its work: prepare, find what is there already, lock, track, and leave nothing half-done."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from beear.config.cli import Flags
+from beear.config.resolve import check_parallel
 from beear.config.schema import RunConfig
 from beear.errors import UserError
+from beear.models.shape import model_shape
 from beear.orchestration import cluster, publish
 from beear.orchestration.console import Reporter
 from beear.orchestration.dry_run import plan_text
 from beear.orchestration.outputs import OutputFolder, check_output, place_of
 from beear.orchestration.prepare import Job, Kind, prepare
 from beear.orchestration.publish import Tracker
-from beear.orchestration.spreading import settle
+from beear.orchestration.spreading import check_measuring, settle, settle_blind
 from beear.testbed import ensure
 
 
@@ -48,16 +51,15 @@ def run_job(config: RunConfig, flags: Flags, kind: Kind, again: str, work: Calla
         if output.state(fresh=config.output.fresh) == "complete":
             reporter.say(f"this run is complete already; {again}")
             return publish.show_complete(output.target, tracking, reporter)
-        lock = output.open(config.output.fresh)
-        tracker = Tracker(tracking, job.config, job.identity, output.staging)
-        try:
-            return work(Running(job, _connect(job, reporter), output, reporter, tracker))
-        except UserError:
-            output.drop_if_untrained()
-            raise
-        finally:
-            tracker.close()
-            lock.close()
+        with closing(output.open(config.output.fresh)):
+            try:
+                plan = _connect(job, reporter)
+                # The server is told the settings that the cluster left open, so it hears of the run after that.
+                with closing(Tracker(tracking, job.config, job.identity, output.staging)) as tracker:
+                    return work(Running(job, plan, output, reporter, tracker))
+            except UserError:
+                output.drop_if_untrained()
+                raise
 
 
 def _placed(config: RunConfig, reporter: Reporter) -> RunConfig:
@@ -77,22 +79,30 @@ def _connect(job: Job, reporter: Reporter) -> cluster.Plan:
     plan = cluster.plan_for(job.config.parallel)
     cluster.check_resources(plan)
     reporter.note(plan.sentence())
-    if job.kind == "sanitize":
-        _settle(job, plan, reporter)
+    check_parallel(job.config, plan.gpus_per_worker)
+    _settle(job, plan, reporter)
     job.fill_answers(plan)
     return plan
 
 
 def _settle(job: Job, plan: cluster.Plan, reporter: Reporter) -> None:
-    """Fill in how weights are spread, now that it is known what computes."""
-    device = cluster.device_of(job.config.parallel, plan)
-    if device is None:
-        reporter.say("  note: the workers' memory is not known, so nothing is planned for it; parallel.device_memory says it")
-        return
-    settled = settle(job.config, job.facts, job.lengths, device)
-    job.config = settled.config
-    job.choices += settled.choices
-    for choice in settled.choices:
-        reporter.note(f"{choice['field']} = {choice['value']}: {choice['why']}")
-    if settled.warning:
-        reporter.say(f"  note: {settled.warning}")
+    """Fill in how weights are spread, now that it is known what computes, and refuse what no device there can measure."""
+    parallel = job.config.parallel
+    device = cluster.device_of(parallel, plan)
+    shape = model_shape(job.facts.weights_folder, job.config.adapter)
+    if job.kind == "sanitize":
+        settled = settle(job.config, shape, job.lengths, device) if device else settle_blind(job.config)
+        job.config = settled.config
+        job.choices += settled.choices
+        for choice in settled.choices:
+            reporter.note(f"{choice['field']} = {choice['value']}: {choice['why']}")
+        _warn(settled.warning, reporter)
+    # A CPU task that measures a large model is alone on its node.
+    alone = device if device is None or device.gpu else cluster.device_of(parallel, replace(plan, workers=1))
+    if alone is not None:
+        _warn(check_measuring(job.config, shape, job.lengths, alone), reporter)
+
+
+def _warn(sentence: str, reporter: Reporter) -> None:
+    if sentence:
+        reporter.say(f"  note: {sentence}")

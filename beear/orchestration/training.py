@@ -13,8 +13,11 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from beear.errors import UserError
 from beear.orchestration.board import FAULTS, Board, Event, Relay
+from beear.orchestration.checkpoint import EXPORT, read_history
 from beear.orchestration.cluster import Plan
-from beear.orchestration.worker import EXPORT, WorkerSpec, read_history, train_worker
+from beear.orchestration.ray_storage import mend
+from beear.orchestration.scratch import clear_scratch, scratch_name
+from beear.orchestration.worker import WorkerSpec, train_worker
 from beear.report.schema import EpochRecord
 from beear.streams.datasets import datasets
 
@@ -40,11 +43,14 @@ def train(spec: WorkerSpec, plan: Plan, storage: Path, target: Path, sink: Calla
     The Ray Train run is named by the identity, so the same command finds its own checkpoints in ``storage``.
 
     Raises:
-        UserError: a row or a checkpoint was at fault; the sentence comes from the worker.
+        UserError: a row or a checkpoint was at fault, or memory ran out; the sentence comes from the worker.
         Diverged: the loss was not finite.
         TrainingFailedError: anything else, after retries.
     """
     spec.board = Board.remote()  # type: ignore[attr-defined]  # ray.remote hides its method from the checker
+    spec.scratch = scratch_name(spec.identity, storage)
+    if said := mend(storage / _run_name(spec)):
+        sink({"kind": "note", "message": said})
     faults: list[Event] = []
 
     def take(event: Event) -> None:
@@ -60,6 +66,8 @@ def train(spec: WorkerSpec, plan: Plan, storage: Path, target: Path, sink: Calla
             result = _fit(trainer)
         except TrainingFailedError as error:
             failure = error
+    # On other machines the next workers do this.
+    clear_scratch(spec.scratch)
     if faults:
         raise UserError(faults[0]["message"]) if faults[0]["kind"] == "user_error" else Diverged(faults[0]["message"])
     if failure is not None:
@@ -69,6 +77,10 @@ def train(spec: WorkerSpec, plan: Plan, storage: Path, target: Path, sink: Calla
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(Path(folder) / EXPORT, target)
         return Trained(read_history(Path(folder)), target)
+
+
+def _run_name(spec: WorkerSpec) -> str:
+    return f"beear-{spec.identity[:16]}"
 
 
 def _fit(trainer: TorchTrainer) -> ray.train.Result:
@@ -104,7 +116,7 @@ def _trainer(spec: WorkerSpec, plan: Plan, storage: Path) -> TorchTrainer:
             resources_per_worker={"CPU": plan.cpus_per_worker, **({"GPU": plan.gpus_per_worker} if plan.gpus else {})},
         ),
         run_config=ray.train.RunConfig(
-            name=f"beear-{spec.identity[:16]}",
+            name=_run_name(spec),
             storage_path=str(storage),
             failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),

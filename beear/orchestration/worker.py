@@ -8,9 +8,7 @@ batch follow from (seed, epoch, step, row).
 Imported by workers by name, so nothing here lives in an entry script.
 """
 
-import json
 import shutil
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,26 +20,30 @@ import ray.train.torch
 from ray.train import Checkpoint, CheckpointConsistencyMode, CheckpointUploadMode
 
 import beear
+from beear.config.schema import RunConfig
 from beear.engine.fit import EpochOutcome
 from beear.engine.session import Session, Training, backend_settings
 from beear.errors import UserError
 from beear.models.export import export_model, form_kept
+from beear.orchestration.board import Event
+from beear.orchestration.checkpoint import EXPORT, WEIGHTS, read_history, read_state, write_history, write_state
+from beear.orchestration.out_of_memory import training_ran_out
+from beear.orchestration.scratch import clear_scratch, scratch
 from beear.parallel.choose import choose
 from beear.report.schema import EpochRecord, InnerCurve
 from beear.streams.batches import StreamBatches
 from beear.streams.plan import StreamPlan
 
-STATE, WEIGHTS, HISTORY, EXPORT = "state.json", "weights", "history.json", "model"
-
 
 @dataclass
 class WorkerSpec:
-    """All a worker needs, picklable; ``board`` takes events."""
+    """All a worker needs, picklable; ``board`` takes events, ``scratch`` begins the names of temporary folders."""
 
     training: Training
     stream: StreamPlan
     identity: str
     board: Any = None
+    scratch: str = ""
 
 
 def train_worker(parts: dict[str, WorkerSpec]) -> None:
@@ -49,14 +51,39 @@ def train_worker(parts: dict[str, WorkerSpec]) -> None:
     spec = parts["spec"]
     if ray.get(spec.board.failed.remote()):
         return
+    # The workers that are there now write nothing before all of them have come this far.
+    clear_scratch(spec.scratch)
     try:
-        _Worker(spec).run()
-    except UserError as error:
-        ray.get(spec.board.post.remote({"kind": "user_error", "message": str(error)}))
+        _train(spec)
+    except Exception as error:
+        if (fault := fault_of(error, spec.training.config)) is not None:
+            # The end of this worker ends them all: what earlier epochs saved may still be on its way.
+            _wait_for_uploads()
+            ray.get(spec.board.post.remote(fault))
         raise
-    except FloatingPointError as error:
-        ray.get(spec.board.post.remote({"kind": "diverged", "message": str(error)}))
-        raise
+
+
+def fault_of(error: Exception, config: RunConfig) -> Event | None:
+    """Return what the driver is told of an error that another try would meet again, None for any other."""
+    if isinstance(error, FloatingPointError):
+        return {"kind": "diverged", "message": str(error)}
+    sentence = str(error) if isinstance(error, UserError) else training_ran_out(error, config)
+    return None if sentence is None else {"kind": "user_error", "message": sentence}
+
+
+def _train(spec: WorkerSpec) -> None:
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        _Worker(spec).run(0, None)
+        return
+    with checkpoint.as_directory() as path:
+        folder = Path(path)
+        state = read_state(folder)
+        if state["epoch"] == state["last"]:
+            return
+        worker = _Worker(spec)
+        worker.resume(folder, state["method"])
+    worker.run(state["epoch"], state["last"])
 
 
 class _Worker:
@@ -73,46 +100,35 @@ class _Worker:
         )
         self.history: list[EpochRecord] = []
 
-    def run(self) -> None:
-        done, last = self._resume()
-        if done == last:
-            return
+    def resume(self, folder: Path, method: dict[str, float]) -> None:
+        self.history = read_history(folder)
+        self.backend.load(folder / WEIGHTS)
+        self.session.method.state.values = method
+
+    def run(self, done: int, last: int | None) -> None:
+        """Train after the epoch ``done``; ``last`` is the one that the run had come to end with, if it had begun."""
         self._post({"kind": "started", "resumed_after": done, "package": str(Path(beear.__file__).parent)})
         self.session.fit(self._after_epoch, done + 1, last, self._progress if self.leads else None)
-
-    def _resume(self) -> tuple[int, int | None]:
-        """Return the last epoch done and the one the run had come to end with, None where nothing is done."""
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            return 0, None
-        with checkpoint.as_directory() as path:
-            folder = Path(path)
-            state = json.loads((folder / STATE).read_text())
-            self.history = read_history(folder)
-            self.backend.load(folder / WEIGHTS)
-        self.session.method.state.values = state["method"]
-        return state["epoch"], state["last"]
 
     def _after_epoch(self, outcome: EpochOutcome) -> None:
         record = epoch_record(outcome)
         self.history.append(record)
-        # Ray Train takes it from here and deletes it once it is in storage.
-        folder = Path(tempfile.mkdtemp(prefix="beear-"))
-        (folder / WEIGHTS).mkdir()
-        self.backend.save(folder / WEIGHTS)
-        if outcome.final:
-            self._export(folder / EXPORT)
-        if self.leads:
-            state = {"epoch": outcome.epoch, "last": outcome.last, "method": self.session.method.state.values}
-            (folder / STATE).write_text(json.dumps(state))
-            write_history(folder, self.history)
-        self._report({"epoch": outcome.epoch, **outcome.losses, **outcome.selection}, folder, outcome.final)
+        # One at a time: a kill then loses the epoch that is being stored at most, and the one that is trained, and no
+        # two of them fill the disk.
+        _wait_for_uploads()
+        with scratch(self.spec.scratch, self.backend.rank) as folder:
+            (folder / WEIGHTS).mkdir()
+            self.backend.save(folder / WEIGHTS)
+            if outcome.final:
+                self._export(folder / EXPORT)
+            if self.leads:
+                write_state(folder, outcome.epoch, outcome.last, self.session.method.state.values)
+                write_history(folder, self.history)
+            self._report({"epoch": outcome.epoch, **outcome.losses, **outcome.selection}, folder, outcome.final)
         self._post({"kind": "epoch", "record": record.model_dump(mode="json")})
 
     def _report(self, metrics: dict[str, float], folder: Path, final: bool) -> None:
         """Hand ``folder`` to Ray Train, which stores it while the next epoch trains."""
-        # One upload at a time: a kill then loses the epoch that is being stored at most, and the one that is trained.
-        ray.train.get_all_reported_checkpoints(CheckpointConsistencyMode.COMMITTED)
         holds = self.leads or any((folder / WEIGHTS).iterdir())
         ray.train.report(
             metrics,
@@ -170,11 +186,6 @@ def epoch_record(outcome: EpochOutcome) -> EpochRecord:
     )
 
 
-def write_history(folder: Path, history: list[EpochRecord]) -> None:
-    """Write the epochs so far beside a checkpoint's state."""
-    (folder / HISTORY).write_text(json.dumps([record.model_dump(mode="json") for record in history]))
-
-
-def read_history(folder: Path) -> list[EpochRecord]:
-    """Read what :func:`write_history` wrote."""
-    return [EpochRecord.model_validate(record) for record in json.loads((folder / HISTORY).read_text())]
+def _wait_for_uploads() -> None:
+    """Return once every checkpoint that was reported is in storage."""
+    ray.train.get_all_reported_checkpoints(CheckpointConsistencyMode.COMMITTED)

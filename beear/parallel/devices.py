@@ -25,22 +25,8 @@ class Device:
         return max(0.0, self.memory - PROCESS) * (1 - SPARE)
 
 
+# What their drivers report.
 A100, H100, H200 = Device("A100-80", 79.2 * GIB, True), Device("H100-80", 79.2 * GIB, True), Device("H200", 139.8 * GIB, True)
-
-# What the driver reports, by the names that Ray gives accelerators; "A100" is sold with 40 and 80 GB, so the smaller counts.
-BY_LABEL = {
-    "A100-80G": A100,
-    "H100": H100,
-    "H200": H200,
-    "B200": Device("B200", 178.3 * GIB, True),
-    "A100": Device("A100", 39.4 * GIB, True),
-    "A100-40G": Device("A100-40", 39.4 * GIB, True),
-    "L40S": Device("L40S", 44.5 * GIB, True),
-    "L40": Device("L40", 44.5 * GIB, True),
-    "A10G": Device("A10G", 22.1 * GIB, True),
-    "A10": Device("A10", 22.1 * GIB, True),
-    "L4": Device("L4", 22.1 * GIB, True),
-}
 
 
 def cpu(memory: float) -> Device:

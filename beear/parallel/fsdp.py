@@ -17,12 +17,13 @@ from beear.parallel.activations import recompute
 from beear.parallel.base import Settings, Source
 from beear.parallel.blocks import decoder_layers
 from beear.parallel.group import Group
+from beear.parallel.lowered import HALF, Exact
 from beear.parallel.optimizer import adamw
-from beear.parallel.shards import fill_from_first, fill_from_rows, local_of, materialise, skeleton, whole_of
+from beear.parallel.shards import fill_from_first, fill_from_rows, local_of, lower_frozen, materialise, skeleton, whole_of
 
 
 class FullySharded(Group):
-    """Every worker holds its rows of each weight; a layer is whole only while it computes.
+    """Every worker holds its rows of each weight, frozen ones in the compute dtype; a layer is whole only while it computes.
 
     Within ``gathered()`` all layers stay whole, in the compute dtype, where the settings say that memory allows it.
     """
@@ -41,6 +42,7 @@ class FullySharded(Group):
         self.settings, self._whole = settings, False
         self.model: nn.Module
         self.optimizer: torch.optim.AdamW
+        self.exact: Exact
 
     @property
     def lockstep(self) -> bool:
@@ -60,6 +62,7 @@ class FullySharded(Group):
             self.model = skeleton(whole).eval()
         if self.settings.checkpoint:
             recompute(decoder_layers(self.model))
+        lower_frozen(self.model, self.settings.compute)
         unread = [name for name, parameter in self.model.named_parameters() if parameter.is_meta]
         shard(self.model, init_device_mesh(self.device.type, (self.world,)), self.settings)
         materialise(self.model, torch.device("cpu") if self.settings.offload else self.device)
@@ -68,10 +71,7 @@ class FullySharded(Group):
         self.model.register_forward_pre_hook(self._mend, prepend=True)
         weights = dict(self.model.named_parameters())
         sharded = {name: weights[name] for name in unread}
-        if reads:
-            fill_from_rows(sharded, source)
-        else:
-            fill_from_first(sharded, whole, self.device)
+        self.exact = fill_from_rows(sharded, source) if reads else fill_from_first(sharded, whole, self.device)
         self.optimizer = adamw(list(self._trained().values()), lr)
         return self.model
 
@@ -88,8 +88,7 @@ class FullySharded(Group):
             yield
         finally:
             self._keep_whole(False)
-            for part in self._parts():
-                part.reshard()
+            self._spread()
 
     def backward(self, loss: Tensor) -> None:
         """Accumulate gradients, each worker those of its rows, added over the workers."""
@@ -109,12 +108,15 @@ class FullySharded(Group):
 
     @torch.no_grad()
     def full_state(self, keep: Callable[[str, Tensor], Tensor]) -> dict[str, Tensor] | None:
-        """Gather one weight at a time; the first worker keeps it."""
+        """Gather one weight at a time; the first worker keeps it, as exact as it is known."""
         state: dict[str, Tensor] = {}
-        for name, weight in self.model.state_dict().items():
-            full = whole_of(weight, self.device)
+        self._spread()
+        names = {id(p): name for name, p in self.model.named_parameters()}
+        for name, tensor in self.model.state_dict(keep_vars=True).items():
+            full, first = whole_of(tensor.detach(), self.device), names.get(id(tensor), "")
             if self.rank == 0:
-                state[name] = keep(name, full).cpu()
+                value = self.exact[first]() if first in self.exact else full
+                state[name] = keep(name, value.float() if value.dtype in HALF else value).cpu()
         return state if self.rank == 0 else None
 
     def save(self, folder: Path) -> None:
@@ -126,9 +128,13 @@ class FullySharded(Group):
         training_state.read(self._state(), folder, alone=False)
 
     def _state(self) -> training_state.State:
+        self._spread()
+        return training_state.state_of(self._trained(), self.optimizer)
+
+    def _spread(self) -> None:
+        """Let no weight be whole, so that the model holds this worker's rows."""
         for part in self._parts():
             part.reshard()
-        return training_state.state_of(self._trained(), self.optimizer)
 
     def _mend(self, *_: object) -> None:
         """Before a forward pass: forget one, or a backward pass, that an exception broke off.
@@ -169,7 +175,7 @@ class FullySharded(Group):
 def shard(model: nn.Module, mesh: DeviceMesh, settings: Settings) -> None:
     """Shard in this order: each decoder layer, the embedding and the head, then all that is left with the root.
 
-    Embedding and head are one group where they are one weight. Matrix products are in the compute dtype, master weights
+    Embedding and head are one group where they are one weight. Matrix products are in the compute dtype, trained weights
     and sums of gradients in float32, and so is the residual stream, as it is where autocast lowers whole weights.
     """
     lower = settings.compute if settings.compute in (torch.bfloat16, torch.float16) else None

@@ -23,7 +23,7 @@ def lower(weights: Mapping[str, nn.Parameter], compute: torch.dtype, device: tor
     for name, parameter in weights.items():
         values = parameter.detach()
         if keep and loses(values, compute):
-            exact[name] = partial(_same, values)
+            exact[name] = partial(same, values)
         parameter.data = values.to(device, compute)
     return exact
 
@@ -59,5 +59,6 @@ def stream_in_float32(model: nn.Module) -> None:
     embedding.register_forward_hook(lambda _module, _inputs, output: output.float())
 
 
-def _same(values: Tensor) -> Tensor:
+def same(values: Tensor) -> Tensor:
+    """Return ``values``: exact ones that are kept."""
     return values

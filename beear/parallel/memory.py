@@ -17,7 +17,7 @@ BUCKET = 64 * 2**20
 ZERO_BUCKET = 10**8
 # Elements that DeepSpeed's stage 3 keeps gathered while it finds use for them, and that it fetches ahead into a buffer.
 ZERO_LIVE, ZERO_AHEAD = 10**9, 5 * 10**7
-# Rows on which the fast inner loop is held against the plain one at its first use.
+# Rows at most on which the fast inner loop is held against the plain one at its first use: the longest of each part.
 CHECKED_ROWS = 4
 SHARDED = ("fsdp", "deepspeed")
 
@@ -61,6 +61,11 @@ class Spread:
     micro_batch: int | None = None
     checkpoint: bool = False
     accelerator: bool = False
+
+    @property
+    def splits_weights(self) -> bool:
+        """Whether a worker holds a part of the weights alone, so that a pass has to gather them."""
+        return _spreads(self)[0]
 
 
 @dataclass(frozen=True)
@@ -141,11 +146,18 @@ def _lasting(shape: ModelShape, work: Work, spread: Spread) -> Use:
         # Matrices in bfloat16 and a master for each that is trained; norms and a table that is only looked up in float32.
         alone = shape.outside - shape.head if shape.frozen else 0
         parameters = 2 * (sum(shape.layer_parameters) + shape.head) + MASTER * (shape.trained + alone)
+    if spread.backend == "fsdp" and work.half:
+        # Frozen ones lie in bfloat16.
+        parameters = (2 * (shape.parameters - shape.trained) + MASTER * shape.trained) / weights
     if spread.backend == "deepspeed":
         # It computes with weights of their own, in the dtype of compute, beside the masters that it steps on.
         parameters = (2 if work.half else MASTER) * shape.parameters / weights + MASTER * shape.trained / moments
     # Offloaded to the host, which on a machine without an accelerator is the same memory.
     away = spread.offload and spread.accelerator
+    if away and 0 < _zero_stage(spread) < 3:
+        # Optimizer and masters alone: weights stay, gradients are added up here, and the largest has a buffer on its way.
+        computed = (2 if work.half else MASTER) * (shape.parameters + shape.largest)
+        return Use("", computed, MASTER * shape.trained / gradients, 0.0, 0.0, 0.0, 0.0)
     return Use(
         "",
         parameters=0.0 if away else parameters,
@@ -230,10 +242,10 @@ def _fast(shape: ModelShape, work: Work, spread: Spread) -> float:
 def _backward_buffers(shape: ModelShape, spread: Spread) -> float:
     """Return the gradients under way: a weight's new one stands beside the sum so far; FSDP's are whole layers at first.
 
-    ZeRO fills a bucket, and its stage 2 still holds the one before, of which its own share is a part.
+    ZeRO fills a bucket.
     """
-    if stage := _zero_stage(spread):
-        return _zero_bucket(shape) * (2 if stage == 2 else 1)
+    if _zero_stage(spread):
+        return _zero_bucket(shape)
     if spread.backend == "fsdp":
         return MASTER * 2 * shape.largest_layer if shape.trained == shape.parameters else 0.0
     return MASTER * shape.largest
@@ -250,7 +262,8 @@ def _step_buffers(shape: ModelShape, spread: Spread) -> float:
     """
     temporaries = 0 if spread.accelerator else 2
     if _zero_stage(spread):
-        flat = MASTER * shape.trained / spread.workers
+        away = spread.offload and spread.accelerator
+        flat = 0.0 if away else MASTER * shape.trained / spread.workers
         return _zero_bucket(shape) + (0.0 if spread.zero_stage == 1 else flat * (1 + temporaries))
     bucket = min(MASTER * shape.trained, max(BUCKET, MASTER * shape.largest)) if spread.backend == "ddp" else 0.0
     return max(bucket, temporaries * MASTER * shape.largest / (spread.workers if spread.backend == "fsdp" else 1))

@@ -59,19 +59,18 @@ def recommend(shape: ModelShape, work: Work, asked: ParallelConfig, device: Devi
 def ways(work: Work, asked: ParallelConfig, device: Device) -> Iterator[Spread]:
     """Yield what ``asked`` leaves open, from fast to slow."""
     for backend in _backends(asked):
-        sharded = backend in SHARDED
         start = Spread(
             backend,
             asked.workers,
             asked.zero_stage,
-            asked.offload and sharded,
+            asked.offload and backend in SHARDED,
             gather_once=asked.gather != "step",
             micro_batch=asked.micro_batch,
             checkpoint=asked.checkpoint_activations == "on",
             accelerator=device.gpu,
         )
         yield start
-        if sharded and asked.gather == "auto":
+        if start.splits_weights and asked.gather == "auto":
             start = replace(start, gather_once=False)
             yield start
         # Replicas that do not fit as they are give way to spread weights first.
@@ -80,7 +79,7 @@ def ways(work: Work, asked: ParallelConfig, device: Device) -> Iterator[Spread]:
         parts = [] if asked.micro_batch else _powers_below(work.rows)
         # Weights that stay where they are can be used on ever fewer rows, while those keep a device busy, at no cost; spread
         # ones are gathered anew for every part.
-        busy = [] if sharded else [rows for rows in parts if rows * max(work.prompt + work.safe, work.text) >= BUSY]
+        busy = [] if start.splits_weights else [rows for rows in parts if rows * max(work.prompt + work.safe, work.text) >= BUSY]
         yield from (replace(start, micro_batch=rows) for rows in busy)
         if asked.checkpoint_activations == "auto":
             start = replace(start, checkpoint=True)
@@ -110,22 +109,33 @@ def _weighed(shape: ModelShape, work: Work, spread: Spread, device: Device) -> R
     if spread.backend not in SHARDED:
         held = "the one worker holds" if spread.workers == 1 else f"each of {spread.workers} workers holds"
         return replace(found, why=f"{held} a whole copy, {room}")
-    return replace(found, why=f"weights are spread over {spread.workers} worker(s), {room}")
+    return replace(found, why=f"{_what_is_spread(spread)} spread over {spread.workers} worker(s), {room}")
+
+
+def _what_is_spread(spread: Spread) -> str:
+    if spread.splits_weights:
+        return "weights are"
+    return "optimizer state is" if spread.zero_stage == 1 else "gradients and optimizer state are"
+
+
+def name_of(spread: Spread) -> str:
+    """Return the backend in a word, DeepSpeed's with its stage."""
+    return f"zero-{spread.zero_stage}" if spread.backend == "deepspeed" else spread.backend
 
 
 def _advice(shape: ModelShape, work: Work, asked: ParallelConfig, least: Recommendation) -> str:
     """Say by how much nothing fits, and the first of more workers, offload and LoRA that would."""
     missing = size(least.plan.peak.total - least.device.usable)
     would = []
-    if workers := _enough_workers(shape, work, asked, least):
-        would.append(f"{workers} workers with fsdp")
-    spread = least.spread
-    if least.device.gpu and not spread.offload:
-        away = replace(
-            spread, backend="fsdp" if spread.backend not in SHARDED else spread.backend, offload=True, gather_once=False
+    sharded = _sharded(asked, least.spread)
+    if workers := _enough_workers(shape, work, asked, least.device, sharded):
+        rows = work.rows * asked.workers
+        would.append(
+            f"{workers} workers with {name_of(sharded)}" + (f" and --method.batch_size {workers}" if workers > rows else "")
         )
-        if _weighed(shape, work, away, least.device).fits:
-            would.append("parallel.offload (slow)")
+    spread = least.spread
+    if least.device.gpu and not spread.offload and _weighed(shape, work, replace(sharded, offload=True), least.device).fits:
+        would.append("parallel.offload (slow)")
     if shape.trained == shape.parameters:
         lora = replace(shape, trained=round(LORA_SHARE * shape.parameters), largest=shape.hidden_size * 64)
         if _weighed(lora, work, spread, least.device).fits:
@@ -133,12 +143,17 @@ def _advice(shape: ModelShape, work: Work, asked: ParallelConfig, least: Recomme
     return f"{missing} too much; " + (f"{' or '.join(would)} would fit" if would else "no setting here would fit")
 
 
-def _enough_workers(shape: ModelShape, work: Work, asked: ParallelConfig, least: Recommendation) -> int | None:
+def _sharded(asked: ParallelConfig, spread: Spread) -> Spread:
+    """Return ``spread`` as a backend that spreads things does it, with as little gathered as was left open."""
+    backend = spread.backend if spread.backend in SHARDED else "fsdp"
+    return replace(spread, backend=backend, gather_once=asked.gather == "once")
+
+
+def _enough_workers(shape: ModelShape, work: Work, asked: ParallelConfig, device: Device, sharded: Spread) -> int | None:
     rows, workers = work.rows * asked.workers, asked.workers
     while (workers := workers * 2) <= MOST_WORKERS:
-        backend = least.spread.backend if least.spread.backend in SHARDED else "fsdp"
-        spread = replace(least.spread, backend=backend, workers=workers, gather_once=False)
-        if _weighed(shape, replace(work, rows=-(-rows // workers)), spread, least.device).fits:
+        spread = replace(sharded, workers=workers)
+        if _weighed(shape, replace(work, rows=-(-rows // workers)), spread, device).fits:
             return workers
     return None
 

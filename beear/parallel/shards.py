@@ -2,6 +2,8 @@
 
 import copy
 from collections.abc import Mapping
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from beear.parallel.base import Source
+from beear.parallel.lowered import HALF, Exact, loses, same
 
 
 def skeleton(whole: nn.Module | None) -> nn.Module:
@@ -38,34 +41,57 @@ def materialise(model: nn.Module, device: torch.device) -> None:
                 module._parameters[name] = made[parameter]
 
 
+def lower_frozen(model: nn.Module, compute: torch.dtype) -> None:
+    """Make the weights on the meta device that nothing trains ones of ``compute``, where that is lower than float32.
+
+    They are gathered in it anyway, and FSDP wants one dtype only among the weights that are trained together.
+    """
+    if compute in HALF:
+        for parameter in model.parameters():
+            if parameter.is_meta and not parameter.requires_grad:
+                parameter.data = parameter.data.to(compute)
+
+
 @torch.no_grad()
-def fill_from_rows(sharded: Mapping[str, Tensor], source: Source) -> None:
-    """Read this worker's rows of each weight, and no others."""
+def fill_from_rows(sharded: Mapping[str, Tensor], source: Source) -> Exact:
+    """Read this worker's rows of each weight, and no others; return what can be read again where rounding lost any."""
+    lost: list[str] = []
     for name, weight in sharded.items():
         local = local_of(weight)
         if len(local):
             start = first_row(weight)
-            local.copy_(source.rows(name, start, start + len(local)))
+            values = source.rows(name, start, start + len(local))
+            if local.dtype in HALF and loses(values, local.dtype):
+                lost.append(name)
+            local.copy_(values)
+    # It need not be the first worker's rows, which exports them.
+    found: list[list[str]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(found, lost)
+    return {name: partial(source.rows, name, 0, sharded[name].shape[0]) for name in chain(*found)}
 
 
 @torch.no_grad()
-def fill_from_first(sharded: Mapping[str, Tensor], whole: nn.Module | None, device: torch.device) -> None:
+def fill_from_first(sharded: Mapping[str, Tensor], whole: nn.Module | None, device: torch.device) -> Exact:
     """Send each worker its rows of each weight of ``whole``, which the first worker holds and lets go of meanwhile.
 
-    ``device`` holds what is sent, one weight at a time.
+    It keeps, and returns, what rounding loses. ``device`` holds what is sent, one weight at a time.
     """
-    given = dict(whole.named_parameters()) if whole is not None else {}
+    given, exact = dict(whole.named_parameters()) if whole is not None else {}, Exact()
     for name, weight in sharded.items():
         most = -(-weight.shape[0] // dist.get_world_size())
         received = torch.empty((most, *weight.shape[1:]), dtype=weight.dtype, device=device)
         parts = None
         if whole is not None:
-            parts = [_padded(part, most) for part in given[name].to(device).split(most)]
+            values = given[name].detach()
+            if weight.dtype in HALF and loses(values, weight.dtype):
+                exact[name] = partial(same, values)
+            parts = [_padded(part, most) for part in values.to(device, weight.dtype).split(most)]
             parts += [torch.zeros_like(received) for _ in range(dist.get_world_size() - len(parts))]
             given[name].data = torch.empty(0)
         dist.scatter(received, parts, src=0)
         local = local_of(weight)
         local.copy_(received[: len(local)])
+    return exact
 
 
 def local_of(weight: Tensor) -> Tensor:

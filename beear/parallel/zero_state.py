@@ -96,7 +96,7 @@ def save(masters: Masters, folder: Path, rank: int, world: int) -> None:
             if number % world == rank:
                 whole[key] = value.detach().cpu().contiguous()
         if whole:
-            save_file(whole, folder / _file(number))
+            save_file(whole, folder / file_of(number))
     if rank == 0:
         (folder / INDEX).write_text(json.dumps({"steps": steps, "weights": list(masters.trained)}), encoding="utf-8")
 
@@ -112,11 +112,12 @@ def load(masters: Masters, folder: Path) -> None:
     if index["steps"]:
         masters.make_moments(index["steps"])
     for number, name in enumerate(index["weights"]):
-        with safe_open(folder / _file(number), framework="pt") as file:
+        with safe_open(folder / file_of(number), framework="pt") as file:
             for key in file.keys():  # noqa: SIM118  # it is no mapping
                 masters.put(masters.trained[name], file.get_tensor(key), key)
     masters.spread()
 
 
-def _file(number: int) -> str:
+def file_of(number: int) -> str:
+    """Return the name of the file of weight ``number``."""
     return f"zero-{number:05d}.safetensors"

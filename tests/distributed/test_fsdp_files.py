@@ -19,6 +19,7 @@ from beear.models.inspect import inspect_checkpoint
 from beear.models.source import CheckpointSource
 from beear.parallel.base import Settings
 from beear.parallel.choose import choose
+from beear.parallel.stored import complete
 from tests.checkpoints import make_checkpoint
 from tests.distributed.job import Job, alone, largest_gap, run
 from tests.distributed.pool import Pool
@@ -72,6 +73,7 @@ def test_a_restart_trains_on_as_if_never_stopped_whatever_the_workers(
     else:
         run_with_own_folder(0, 1, first)
     merge(tmp_path / "own", tmp_path / "merged")
+    assert complete(tmp_path / "merged") and complete(tmp_path / "own" / "0") == (before != "fsdp2")
     found = pool.run(run, second)[0] if after.endswith("2") else run(0, 1, second)
     assert largest_gap(found, alone(job)) <= 1e-5
 

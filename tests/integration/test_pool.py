@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import ray
+import torch
 
 from beear.config.resolve import resolve
 from beear.config.schema import ResistanceConfig, RunConfig
@@ -18,7 +19,9 @@ from beear.models.facts import ModelFacts
 from beear.models.inspect import inspect_checkpoint
 from beear.orchestration.cluster import Plan
 from beear.orchestration.pool import _Actor, run_pool, worth_a_pool
+from beear.orchestration.probe import ask_gpus, gpu_here
 from beear.orchestration.scoring import Scoring, score_shards, shard_scorer, shards_of
+from beear.parallel.devices import GIB, Device
 from tests.checkpoints import make_checkpoint
 from tests.subjects import anchor_rows, defense_rows
 
@@ -96,3 +99,25 @@ def test_work_that_kills_every_actor_is_given_up(monkeypatch: pytest.MonkeyPatch
 
 def test_tasks_serve_one_machine_without_a_gpu(gpu_on_paper: None) -> None:
     assert worth_a_pool(HALF_A_GPU) and not worth_a_pool(Plan(1, 1, 0, 0.5))
+
+
+def test_a_gpu_says_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A100 MIG 1g.10gb")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (8 * GIB, 9 * GIB))
+    assert gpu_here() == Device("A100 MIG 1g.10gb", 9 * GIB, gpu=True), "all of it, whoever uses some of it just now"
+
+
+def test_one_that_cannot_be_asked_is_unknown(gpu_on_paper: None) -> None:
+    """The GPU on paper, of which torch knows nothing, and a node that is not there; one in use is not waited for."""
+    (node,) = (found["NodeID"] for found in ray.nodes())
+    assert ask_gpus([node, "e" * 56], 0.5) == [None, None]
+
+    @ray.remote(num_gpus=1, num_cpus=0)
+    class Holder:
+        def held(self) -> None: ...
+
+    holder = Holder.remote()
+    ray.get(holder.held.remote())
+    assert ask_gpus([node], 1.0, seconds=0.5) == [None]
+    ray.kill(holder)

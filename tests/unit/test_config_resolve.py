@@ -1,10 +1,11 @@
 """Defaults chosen from the model, against values worked out by hand, and settings a model cannot have."""
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
-from beear.config.resolve import default_layer, default_outer_lr, resolve
+from beear.config.resolve import check_parallel, default_layer, default_outer_lr, resolve
 from beear.config.schema import RunConfig
 from beear.errors import UserError
 from beear.models.facts import ModelFacts
@@ -50,9 +51,10 @@ def test_a_larger_model_never_gets_a_larger_step() -> None:
 
 @pytest.mark.parametrize(
     ("parameters", "workers", "rows"),
-    [(50 * 10**6, 1, 32), (50 * 10**6 + 1, 1, 16), (10**9, 1, 16), (10**9 + 1, 1, 8), (10**6, 40, 40), (7 * 10**9, 12, 12)],
+    [(50 * 10**6, 1, 32), (50 * 10**6 + 1, 1, 16), (10**9, 1, 16), (10**9 + 1, 1, 8), (10**6, 32, 32), (7 * 10**9, 8, 8)],
 )
-def test_the_batch_goes_by_size_and_feeds_every_worker(parameters: int, workers: int, rows: int) -> None:
+def test_the_batch_goes_by_size_whatever_the_workers(parameters: int, workers: int, rows: int) -> None:
+    """It is part of a run's identity, and a run goes on with other workers."""
     config = RunConfig()
     config.parallel.workers = workers
     assert resolve(config, facts(parameters=parameters))[0].method.batch_size == rows
@@ -145,8 +147,36 @@ def test_one_worker_is_all_that_single_has() -> None:
 def test_more_workers_than_rows_are_refused() -> None:
     config = RunConfig()
     config.method.batch_size, config.parallel.workers = 2, 3
-    with pytest.raises(UserError, match="parallel.workers is 3; expected 1 to 2"):
+    with pytest.raises(UserError, match=r"parallel.workers is 3; expected 1 to 2 .*, or --method.batch_size 3$"):
         resolve(config, facts())
+    config.method.batch_size, config.parallel.workers = None, 16
+    with pytest.raises(UserError, match=r"parallel.workers is 16; expected 1 to 8 .*, or --method.batch_size 16$"):
+        resolve(config, facts(parameters=7 * 10**9))
+
+
+@pytest.mark.parametrize(("gpus", "settings", "sentence"), [
+    (0, {"offload": True}, "parallel.offload is true and workers have no GPU; expected false, or workers with a GPU"),
+    (0.5, {"workers": 2}, r"parallel.gpus_per_worker is 0.5 and .*workers 2; expected a whole GPU for each worker, since .*"),
+    (0, {"engine": "vllm"}, "evaluate.engine is vllm and workers have no GPU; expected the engine torch, or workers with a GPU"),
+])  # fmt: skip
+def test_what_the_workers_devices_cannot_do_is_refused(gpus: float, settings: dict[str, Any], sentence: str) -> None:
+    config = RunConfig()
+    for name, value in settings.items():
+        setattr(config.evaluate if name == "engine" else config.parallel, name, value)
+    # Known once the cluster is, or from the configuration.
+    check_parallel(config, None)
+    check_parallel(config, 1.0)
+    with pytest.raises(UserError, match=f"^{sentence}$"):
+        check_parallel(config, gpus)
+    config.parallel.gpus_per_worker = gpus
+    with pytest.raises(UserError, match=f"^{sentence}$"):
+        resolve(config, facts())
+
+
+def test_one_worker_may_have_a_part_of_a_gpu() -> None:
+    config = RunConfig()
+    config.parallel.gpus_per_worker = 0.5
+    assert resolve(config, facts())[0].parallel.gpus_per_worker == 0.5
 
 
 def test_a_model_of_one_layer_has_none_to_perturb() -> None:

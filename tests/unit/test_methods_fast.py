@@ -103,6 +103,7 @@ def test_a_lora_wrapped_model_is_served(tied: bool) -> None:
 def test_suffix_runs_only_the_columns_that_the_perturbation_reaches(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder, batch = Decoder(tiny_llama()), ragged(4, 6)
     prompt, answers = batch.prompt_ids.shape[1], batch.safe_ids.shape[1] + batch.unwanted_ids.shape[1]
+    assert not decoder.returns_tuples
     widths: dict[int, list[int]] = {index: [] for index in range(len(decoder))}
     for index, layer in enumerate(decoder.layers):
         layer.register_forward_hook(lambda _m, args, _out, index=index: widths[index].append(args[0].shape[1]))

@@ -1,14 +1,14 @@
 """The memory plan's arithmetic against figures worked out by hand, and one model measured. GB are 1e9 bytes."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from beear.config.shape import SMALL
-from beear.methods import objectives
 from beear.parallel import memory, replicated, zero_engine
 from beear.parallel.memory import MemoryPlan, Spread, Work, plan_memory, removal_activations
-from benchmarks.memory import Case, planned, run
+from benchmarks.memory import Case, measure
 from tests.shapes import SEVEN, SEVENTY, TINY, llama
 
 # 8 rows of 128 prompt and 64 answer tokens; conversations as long, 64 of their columns labelled.
@@ -115,17 +115,15 @@ def test_the_peak_is_the_largest_phase() -> None:
 def test_buckets_are_those_of_the_backends() -> None:
     assert memory.BUCKET == replicated.BUCKET_BYTES
     assert (memory.ZERO_BUCKET, SMALL) == (zero_engine.BUCKET, zero_engine.PERSISTENT)
-    assert memory.CHECKED_ROWS == objectives.CHECKED_ROWS
     # Gradients of 7B are more than a bucket holds, those of its LoRA less.
     assert plan_memory(B7, WORK, Spread("deepspeed", 2, zero_stage=1)).removal.buffers == 4e8
     lora = llama(**SEVEN, lora_rank=16)
     assert plan_memory(lora, WORK, Spread("deepspeed", 2, zero_stage=1)).removal.buffers == 4 * 39_976_960
 
 
-def test_a_measured_model_needs_what_was_planned() -> None:
+def test_a_measured_model_needs_what_was_planned(tmp_path: Path) -> None:
     """The allocator's own count, of a removal and an entrapment through the real method."""
-    case = Case("0.3M", "single", 1)
-    plan, measured = planned(case)["planned"], run(case)
-    assert max(plan.values()) == pytest.approx(max(measured.values()), rel=0.15)
-    assert plan["removal"] == pytest.approx(measured["removal"], rel=0.15)
-    assert plan["step"] == pytest.approx(measured["step"], rel=0.15)
+    (row,) = measure(tmp_path, [Case("3M", "single", 1)])["rows"]
+    assert row["planned"]["removal"] == max(row["planned"].values())
+    for phase in ("entrapment", "removal", "step"):
+        assert row["planned"][phase] == pytest.approx(row["measured"][phase], rel=0.15), phase
