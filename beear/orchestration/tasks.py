@@ -7,6 +7,7 @@ import ray
 
 from beear.errors import UserError
 from beear.orchestration.cluster import Plan
+from beear.orchestration.out_of_memory import scoring_ran_out
 
 Task = tuple[Callable[..., Any], tuple[Any, ...]]
 RETRIES = 2
@@ -66,3 +67,7 @@ def guarded(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[s
         return None, function(*arguments)
     except UserError as error:
         return str(error), None
+    except (MemoryError, RuntimeError) as error:
+        if (sentence := scoring_ran_out(error)) is None:
+            raise
+        return sentence, None

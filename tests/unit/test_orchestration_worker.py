@@ -18,6 +18,7 @@ from beear.orchestration import worker
 from beear.orchestration.assemble import told_once
 from beear.orchestration.checkpoint import read_history, read_state, write_state
 from beear.orchestration.out_of_memory import scoring_ran_out
+from beear.orchestration.tasks import guarded
 from beear.report.schema import EpochRecord
 
 
@@ -148,3 +149,13 @@ def test_what_a_resumed_run_finds_again_is_noted_once() -> None:
         EpochRecord(epoch=2, notes=[sentence.format("suffix", "1.3e-2"), "Another."]),
     ]
     assert told_once(history) == [*history[0].notes, "Another."]
+
+
+def test_a_task_that_runs_out_of_memory_ends_with_the_sentence_and_any_other_error_stays() -> None:
+    def raises(error: Exception) -> None:
+        raise error
+
+    mistake, value = guarded(raises, (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),))
+    assert value is None and mistake is not None and "tried to allocate 2.00 GiB" in mistake
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        guarded(raises, (RuntimeError("size mismatch"),))
