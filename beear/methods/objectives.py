@@ -1,7 +1,8 @@
 """Which objective an entrapment uses: the fast one where it gives what the plain one gives, else the plain one.
 
 Families differ in what they do with masks, positions and caches, and new ones come. So the fast objective is not trusted
-by name: at a placement's first use its losses and gradient are held against the plain loop's on one batch.
+by name: at a placement's first use, and where rows get longer, its losses and gradient are held against the plain loop's on
+the longest rows.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ TOLERANCE = {
     torch.bfloat16: (5e-2, 5e-1),
     torch.float16: (2e-2, 2e-1),
 }
+NEVER = -1
 LENGTH_DEPENDENT = ("dynamic", "longrope")
 UNSERVED = (ArithmeticError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
@@ -43,7 +45,7 @@ class Objectives:
     most: Callable[[float], float] = float
     fast: bool = True
     notes: list[str] = field(default_factory=list)
-    _serves: dict[tuple[int, str], bool] = field(default_factory=dict)
+    _served: dict[tuple[int, str], float] = field(default_factory=dict)
 
     def of(self, batches: list[DefenseBatch], perturbation: Perturbation, differing: bool = True) -> Objective:
         """Return the objective on ``batches``; it holds for as long as the weights stay as they are.
@@ -52,11 +54,12 @@ class Objectives:
         """
         if not self.fast:
             return PlainObjective(self.decoder, batches, differing)
-        key = (perturbation.layer, perturbation.placement)
-        if key not in self._serves:
-            reason = self._differs(batches, perturbation, differing)
-            self._serves[key] = self._agreed(reason, perturbation)
-        if self._serves[key] and self._agreed(_turns(self.decoder, batches), perturbation):
+        key, width = (perturbation.layer, perturbation.placement), self.most(max(map(_width, batches), default=0))
+        # Up to what width it was seen to serve; never again where it once did not.
+        known = self._served.get(key, 0)
+        if 0 <= known < width:
+            self._served[key] = width if self._agreed(self._differs(batches, perturbation, differing), perturbation) else NEVER
+        if self._served.get(key, 0) >= width and self._agreed(_turns(self.decoder, batches), perturbation):
             return FastObjective(self.decoder, batches, perturbation.layer, differing)
         return PlainObjective(self.decoder, batches, differing)
 
@@ -95,6 +98,11 @@ class Objectives:
         return f"a loss differs by {loss:.1e}, the gradient by {gradient:.1e}"
 
 
+def _width(batch: DefenseBatch) -> int:
+    """Return the columns of the packed batch."""
+    return batch.prompt_ids.shape[1] + batch.unwanted_ids.shape[1] + batch.safe_ids.shape[1]
+
+
 def _longest(batches: list[DefenseBatch]) -> DefenseBatch | None:
     """Return, of the widest batch, the rows that make it so: what goes by length goes wrong there first.
 
@@ -103,7 +111,7 @@ def _longest(batches: list[DefenseBatch]) -> DefenseBatch | None:
     held = [batch for batch in batches if batch.rows]
     if not held:
         return None
-    widest = max(held, key=lambda batch: batch.prompt_ids.shape[1] + batch.unwanted_ids.shape[1] + batch.safe_ids.shape[1])
+    widest = max(held, key=_width)
     masks = (widest.prompt_mask, widest.unwanted_mask, widest.safe_mask)
     lengths = [mask.sum(-1) for mask in masks]
     chosen = {int(length.argmax()) for length in [*lengths, torch.stack(lengths).sum(0)]}

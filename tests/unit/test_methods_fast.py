@@ -204,6 +204,15 @@ def test_layers_that_return_tuples_are_run_and_what_cannot_be_packed_is_noticed(
                 assert gap(found, expected) <= 1e-5
 
 
+def test_longer_rows_are_checked_anew() -> None:
+    decoder = model_from("gpt_neo", **TUPLES["gpt_neo"][0])
+    objectives, short, long = Objectives(decoder), [defense_batch([([5] * 4, [6], [7])] * 2)], [ragged(4, 2)]
+    assert isinstance(objectives.of(short, attack_on(decoder, "everywhere")), FastObjective)
+    assert isinstance(objectives.of(long, attack_on(decoder, "everywhere")), PlainObjective)
+    assert isinstance(objectives.of(short, attack_on(decoder, "everywhere")), PlainObjective)
+    assert len(objectives.notes) == 1
+
+
 LONGROPE = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "rope_theta": 1e4, "factor": 4.0}
 
 
