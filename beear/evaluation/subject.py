@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 
 import torch
 from torch import nn
@@ -13,6 +12,7 @@ from beear.data.rows import Message
 from beear.data.templates import Template
 from beear.errors import UserError
 from beear.evaluation.engines import Engine
+from beear.models.compute import device_of, products_in
 
 
 @dataclass(frozen=True)
@@ -57,16 +57,15 @@ class Subject:
     @property
     def device(self) -> torch.device:
         """Where the model computes; its weights may wait elsewhere, what it computes for itself does not."""
-        return self.place or next(chain(self.model.buffers(), self.model.parameters())).device
+        return self.place or device_of(self.model)
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
         """Within the context: no gradients, no dropout, products in ``compute``; training mode is put back after."""
         was_training = self.model.training
-        lower = self.compute in (torch.bfloat16, torch.float16)
         self.model.eval()
         try:
-            with torch.no_grad(), torch.autocast(self.device.type, dtype=self.compute, enabled=lower):
+            with torch.no_grad(), products_in(self.compute, self.device):
                 yield
         finally:
             self.model.train(was_training)

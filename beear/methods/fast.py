@@ -20,6 +20,7 @@ from beear.methods.losses import row_cross_entropy
 from beear.methods.packing import Packed, causal_mask, pack, tree_mask
 from beear.methods.perturbation import Perturbation
 from beear.methods.placements import NONE, PLACEMENTS
+from beear.models.compute import lowered
 from beear.models.decoder import Decoder
 from beear.models.prefix_cache import PrefixCache
 from beear.models.stack import Change, Keep, NoteMask, Skip, WithMask
@@ -124,8 +125,7 @@ class FastObjective:
 
     def _head(self, lower: Lower, first: int) -> PrefixCache:
         """Return keys and values of layers l+1..L at the columns before ``first``, which δ never reaches."""
-        lower_dtype = self.decoder.compute if self.decoder.compute in (torch.bfloat16, torch.float16) else None
-        cache, masks = PrefixCache(lower_dtype), [mask[:, :, :first, :first] for mask in lower.masks]
+        cache, masks = PrefixCache(lowered(self.decoder.compute)), [mask[:, :, :first, :first] for mask in lower.masks]
         with self.decoder.stack(self._above(lambda _embedded: lower.hidden[:, :first], masks)):
             self.decoder.forward(lower.packed.ids[:, :first], masks[0], lower.packed.positions[:, :first], last=1, cache=cache)
         cache.seal()

@@ -43,8 +43,9 @@ def removal_step(
     """
     losses = torch.zeros(2, dtype=torch.float64, device=backend.device)
     attacks: list[Perturbation | None] = list(perturbations) or [None]
+    requests = runs_of(batch.defense, backend, micro_batch)
     for attack in attacks:
-        for few in runs_of(batch.defense, backend, micro_batch):
+        for few in requests:
             part = _frozen_safe_loss(decoder, few, attack) / len(attacks)
             losses[0] += part.detach()
             backend.backward(weights.removal * part)

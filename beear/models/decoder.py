@@ -6,7 +6,6 @@ Legend: B rows, T tokens, D hidden, V vocabulary, L layers, l a 1-based layer nu
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from itertools import chain
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from transformers import Cache
 
 from beear.errors import UserError
+from beear.models.compute import device_of, products_in
 from beear.models.stack import Keep, Skip
 
 
@@ -42,7 +42,7 @@ class Decoder:
     @property
     def device(self) -> torch.device:
         """Where the model computes; its weights may wait elsewhere, what it computes for itself does not."""
-        return self._device or next(chain(self.model.buffers(), self.model.parameters())).device
+        return self._device or device_of(self.model)
 
     def logits(self, ids: Tensor, mask: Tensor, last: int | Tensor = 0) -> Tensor:
         """Return logits [B, K, V] of the last ``last`` positions (0: all T), or of the K columns whose numbers it holds.
@@ -57,8 +57,7 @@ class Decoder:
 
         ``mask`` is [B, T], or [B, 1, T, T'] with a ``cache`` of T' - T positions; ``last`` as in :meth:`logits`.
         """
-        lower = self.compute in (torch.bfloat16, torch.float16)
-        with torch.autocast(ids.device.type, dtype=self.compute, enabled=lower):
+        with products_in(self.compute, ids.device):
             return self.model(
                 input_ids=ids,
                 attention_mask=mask,

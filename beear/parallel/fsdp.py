@@ -178,7 +178,7 @@ def shard(model: nn.Module, mesh: DeviceMesh, settings: Settings) -> None:
     Embedding and head are one group where they are one weight. Matrix products are in the compute dtype, trained weights
     and sums of gradients in float32, and so is the residual stream, as it is where autocast lowers whole weights.
     """
-    lower = settings.compute if settings.compute in (torch.bfloat16, torch.float16) else None
+    lower = settings.compute if settings.compute in HALF else None
     policy = MixedPrecisionPolicy(param_dtype=lower, reduce_dtype=torch.float32 if lower else None, cast_forward_inputs=False)
     embeds = MixedPrecisionPolicy(lower, policy.reduce_dtype, torch.float32 if lower else None, cast_forward_inputs=False)
     offload = CPUOffloadPolicy() if settings.offload else OffloadPolicy()

@@ -1,0 +1,24 @@
+"""Where a model computes and in what dtype its matrix products are made."""
+
+from itertools import chain
+
+import torch
+from torch import nn
+
+# The dtypes that autocast lowers matrix products to.
+HALF = (torch.bfloat16, torch.float16)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return where ``model`` computes: its weights may wait elsewhere, what it computes for itself does not."""
+    return next(chain(model.buffers(), model.parameters())).device
+
+
+def lowered(compute: torch.dtype | None) -> torch.dtype | None:
+    """Return ``compute`` where it is a lower one than float32, else None."""
+    return compute if compute in HALF else None
+
+
+def products_in(compute: torch.dtype | None, device: torch.device) -> torch.autocast:
+    """Return a context in which matrix products on ``device`` are made in ``compute``, where that is a lower dtype."""
+    return torch.autocast(device.type, dtype=compute, enabled=lowered(compute) is not None)
