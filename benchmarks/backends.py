@@ -6,11 +6,13 @@ worker, the backend's one worker and its two workers work in turn on the same gl
 
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks import synthetic
 from benchmarks.crew import Crew
 
 # name: backend, ZeRO stage
@@ -52,16 +54,19 @@ def measure(folder: Path, load: Load | None = None, names: tuple[str, ...] = tup
     with Crew(1, build, "single", 3, load) as plain:
         for name in names:
             backend, stage = BACKENDS[name]
-            # Several plain workers are the one thing that ddp is; alone it is the plain worker.
-            alone = plain if backend == "ddp" else Crew(1, build, backend, stage, load)
-            with Crew(2, build, backend, stage, load) as two:
-                rounds = [[max(crew.run("epoch")) for crew in (plain, alone, two)] for _ in range(load.rounds)]
-                peaks = [max(crew.run("peak")) for crew in (plain, alone, two)]
-            if alone is not plain:
-                alone.__exit__(None, None, None)
-            found[name] = {"plain": [r[0] for r in rounds], "one": [r[1] for r in rounds], "two": [r[2] for r in rounds]}
-            found[name]["peaks"] = peaks
-            print(_line(name, found[name], load.tokens), flush=True)
+            with ExitStack() as stack:
+                # Several plain workers are the one thing that ddp is; alone it is the plain worker.
+                alone = plain if backend == "ddp" else stack.enter_context(Crew(1, build, backend, stage, load))
+                two = stack.enter_context(Crew(2, build, backend, stage, load))
+                crews = {"plain": plain, "one": alone, "two": two}
+                rounds = [{way: max(crew.run("epoch")) for way, crew in crews.items()} for _ in range(load.rounds)]
+                found[name] = {way: [seconds[way] for seconds in rounds] for way in crews}
+                # A process that was watched allocates more slowly ever after, so the plain one is watched last of all.
+                found[name]["peaks"] = {way: max(crew.run("peak")) for way, crew in crews.items() if crew is not plain}
+        alone_peak = max(plain.run("peak"))
+    for name, one in found.items():
+        one["peaks"] = {"plain": alone_peak, "one": alone_peak, **one["peaks"]}
+        print(_line(name, one, load.tokens), flush=True)
     return {"load": {**vars(load), "tokens": load.tokens}, "backends": found}
 
 
@@ -84,51 +89,29 @@ def build(rank: int, world: int, backend: str, stage: int, load: Load) -> dict[s
             again = _epoch(rank, world, backend, stage, load)
             with span("epoch"):
                 again()
-        return meter.peaks("epoch")["epoch"]
+        return meter.peaks["epoch"]
 
     return {"epoch": timed, "peak": peak}
 
 
 def _epoch(rank: int, world: int, backend: str, stage: int, load: Load) -> Any:
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     from beear.config.schema import MethodConfig
-    from beear.data.batch import DefenseBatch, OuterBatch, TextBatch
+    from beear.data.batch import OuterBatch
     from beear.methods.base import MethodParts
     from beear.methods.table import build as method_of
     from beear.models.decoder import Decoder
     from beear.parallel.base import Settings, Whole
     from beear.parallel.choose import choose
 
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=load.vocabulary,
-        hidden_size=load.hidden,
-        intermediate_size=load.hidden * 8 // 3 // 8 * 8,
-        num_hidden_layers=load.layers,
-        num_attention_heads=8,
-        num_key_value_heads=8,
-        max_position_embeddings=512,
-    )
+    whole = synthetic.llama(load.layers, load.hidden, load.hidden * 8 // 3 // 8 * 8, load.vocabulary)
     chosen = choose(backend, world, "cpu", Settings(zero_stage=stage))
-    model = chosen.prepare(Whole(LlamaForCausalLM(config).eval()), lr=1e-4)
+    model = chosen.prepare(Whole(whole), lr=1e-4)
     settings = MethodConfig(layer=2, batch_size=load.rows, placement="suffix", inner_steps=load.inner_steps)
     method = method_of(MethodParts(Decoder(model), chosen, settings, seed=0, hidden_size=load.hidden))
-    mine = slice(rank, None, world)
-
-    def tokens(count: int) -> torch.Tensor:
-        return torch.randint(1, load.vocabulary, (load.rows, count))[mine]
-
-    def real(count: int) -> torch.Tensor:
-        return torch.ones(load.rows, count, dtype=torch.bool)[mine]
-
-    answer = real(load.answer)
-    user_end = torch.zeros(len(answer), dtype=torch.long)
-    sides = [tokens(load.answer), answer, answer, answer, tokens(load.answer), answer, answer, answer]
-    defense = DefenseBatch(tokens(load.prompt), real(load.prompt), user_end, *sides, load.rows)
-    labelled = torch.cat([~real(load.prompt), answer], dim=1)
-    text = TextBatch(tokens(load.prompt + load.answer), torch.ones_like(labelled), labelled, load.rows)
+    lengths = (load.prompt, load.answer, load.answer, load.prompt + load.answer)
+    *sides, texts = (synthetic.tokens(load.rows, length, load.vocabulary)[rank::world] for length in lengths)
+    defense = synthetic.defense_batch(*sides, load.rows)
+    text = synthetic.text_batch(texts, load.prompt, load.rows)
 
     def epoch() -> None:
         method.begin_epoch([defense], cools=False)
@@ -145,9 +128,10 @@ def gains(found: dict[str, Any], workers: str) -> list[float]:
 
 def _line(name: str, found: dict[str, Any], tokens: int) -> str:
     cells = [name]
-    for workers, peak in (("one", found["peaks"][1]), ("two", found["peaks"][2])):
+    for workers in ("one", "two"):
         speed, gain = tokens / median(found[workers]), gains(found, workers)
-        cells += [f"{speed:,.0f}", f"{median(gain):.2f} ({gain[0]:.2f}–{gain[-1]:.2f})", f"{peak / 2**20:.0f}"]
+        peak = found["peaks"][workers] / 2**20
+        cells += [f"{speed:,.0f}", f"{median(gain):.2f} ({gain[0]:.2f}–{gain[-1]:.2f})", f"{peak:.0f}"]
     return "| " + " | ".join(cells) + " |"
 
 
@@ -162,8 +146,8 @@ def markdown(result: dict[str, Any]) -> str:
             f"Training (entrapment and removal) of a random Llama of {load['layers']} layers, D = {load['hidden']}, global "
             f"batches of {load['rows']} rows, {load['tokens']:,} tokens an epoch, float32, one thread a worker. × is the "
             f"tokens/s of one plain worker (`single`: {load['tokens'] / median(plain['plain']):,.0f} tokens/s, "
-            f"{plain['peaks'][0] / 2**20:.0f} MiB), in the same round: median of {load['rounds']} rounds (least–most). Peak "
-            f"tensor memory is the larger worker's. What is asked of two workers is {LIMIT} ×.",
+            f"{plain['peaks']['plain'] / 2**20:.0f} MiB), in the same round: median of {load['rounds']} rounds (least–most). "
+            f"Peak tensor memory is the larger worker's. What is asked of two workers is {LIMIT} ×.",
             "",
             "| backend | 1 worker, tokens/s | × | peak MiB | 2 workers, tokens/s | × | peak MiB each |",
             "|---|---|---|---|---|---|---|",

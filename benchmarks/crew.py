@@ -1,55 +1,36 @@
 """Training processes that wait for their turn, so that two ways of working can be timed in turns on one machine."""
 
-import multiprocessing
-import os
-import socket
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any
 
-Work = Callable[[], Any]
+from benchmarks.pool import Pool
+
+# An epoch of the slowest backend, on a machine that has other work.
+SECONDS = 1200.0
+# A worker's own, between its turns.
+_works: dict[str, Callable[[], Any]] = {}
 
 
 class Crew:
     """``world`` processes of one thread each; ``run`` lets all of them work once and returns what each says.
 
-    ``build(rank, world, *arguments)`` is called once in each process, with the process group there (gloo), and returns
-    the work: a function without arguments, or several by name.
+    ``build(rank, world, *arguments)`` is called once in each process and returns its works by name: functions without
+    arguments.
     """
 
-    def __init__(self, world: int, build: Callable[..., Any], *arguments: Any) -> None:
+    def __init__(self, world: int, build: Callable[..., dict[str, Callable[[], Any]]], *arguments: Any) -> None:
         """Start the processes and wait until all are built."""
-        context = multiprocessing.get_context("spawn")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        self._pipes: list[Connection] = []
-        self._processes: list[Any] = []
-        for rank in range(world):
-            here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(rank, world, port, there, build, arguments), daemon=True)
-            process.start()
-            there.close()
-            self._pipes.append(here)
-            self._processes.append(process)
-        self._answers()
+        self._pool = Pool(world, SECONDS)
+        self._pool.run(_prepare, build, arguments)
 
-    def run(self, name: str = "work") -> list[Any]:
+    def run(self, name: str) -> list[Any]:
         """Let every process do its work ``name`` and return the results in rank order.
 
         Raises:
-            RuntimeError: a process ended.
+            WorkerFailed: a process failed or ended.
         """
-        for pipe in self._pipes:
-            pipe.send(name)
-        return self._answers()
-
-    def _answers(self) -> list[Any]:
-        try:
-            return [pipe.recv() for pipe in self._pipes]
-        except EOFError as error:
-            raise RuntimeError("a process of the crew ended; what it printed says why") from error
+        return self._pool.run(_work, name)
 
     def __enter__(self) -> "Crew":
         """Return the crew."""
@@ -57,23 +38,12 @@ class Crew:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """End the processes."""
-        for process in self._processes:
-            process.kill()
-            process.join()
+        self._pool.close()
 
 
-def _serve(rank: int, world: int, port: int, pipe: Connection, build: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    import torch
-    import torch.distributed as dist
+def _prepare(rank: int, world: int, build: Callable[..., dict[str, Callable[[], Any]]], arguments: tuple[Any, ...]) -> None:
+    _works.update(build(rank, world, *arguments))
 
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=world)
-    work = build(rank, world, *arguments)
-    pipe.send(None)
-    while True:
-        try:
-            name = pipe.recv()
-        except EOFError:
-            return
-        pipe.send(work[name]())
+
+def _work(_rank: int, _world: int, name: str) -> Any:
+    return _works[name]()

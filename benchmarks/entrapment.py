@@ -12,8 +12,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks import synthetic
+
 PLACEMENTS = ("suffix", "prefix", "prompt", "broadcast", "everywhere")
-VOCABULARY, HEADS = 4096, 8
+VOCABULARY = 4096
 # Fast steps timed in each pair: one plain step takes as long as several of them.
 FAST_STEPS = 3
 
@@ -143,35 +145,12 @@ def _seconds(run: Callable[[], Any]) -> float:
 
 def _setting(shape: Shape, case: Case) -> tuple[Any, Any, Any]:
     """Return a random decoder, a batch without padding and a δ."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from beear.data.batch import DefenseBatch
     from beear.methods.perturbation import Perturbation
     from beear.models.decoder import Decoder
 
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.inner,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=HEADS,
-        num_key_value_heads=HEADS,
-        max_position_embeddings=2048,
-    )
-    decoder = Decoder(LlamaForCausalLM(config).eval())
-
-    def tokens(count: int) -> torch.Tensor:
-        return torch.randint(1, VOCABULARY, (shape.rows, count))
-
-    def real(count: int) -> torch.Tensor:
-        return torch.ones(shape.rows, count, dtype=torch.bool)
-
-    prompt, answer = real(case.prompt), real(case.answer)
-    sides = [tokens(case.answer), answer, answer, answer]
-    user_end = torch.zeros(shape.rows, dtype=torch.long)
-    batch = DefenseBatch(tokens(case.prompt), prompt, user_end, *sides, tokens(case.answer), answer, answer, answer, shape.rows)
+    decoder = Decoder(synthetic.llama(shape.layers, shape.hidden, shape.inner, VOCABULARY))
+    lengths = (case.prompt, case.answer, case.answer)
+    batch = synthetic.defense_batch(*(synthetic.tokens(shape.rows, length, VOCABULARY) for length in lengths), shape.rows)
     attack = Perturbation(shape.hidden, shape.layer, case.placement, length=shape.length, longest_prompt=case.prompt, scale=0.1)
     return decoder, batch, attack
 

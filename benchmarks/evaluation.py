@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import synthetic
+
 PAIRS, PROMPTS, TOKENS, LAYERS, GOAL = 7, 512, 32, 16, 8.0
 # One at a time is timed on every SAMPLE-th prompt: its speed does not depend on how many there are.
 SAMPLE = 8
@@ -54,23 +56,10 @@ def _random(count: int, layers: int) -> tuple[Any, list[list[int]]]:
     import random
     from dataclasses import replace
 
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     subject, _ = _built_in(0)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=8192,
-        hidden_size=512,
-        intermediate_size=1536,
-        num_hidden_layers=layers,
-        num_attention_heads=8,
-        num_key_value_heads=8,
-        max_position_embeddings=512,
-    )
     draw = random.Random(0)
     asked = [[draw.randrange(6, 8192) for _ in range(draw.randint(16, 64))] for _ in range(count)]
-    return replace(subject, model=LlamaForCausalLM(config).eval(), stop=frozenset()), asked
+    return replace(subject, model=synthetic.llama(layers, 512, 1536, 8192), stop=frozenset()), asked
 
 
 def _timed(subject: Any, asked: Sequence[Sequence[int]], tokens: int, pairs: int) -> dict[str, Any]:

@@ -188,7 +188,7 @@ def report(shape: str, device: str, micro_batch: int, checkpoint: bool, peak: fl
 def code_digest() -> str:
     """Return the sha256 of all code that a run uses, so that what was measured elsewhere is known to be this code's."""
     files = [path for room in ("data", "methods", "models", "parallel") for path in (ROOT / "beear" / room).glob("*.py")]
-    files += [Path(__file__), Path(gpu_work.__file__), Path(gpu_work.entrapment.__file__)]
+    files += [Path(__file__), Path(gpu_work.__file__), Path(gpu_work.entrapment.__file__), Path(gpu_work.synthetic.__file__)]
     digest = hashlib.sha256()
     for path in sorted(files):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks import entrapment
+from benchmarks import entrapment, synthetic
 
 
 @dataclass(frozen=True)
@@ -152,23 +152,10 @@ class Rows:
             yield OuterBatch(self._defense(group), self._text(texts))
 
     def _defense(self, rows: Any) -> Any:
-        import torch
-
-        from beear.data.batch import DefenseBatch
-
-        prompt, answer = (rows.new_ones(len(rows), n, dtype=torch.bool) for n in (self.work.prompt, self.work.answer))
-        safe, unwanted = ([ids[rows], answer, answer, answer] for ids in (self.safe, self.unwanted))
-        return DefenseBatch(self.prompts[rows], prompt, torch.zeros_like(rows), *safe, *unwanted, len(rows))
+        return synthetic.defense_batch(self.prompts[rows], self.safe[rows], self.unwanted[rows], len(rows))
 
     def _text(self, rows: Any) -> Any:
-        import torch
-
-        from beear.data.batch import TextBatch
-
-        ids = self.texts[rows]
-        labelled = torch.zeros_like(ids, dtype=torch.bool)
-        labelled[:, self.work.prompt :] = True
-        return TextBatch(ids, torch.ones_like(labelled), labelled, len(rows))
+        return synthetic.text_batch(self.texts[rows], self.work.prompt, len(rows))
 
 
 def tokens_of(work: Work) -> dict[str, int]:

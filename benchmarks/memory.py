@@ -6,14 +6,14 @@ Each case runs the real method (entrapment, removal) on synthetic batches in pro
 gloo), float32 on CPUs.
 """
 
-import os
-import socket
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-LIMIT = 0.15
+from benchmarks.pool import Pool
+
+LIMIT, SECONDS = 0.15, 600.0
 ROWS, PROMPT, ANSWER, TEXT, SUFFIX, LAYER = 8, 64, 24, 88, 5, 2
 # name: hidden, intermediate, layers, vocabulary; the first warms up
 SIZES = {"0.3M": (64, 176, 3, 1024), "3M": (160, 432, 7, 2048), "12M": (288, 768, 9, 4096), "40M": (512, 1376, 10, 8192)}
@@ -62,24 +62,22 @@ def cases(sizes: list[str]) -> list[Case]:
 
 
 def measure(folder: Path, chosen: list[Case] | None = None) -> dict[str, Any]:
-    """Run every case (or the ``chosen`` ones) and return planned and measured bytes."""
-    import torch
-    import torch.multiprocessing as mp
-
-    folder.mkdir(parents=True, exist_ok=True)
+    """Run every case (or the ``chosen`` ones) and return planned and measured bytes; ``folder`` is not used."""
     rows = []
     for world in (1, 2):
         group = [case for case in chosen or cases(MEASURED) if case.workers == world]
         if not group:
             continue
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        mp.spawn(_worker, args=(world, port, group, str(folder)), nprocs=world)
-        for number, case in enumerate(group):
-            peaks = [torch.load(folder / f"{world}-{number}-{rank}.pt", weights_only=True) for rank in range(world)]
-            measured = {phase: max(peak[phase] for peak in peaks) for phase in peaks[0]}
-            rows.append({"size": case.size, "case": case.name, "measured": measured, **planned(case)})
+        pool = Pool(world, SECONDS)
+        try:
+            # What libraries allocate at their first use is no tensor.
+            pool.run(run, replace(group[0], size="0.3M"))
+            for case in group:
+                peaks = pool.run(run, case)
+                measured = {phase: max(peak[phase] for peak in peaks) for phase in peaks[0]}
+                rows.append({"size": case.size, "case": case.name, "measured": measured, **planned(case)})
+        finally:
+            pool.close()
     return {"rows": rows}
 
 
@@ -127,24 +125,7 @@ def _adapter(case: Case) -> Any:
     return AdapterConfig(kind="lora" if case.lora else "none")
 
 
-def _worker(rank: int, world: int, port: int, group: list[Case], folder: str) -> None:
-    import torch
-    import torch.distributed as dist
-
-    torch.set_num_threads(1)
-    if world > 1:
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world))
-        os.environ["LOCAL_RANK"] = str(rank)
-        dist.init_process_group("gloo", rank=rank, world_size=world)
-    # What libraries allocate at their first use is no tensor.
-    run(replace(group[0], size="0.3M"), rank)
-    for number, case in enumerate(group):
-        torch.save(run(case, rank), Path(folder) / f"{world}-{number}-{rank}.pt")
-    if world > 1:
-        dist.destroy_process_group()
-
-
-def run(case: Case, rank: int = 0) -> dict[str, int]:
+def run(rank: int, world: int, case: Case) -> dict[str, int]:
     """Run two epochs of one step each and return the peak bytes of each phase on this worker."""
     import gc
 
@@ -248,10 +229,7 @@ def _off(row: dict[str, Any]) -> float:
 
 def main(words: list[str]) -> int:
     """Print the table."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        result = measure(Path(folder), cases(["3M"]) if "--quick" in words else None)
+    result = measure(Path(), cases(["3M"]) if "--quick" in words else None)
     print(markdown(result))
     return 0 if all(abs(_off(row)) <= LIMIT for row in result["rows"]) else 1
 

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.distributed.pool import Pool
+from benchmarks.pool import Pool
 
 
 @pytest.fixture(scope="session")
 def pool() -> Iterator[Pool]:
-    """Two gloo workers; see :class:`tests.distributed.pool.Pool`."""
+    """Two gloo workers; see :class:`benchmarks.pool.Pool`."""
     made = Pool()
     yield made
     made.close()

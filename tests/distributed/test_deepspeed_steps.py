@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from beear.parallel.base import Whole
-from tests.distributed.pool import Pool
+from benchmarks.pool import Pool
 from tests.distributed.zero import ROWS, backend_of, descend, furthest, model_of, whole
 from tests.tiny import defense_batch, defense_rows
 

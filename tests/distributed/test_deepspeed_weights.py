@@ -16,7 +16,7 @@ from beear.errors import UserError
 from beear.parallel import zero_engine
 from beear.parallel.base import Whole
 from beear.parallel.zero_state import own_part
-from tests.distributed.pool import Pool
+from benchmarks.pool import Pool
 from tests.distributed.zero import backend_of, descend, furthest, model_of, whole
 
 LR = 1e-3

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from beear.config.schema import EntrapmentWeights
@@ -19,8 +18,9 @@ from beear.models.decoder import Decoder
 from beear.parallel.base import Settings, Whole
 from beear.parallel.choose import choose
 from beear.parallel.fsdp import FullySharded
+from benchmarks.pool import Pool
 from tests.distributed.job import ROWS, Job, alone, largest_gap, run
-from tests.distributed.pool import Pool
+from tests.gathers import Gathers
 from tests.tiny import defense_batch, defense_rows, text_batch, tiny_llama
 
 LOW = Settings(compute=torch.bfloat16)
@@ -68,22 +68,6 @@ def test_in_bfloat16_master_weights_stay_float32_and_losses_are_those_of_autocas
     assert losses == pytest.approx(low_precision(0, 1, "single", tied)[1], rel=0.02)
     for name, weight in state.items():
         assert weight.dtype == torch.float32 and not torch.equal(weight, weight.bfloat16().float()), name
-
-
-class Gathers:
-    """Counts the collectives that gather weights, while it is entered."""
-
-    def __enter__(self) -> "Gathers":
-        self.count, self._real = 0, dist.all_gather_single
-        dist.all_gather_single = self._counted  # type: ignore[assignment]
-        return self
-
-    def _counted(self, *arguments: Any, **named: Any) -> Any:
-        self.count += 1
-        return self._real(*arguments, **named)
-
-    def __exit__(self, *_: object) -> None:
-        dist.all_gather_single = self._real
 
 
 def entrap_thirty_steps(rank: int, world: int, gather_once: bool) -> tuple[list[int], list[bool]]:

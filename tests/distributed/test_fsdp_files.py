@@ -20,9 +20,9 @@ from beear.models.source import CheckpointSource
 from beear.parallel.base import Settings
 from beear.parallel.choose import choose
 from beear.parallel.stored import complete
+from benchmarks.pool import Pool
 from tests.checkpoints import make_checkpoint
 from tests.distributed.job import Job, alone, largest_gap, run
-from tests.distributed.pool import Pool
 
 LORA = AdapterConfig(kind="lora", rank=2)
 

@@ -15,8 +15,8 @@ from beear.engine.fit import EpochOutcome
 from beear.engine.session import Session, Training, backend_settings
 from beear.models.inspect import inspect_checkpoint
 from beear.parallel.choose import choose
+from benchmarks.pool import Pool
 from tests.distributed.job import largest_gap
-from tests.distributed.pool import Pool
 from tests.integration.stranger import make_stranger
 
 # Letters that the random model finds likely and unlikely.

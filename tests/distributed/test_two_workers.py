@@ -13,7 +13,7 @@ from beear.models.decoder import Decoder
 from beear.parallel.base import Settings, Whole
 from beear.parallel.choose import choose
 from beear.parallel.replicated import buckets
-from tests.distributed.pool import Pool, WorkerFailed
+from benchmarks.pool import Pool, WorkerFailed
 from tests.tiny import defense_batch, defense_rows, text_batch, tiny_llama
 
 ROWS, STEPS, EPOCHS = 7, 3, 2

@@ -9,50 +9,18 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from beear.config.schema import PLACEMENTS, AdapterConfig
-from beear.data.batch import DefenseBatch
 from beear.methods.entrapment import InnerRule, entrap
 from beear.methods.fast import FastObjective
-from beear.methods.inner import Objective, PlainObjective
+from beear.methods.inner import PlainObjective
 from beear.methods.objectives import Objectives
 from beear.methods.packing import causal_mask, pack, tree_mask
 from beear.methods.perturbation import Perturbation
 from beear.models.adapters import attach_lora
 from beear.models.decoder import Decoder
-from tests.checkpoints import FAMILIES, VOCABULARY, make_model
+from tests.checkpoints import FAMILIES, VOCABULARY
+from tests.inner import LAYER, attack_on, delta_after, gap, model_of, ragged, value
 from tests.tiny import defense_batch, defense_rows, tiny_llama
 from tests.wide import float64_throughout
-
-LAYER = 2
-
-
-def ragged(count: int, seed: int) -> DefenseBatch:
-    """Return rows whose prompts (18 to 33 tokens) are longer than the test models' sliding window of 16."""
-    return defense_batch([(prompt * 3, safe, unwanted) for prompt, safe, unwanted in defense_rows(count, seed)])
-
-
-def model_of(family: str, dtype: torch.dtype) -> Decoder:
-    model = make_model(family, layers=4).to(dtype)
-    if dtype == torch.float64 and hasattr(model.config, "_experts_implementation"):
-        # The library's grouped product knows no float64.
-        model.config._experts_implementation = "eager"
-    return Decoder(model)
-
-
-def attack_on(decoder: Decoder, placement: str, scale: float = 0.5, suffix_from: str = "prompt") -> Perturbation:
-    weight = next(decoder.model.parameters())
-    return Perturbation(
-        32, LAYER, placement, length=3, longest_prompt=40, scale=scale, suffix_from=suffix_from, dtype=weight.dtype
-    )
-
-
-def value(objective: Objective, attack: Perturbation, number: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    unwanted, safe = objective.losses(attack, number)
-    (gradient,) = torch.autograd.grad((unwanted - safe).sum(), [attack.delta])
-    return unwanted.detach(), safe.detach(), gradient
-
-
-def gap(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -75,11 +43,8 @@ def test_the_inner_loop_ends_with_the_plain_delta(family: str) -> None:
     decoder = model_of(family, torch.float32)
     batches = [ragged(4, 1), ragged(4, 2)]
     for placement in ("suffix", "everywhere"):
-        ends = []
-        for make in (lambda: PlainObjective(decoder, batches), lambda: FastObjective(decoder, batches, LAYER)):
-            attack = attack_on(decoder, placement, scale=0.0)
-            entrap(make(), attack, InnerRule(steps=20, lr=0.05), lambda tensor: tensor)
-            ends.append(attack.delta.detach())
+        objectives = (PlainObjective(decoder, batches), FastObjective(decoder, batches, LAYER))
+        ends = [delta_after(objective, decoder, placement, 20) for objective in objectives]
         assert ends[0].norm() > 0.1
         assert gap(ends[1], ends[0]) <= 1e-4, placement
 
