@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from beear.parallel.lowered import HALF, Exact, lower, multiplied, stream_in_float32
+from beear.parallel.products import add_in_products
 
 
 class Masters:
@@ -35,6 +36,8 @@ class Masters:
             copy.data = master.detach().to(compute)
             copy.register_post_accumulate_grad_hook(partial(_hand_over, master))
         stream_in_float32(model)
+        if device.type == "cuda":
+            add_in_products(model, {id(copy): self.trained[name] for name, copy in self._copies.items()})
 
     @torch.no_grad()
     def spread(self) -> None:
@@ -54,7 +57,8 @@ class Masters:
 
 def _hand_over(master: nn.Parameter, copy: Tensor) -> None:
     """Add the gradient of one backward pass to the master's in float32, so that several passes lose nothing."""
-    assert copy.grad is not None
+    if copy.grad is None:
+        return
     if master.grad is None:
         master.grad = copy.grad.float()
     else:
