@@ -33,7 +33,7 @@ class Load:
     layers: int = 6
     hidden: int = 384
     vocabulary: int = 2048
-    rows: int = 16
+    rows: int = 32
     prompt: int = 64
     answer: int = 24
     inner_steps: int = 6

@@ -1,14 +1,14 @@
 """BEEAR on one GPU and a model of random weights, with torch and transformers alone: speed, use of the device, memory.
 
-    python -m benchmarks.gpu [--shape 7b] [--micro-batch 8] [--checkpoint] [--json FILE]    on a machine with a GPU
+    python -m benchmarks.gpu [--shape 7b] [--micro-batch 24] [--checkpoint] [--json FILE]    on a machine with a GPU
     python -m benchmarks.gpu --shape tiny --device cpu                                      seconds, anywhere
     python -m benchmarks.gpu --record FILE                                                  keeps FILE in docs/evidence
 
 bfloat16 matrices, float32 master weights. Memory for 7b (N = 6.74e9) in GB: masters 4N = 27, gradients 27, AdamW's moments
-54, and the bfloat16 matrices that the model computes with 13; that is 121, always there after the first step (bfloat16
-gradients live until they are added to those in float32, one weight at a time). In removal, of each row in a micro-batch, 1.4
-that layers keep (227 kB a token and layer). So 133 at 8 rows, 144 at 16, of the 150 that an H200 holds. In entrapment there
-are no gradients: 113 with all 32 rows at once, less in the first one, where AdamW has no state yet. AdamW must be the fused
+54, and the bfloat16 matrices that the model computes with 13; that is 121, always there after the first step. In removal, of
+each row in a micro-batch, 1.1 that layers keep (175 kB a token and layer). So 138 at 16 rows, 147 at 24, of the 150 that an
+H200 holds. In entrapment there are no gradients: 113 with all 32 rows at once, less in the first one, where AdamW has no
+state yet. AdamW must be the fused
 one: the default makes copies as large as the weights. Weights are drawn on the GPU. A warm-up at the largest shapes comes
 first, twice over, since only the second finds AdamW's state in place: memory runs out there or never.
 
@@ -254,7 +254,7 @@ def arguments(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--shape", choices=SHAPES, default="7b", help="the model's sizes (default 7b)")
     parser.add_argument("--device", default="cuda", help="torch device (default cuda)")
-    parser.add_argument("--micro-batch", type=int, default=8, help="rows computed at once in removal (default 8)")
+    parser.add_argument("--micro-batch", type=int, default=24, help="rows computed at once in removal (default 24)")
     parser.add_argument("--checkpoint", action="store_true", help="compute activations again in the backward pass")
     parser.add_argument("--peak", type=float, help="the device's dense bfloat16 FLOP/s (default: by its name)")
     parser.add_argument("--json", type=Path, help="write the result to this file")

@@ -57,7 +57,8 @@ def markdown(result: dict[str, Any]) -> str:
         "phase waits for the device; utilisation leaves out making the model and the warm-up (two entrapments and removal steps "
         "at the largest shapes), the whole run holds them.",
         "",
-        "The memory plan for 7b, in GiB of tensors (an H200 holds 139.8), by rows computed at once in removal:",
+        "The memory plan for 7b, in GiB of tensors (an H200 holds 139.8), by rows computed at once in removal; it counts norms "
+        "as they are spelled out, of which a GPU's kernel keeps less:",
         "",
         "| micro-batch | activations | entrapment | removal |",
         "|---|---|---|---|",

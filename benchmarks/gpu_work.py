@@ -197,7 +197,7 @@ def plan() -> list[dict[str, Any]]:
     lengths = (work.prompt, work.answer, work.answer, whole, work.answer)
     planned = memory.Work(work.rows, *lengths, llama.layer, work.prompt - work.length, work.inner_batches, half=True)
     found = []
-    for rows, checkpoint in ((8, False), (12, False), (16, False), (32, True)):
+    for rows, checkpoint in ((8, False), (16, False), (24, False), (32, True)):
         spread = memory.Spread("single", micro_batch=rows, checkpoint=checkpoint, accelerator=True)
         uses = memory.plan_memory(shape, planned, spread)
         peaks = {"entrapment": uses.entrapment.total, "removal": uses.removal.total}

@@ -178,7 +178,10 @@ def run(rank: int, world: int, case: Case) -> dict[str, int]:
 
 
 def batches(share: int, vocabulary: int, seed: int) -> tuple[Any, Any, Any]:
-    """Return two defense batches and a text batch [share rows each], ragged, with the longest row at full length."""
+    """Return two defense batches and a text batch [share rows each], ragged, with the longest row of each at full length.
+
+    Four rows are longest in the prompt, in either answer, or in all together: as many as the first entrapment checks.
+    """
     import torch
 
     from beear.data.batch import DefenseBatch, TextBatch
@@ -188,18 +191,20 @@ def batches(share: int, vocabulary: int, seed: int) -> tuple[Any, Any, Any]:
     def tokens(width: int) -> torch.Tensor:
         return torch.randint(1, vocabulary, (share, width), generator=draw)
 
-    def present(width: int, left: bool) -> torch.Tensor:
-        mask = torch.arange(width).expand(share, -1) < (width - 3 * (torch.arange(share) % 2))[:, None]
+    def present(width: int, longest: int, left: bool = False) -> torch.Tensor:
+        lengths = torch.full((share,), width - 4)
+        lengths[longest], lengths[3] = width, width - 1
+        mask = torch.arange(width).expand(share, -1) < lengths[:, None]
         return mask.flip(-1) if left else mask
 
     def defense() -> DefenseBatch:
-        answer = present(ANSWER, left=False)
+        safe, unwanted = present(ANSWER, 1), present(ANSWER, 2)
         return DefenseBatch(
-            tokens(PROMPT), present(PROMPT, left=True), torch.full((share,), 2),
-            tokens(ANSWER), answer, answer, answer, tokens(ANSWER), answer, answer, answer, ROWS,
+            tokens(PROMPT), present(PROMPT, 0, left=True), torch.full((share,), 2),
+            tokens(ANSWER), safe, safe, safe, tokens(ANSWER), unwanted, unwanted, unwanted, ROWS,
         )  # fmt: skip
 
-    mask = present(TEXT, left=False)
+    mask = present(TEXT, 0)
     labelled = mask & (torch.arange(TEXT) >= TEXT - ANSWER)
     return defense(), defense(), TextBatch(tokens(TEXT), mask, labelled, ROWS)
 

@@ -192,7 +192,8 @@ def _gathered(shape: ModelShape, work: Work, spread: Spread, inner: bool) -> flo
     if inner and spread.gather_once:
         return size * shape.parameters
     if _zero_stage(spread):
-        ahead = min(shape.parameters, ZERO_AHEAD)
+        # Inner and removal passes that both fetch leave it no order to fetch ahead by in the longer ones.
+        ahead = min(shape.parameters, ZERO_AHEAD) if inner or spread.gather_once else 0
         return size * (max(shape.small, min(shape.parameters, ZERO_LIVE + shape.largest_layer)) + ahead)
     return size * (shape.outside + 2 * shape.largest_layer)
 
@@ -202,14 +203,17 @@ def removal_activations(shape: ModelShape, work: Work, spread: Spread) -> float:
     rows = min(work.rows, spread.micro_batch or work.rows)
     kept = shape.kept.bfloat16 if work.half else shape.kept.float32
     passes = ((work.prompt + work.safe, work.safe + 1), (work.text, work.labelled))
-    return max(rows * (_layers(shape, kept, shape.layers, t, spread) + _logits(shape, columns)) for t, columns in passes)
+    return max(rows * _pass(shape, kept, shape.layers, t, _logits(shape, columns), spread) for t, columns in passes)
 
 
-def _layers(shape: ModelShape, kept: Saved, layers: int, tokens: int, spread: Spread) -> float:
-    """Return one row's bytes over ``layers``; checkpointed ones keep their input (float32), and one at a time the rest."""
+def _pass(shape: ModelShape, kept: Saved, layers: int, tokens: int, loss: float, spread: Spread) -> float:
+    """Return one row's bytes over ``layers`` and, at the end, ``loss``.
+
+    Checkpointed layers keep their input (float32), and one at a time the rest, once the loss has been taken back.
+    """
     if spread.checkpoint:
-        return layers * MASTER * shape.hidden_size * tokens + kept.bytes(tokens)
-    return layers * kept.bytes(tokens)
+        return layers * MASTER * shape.hidden_size * tokens + max(kept.bytes(tokens), loss)
+    return layers * kept.bytes(tokens) + loss
 
 
 def _logits(shape: ModelShape, columns: int) -> float:
@@ -221,9 +225,10 @@ def _plain(shape: ModelShape, work: Work, spread: Spread) -> float:
     """Return one row's bytes of two whole passes, of which layers l+1..L and the losses are kept for δ's gradient."""
     kept = shape.kept.frozen_bfloat16 if work.half else shape.kept.frozen_float32
     upper, answers = shape.layers - work.layer, (work.unwanted, work.safe)
-    layers = sum(_layers(shape, kept, upper, work.prompt + answer, spread) for answer in answers)
     # Both log-softmaxes wait while one of them is taken back.
-    return layers + _logits(shape, max(answers)) + MASTER * min(answers) * shape.vocabulary
+    loss = _logits(shape, max(answers)) + MASTER * min(answers) * shape.vocabulary
+    first = _pass(shape, kept, upper, work.prompt + min(answers), 0.0, spread)
+    return first + _pass(shape, kept, upper, work.prompt + max(answers), loss, spread)
 
 
 def _fast(shape: ModelShape, work: Work, spread: Spread) -> float:
@@ -235,8 +240,8 @@ def _fast(shape: ModelShape, work: Work, spread: Spread) -> float:
     cached = work.inner_batches * (MASTER * shape.hidden_size * work.packed + cache + masks)
     # Keys and values of the cached columns are joined to each layer's own, for every query head.
     joined = upper * 2 * shape.heads * shape.head_dim * head * size
-    layers = _layers(shape, Saved(kept.token, 0.0), upper, columns, spread)
-    return cached + joined + layers + _logits(shape, work.unwanted + work.safe)
+    loss = _logits(shape, work.unwanted + work.safe)
+    return cached + joined + _pass(shape, Saved(kept.token, 0.0), upper, columns, loss, spread)
 
 
 def _backward_buffers(shape: ModelShape, spread: Spread) -> float:
