@@ -48,7 +48,7 @@ class Load:
 
 
 def measure(folder: Path, load: Load | None = None, names: tuple[str, ...] = tuple(BACKENDS)) -> dict[str, Any]:
-    """Return, by backend, the seconds of every round and the peak bytes of one more epoch."""
+    """Return, by backend, the seconds of every round and the peak bytes of an epoch."""
     load = load or Load()
     found: dict[str, Any] = {}
     with Crew(1, build, "single", 3, load) as plain:
@@ -61,34 +61,52 @@ def measure(folder: Path, load: Load | None = None, names: tuple[str, ...] = tup
                 crews = {"plain": plain, "one": alone, "two": two}
                 rounds = [{way: max(crew.run("epoch")) for way, crew in crews.items()} for _ in range(load.rounds)]
                 found[name] = {way: [seconds[way] for seconds in rounds] for way in crews}
-                # A process that was watched allocates more slowly ever after, so the plain one is watched last of all.
-                found[name]["peaks"] = {way: max(crew.run("peak")) for way, crew in crews.items() if crew is not plain}
-        alone_peak = max(plain.run("peak"))
-    for name, one in found.items():
-        one["peaks"] = {"plain": alone_peak, "one": alone_peak, **one["peaks"]}
-        print(_line(name, one, load.tokens), flush=True)
+    for name, peaks in measure_peaks(load, names).items():
+        found[name]["peaks"] = peaks
+        print(_line(name, found[name], load.tokens), flush=True)
     return {"load": {**vars(load), "tokens": load.tokens}, "backends": found}
 
 
+def measure_peaks(load: Load, names: tuple[str, ...] = tuple(BACKENDS)) -> dict[str, dict[str, int]]:
+    """Return, by backend, the most tensor bytes a worker holds, in processes of their own.
+
+    One that has trained would give back during the watch what it held before, and a watched one allocates more slowly.
+    """
+
+    def peak(workers: int, backend: str, stage: int) -> int:
+        with Crew(workers, build, backend, stage, load) as crew:
+            return int(max(crew.run("peak")))
+
+    plain, found = peak(1, "single", 3), {}
+    for name in names:
+        backend, stage = BACKENDS[name]
+        alone = plain if backend == "ddp" else peak(1, backend, stage)
+        found[name] = {"plain": plain, "one": alone, "two": peak(2, backend, stage)}
+    return found
+
+
 def build(rank: int, world: int, backend: str, stage: int, load: Load) -> dict[str, Any]:
-    """Return a worker's work: ``epoch`` gives its seconds, ``peak`` the most tensor bytes it held."""
+    """Return a worker's work: ``epoch`` gives its seconds (the first call trains one before), ``peak`` its most tensor bytes."""
     from benchmarks.tensor_memory import Meter
 
-    epoch = _epoch(rank, world, backend, stage, load)
-    epoch()
+    made: list[Any] = []
 
     def timed() -> float:
+        if not made:
+            made.append(_epoch(rank, world, backend, stage, load))
+            made[0]()
         began = time.perf_counter()
-        epoch()
+        made[0]()
         return time.perf_counter() - began
 
     def peak() -> int:
         meter = Meter()
+        # Only what is made while it watches counts, the weights included.
         with meter.watching() as span:
-            # Only what is made while it watches counts, so the weights are made once more.
-            again = _epoch(rank, world, backend, stage, load)
+            epoch = _epoch(rank, world, backend, stage, load)
             with span("epoch"):
-                again()
+                epoch()
+                epoch()
         return meter.peaks["epoch"]
 
     return {"epoch": timed, "peak": peak}

@@ -95,8 +95,8 @@ def markdown(result: dict[str, Any]) -> str:
             "## Two workers and one",
             "",
             "The same global batches, float32, one epoch with calibrated K (at most 15) on the built-in backdoored models: two "
-            "workers of each backend beside one plain worker. Relative differences (norm of the difference over the norm) of δ, of "
-            f"all trained weights together, and of the one weight that differs most; the limit is {LIMIT:.0e}. AdamW's first "
+            "workers of each backend beside one plain worker. Relative differences (norm of the difference over the norm) of δ, "
+            f"of all trained weights together, and of the one weight that differs most; the limit is {LIMIT:.0e}. AdamW's first "
             "steps go by a gradient's sign: where a gradient is all but nothing, its rounding shows in that weight.",
             "",
             "| embeddings | trained | backend | δ | weights | the one that differs most |",

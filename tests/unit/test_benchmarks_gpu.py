@@ -225,4 +225,3 @@ def test_the_plan_for_7b_is_near_what_an_h200_measured() -> None:
     for phase in ("entrapment", "removal"):
         measured = kept["memory"][phase]["allocated"]
         assert 0 <= rows[kept["micro_batch"], kept["checkpoint"]][phase] / measured - 1 <= 0.15
-
