@@ -12,6 +12,7 @@ import ray
 from beear.config.entry import catch_signals
 from beear.config.schema import ParallelConfig
 from beear.errors import UserError
+from beear.orchestration import growth
 from beear.orchestration.outputs import SUBMITTED
 from beear.orchestration.probe import ask_gpus
 from beear.parallel.devices import GIB, Device, cpu
@@ -42,6 +43,12 @@ class Plan:
     def gpus(self) -> float:
         """GPUs in all."""
         return self.workers * self.gpus_per_worker
+
+    @property
+    def bundles(self) -> list[growth.Bundle]:
+        """What must fit on one node each."""
+        worker = {"CPU": self.cpus_per_worker, **({"GPU": self.gpus_per_worker} if self.gpus else {})}
+        return [*[worker] * self.workers, {"CPU": self.data_cpus}]
 
     def sentence(self) -> str:
         """Say the plan in one line."""
@@ -99,11 +106,23 @@ def _check_reachable(address: str) -> None:
 
 
 def plan_for(parallel: ParallelConfig) -> Plan:
-    """Return the plan, with a GPU each where the cluster has any and the configuration does not say."""
+    """Return the plan, with a GPU each where the cluster has or may get any and the configuration does not say."""
     gpus = parallel.gpus_per_worker
     if gpus is None:
-        gpus = 1.0 if ray.cluster_resources().get("GPU", 0) > 0 else 0.0
+        gpus = 1.0 if growth.possible().get("GPU", 0) > 0 else 0.0
     return Plan(parallel.workers, parallel.cpus_per_worker, gpus, parallel.data_cpus)
+
+
+def await_room(plan: Plan, say: Callable[[str], None]) -> None:
+    """Wait for the nodes that ``plan`` lacks where an autoscaler can add them; where none can, the next check refuses.
+
+    Raises:
+        UserError: they did not come in time.
+    """
+    missing = _missing(plan, ray.cluster_resources())
+    if missing and not _missing(plan, growth.possible()):
+        say(f"  note: waiting for the cluster to grow by {' and '.join(missing)}")
+        growth.await_bundles(plan.bundles, say)
 
 
 def check_resources(plan: Plan) -> None:
@@ -112,13 +131,8 @@ def check_resources(plan: Plan) -> None:
     Raises:
         UserError: the cluster is too small; the sentence names what is missing.
     """
-    there = ray.cluster_resources()
     lower = "lower parallel.workers, parallel.cpus_per_worker or parallel.data_cpus, or add nodes"
-    missing = [
-        f"{need - there.get(name, 0.0):g} more {name} (it has {there.get(name, 0.0):g}, the plan needs {need:g})"
-        for name, need in (("CPU", plan.cpus), ("GPU", plan.gpus))
-        if need > there.get(name, 0.0) + 1e-9
-    ]
+    missing = _missing(plan, ray.cluster_resources())
     if missing:
         raise UserError(f"the cluster is too small for {plan.sentence()}: {' and '.join(missing)}; {lower}")
     room = sum(_room(node["Resources"], plan) for node in ray.nodes() if node["Alive"])
@@ -126,6 +140,15 @@ def check_resources(plan: Plan) -> None:
         raise UserError(
             f"the cluster is too small for {plan.sentence()}: a worker must fit on one node, and its nodes hold {room}; {lower}"
         )
+
+
+def _missing(plan: Plan, there: dict[str, float]) -> list[str]:
+    """Return what ``there`` lacks for ``plan``, in words."""
+    return [
+        f"{need - there.get(name, 0.0):g} more {name} (it has {there.get(name, 0.0):g}, the plan needs {need:g})"
+        for name, need in (("CPU", plan.cpus), ("GPU", plan.gpus))
+        if need > there.get(name, 0.0) + 1e-9
+    ]
 
 
 def device_of(parallel: ParallelConfig, plan: Plan, ask: Ask = ask_gpus) -> Device | None:

@@ -1,7 +1,6 @@
 """The driver's side of training: one Ray Train run, its events, and what it left in storage."""
 
 import shutil
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from beear.errors import UserError
+from beear.orchestration.beside import run_beside
 from beear.orchestration.board import FAULTS, Board, Event, Relay
 from beear.orchestration.checkpoint import EXPORT, read_history
 from beear.orchestration.cluster import Plan
@@ -63,7 +63,7 @@ def train(spec: WorkerSpec, plan: Plan, storage: Path, target: Path, sink: Calla
     result = None
     with Relay(spec.board, take):
         try:
-            result = _fit(trainer)
+            result = run_beside(trainer.fit)
         except TrainingFailedError as error:
             failure = error
     # On other machines the next workers do this.
@@ -81,27 +81,6 @@ def train(spec: WorkerSpec, plan: Plan, storage: Path, target: Path, sink: Calla
 
 def _run_name(spec: WorkerSpec) -> str:
     return f"beear-{spec.identity[:16]}"
-
-
-def _fit(trainer: TorchTrainer) -> ray.train.Result:
-    """Run ``trainer.fit`` beside the main thread: on it, Ray Train would take Ctrl-C and end the process with 0."""
-    done: list[ray.train.Result] = []
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            done.append(trainer.fit())
-        # Whatever it is, the main thread raises it.
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(0.2)
-    if failed:
-        raise failed[0]
-    return done[0]
 
 
 def _trainer(spec: WorkerSpec, plan: Plan, storage: Path) -> TorchTrainer:
