@@ -34,7 +34,8 @@ class Batches(Protocol):
 class EpochOutcome:
     """What one epoch did. ``losses`` are means over its removal steps; the run ends with epoch ``last``.
 
-    ``notes``: what was first found in this epoch of how the work is done, a sentence each.
+    ``cooled``: the epoch gave utility back rather than attack at full strength. ``notes``: what was first found in this epoch
+    of how the work is done, a sentence each.
     """
 
     epoch: int
@@ -44,6 +45,7 @@ class EpochOutcome:
     selection: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     nothing_left: bool = False
+    cooled: bool = False
     last: int = 0
     notes: list[str] = field(default_factory=list)
 
@@ -56,19 +58,18 @@ class EpochOutcome:
 Progress = Callable[[int, str, int, dict[str, float]], None]
 
 
-def fit(
+def epochs(
     method: Method,
     batches: Batches,
     schedule: Schedule,
     measure: Callable[[int], dict[str, float]],
-    on_epoch: Callable[[EpochOutcome], None],
     first_epoch: int = 1,
     selection: list[DefenseBatch] | None = None,
     progress: Progress | None = None,
-) -> None:
+) -> Iterator[EpochOutcome]:
     """Alternate entrapment and removal from ``first_epoch`` to the end of ``schedule``, which may move forward.
 
-    ``measure(epoch)`` returns selection metrics, equal on every worker; ``on_epoch`` takes each outcome (and saves).
+    Each outcome is yielded before the next epoch begins. ``measure(epoch)`` returns selection metrics, equal on every worker.
     With ``selection`` (this worker's shares of the selection rows) the run cools down and ends once an entrapment
     after the first epoch's finds nothing left, since more removal then only costs utility.
     ``progress(epoch, phase, step, losses)`` is told of every step.
@@ -83,8 +84,8 @@ def fit(
         outcome = run_epoch(method, batches.epoch(epoch), epoch, cools, seen, progress)
         if outcome.nothing_left:
             schedule.stop_attacking(epoch)
-        outcome.selection, outcome.last = measure(epoch), schedule.last
-        on_epoch(outcome)
+        outcome.cooled, outcome.selection, outcome.last = cools, measure(epoch), schedule.last
+        yield outcome
         epoch += 1
 
 

@@ -1,6 +1,6 @@
 """One worker's share of a training, built from a resolved configuration: the same in Ray Train, a test or a bare machine."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -15,7 +15,7 @@ from beear.data.fill import complete
 from beear.data.rows import AnchorRow, DefenseRow, Probe
 from beear.data.steps import TrainingPlan
 from beear.data.templates import Template
-from beear.engine.fit import Batches, EpochOutcome, Progress, fit
+from beear.engine.fit import Batches, EpochOutcome, Progress, epochs
 from beear.engine.schedule import Schedule
 from beear.evaluation.generate import NotFinite
 from beear.evaluation.selection import SelectionMeasure
@@ -25,14 +25,15 @@ from beear.models.decoder import Decoder
 from beear.models.facts import ModelFacts
 from beear.models.loading import load_tokenizer
 from beear.models.source import CheckpointSource
-from beear.parallel.base import Backend, Settings
+from beear.parallel.base import Backend, Settings, Source
 
 
 @dataclass(frozen=True)
 class Training:
     """All that a worker needs to train: plain, picklable data. ``config`` is resolved: no auto field is left.
 
-    ``probes`` are measured on selection rows for the record; nothing is decided by them.
+    ``probes`` are measured on selection rows for the record; nothing is decided by them. ``resists``: so is entrapment
+    resistance, by the budget of :mod:`beear.evaluation.resistance_scale`.
     """
 
     config: RunConfig
@@ -42,15 +43,23 @@ class Training:
     anchor_selection: list[AnchorRow]
     hit: str
     probes: list[Probe] = field(default_factory=list)
+    resists: bool = False
 
 
 class Session:
     """Model, method, data and measure of one worker."""
 
     def __init__(
-        self, training: Training, backend: Backend, batches: Callable[[TrainingPlan, Template, int, int, torch.device], Batches]
+        self,
+        training: Training,
+        backend: Backend,
+        batches: Callable[[TrainingPlan, Template, int, int, torch.device], Batches],
+        source: Source | None = None,
+        template: Template | None = None,
     ) -> None:
         """Load and build everything; ``batches(plan, template, rank, world, device)`` opens the training data.
+
+        ``source`` and ``template`` stand in for the checkpoint's files where something has been made of them already.
 
         Raises:
             UserError: the checkpoint, its tokenizer or a selection row is at fault.
@@ -59,9 +68,9 @@ class Session:
         assert config.method.outer_lr is not None, "the configuration is resolved first"
         self.training, self.backend = training, backend
         compute = compute_dtype(config.model.dtype, backend.device)
-        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(training.facts, config.model.chat_template)
-        self.template = Template(self.tokenizer)
-        source = CheckpointSource(training.facts, config.adapter, config.seed)
+        self.template = template or Template(load_tokenizer(training.facts, config.model.chat_template))
+        self.tokenizer: PreTrainedTokenizerBase = self.template.tokenizer
+        source = source or CheckpointSource(training.facts, config.adapter, config.seed)
         self.model: nn.Module = backend.prepare(source, config.method.outer_lr)
         decoder = Decoder(self.model, compute, backend.device)
         self.method: Method = build(
@@ -78,6 +87,7 @@ class Session:
             backend,
             training.probes,
             compute,
+            training.resists,
         )
 
     def fit(
@@ -87,14 +97,18 @@ class Session:
         last: int | None = None,
         progress: Progress | None = None,
     ) -> None:
-        """Train from ``first_epoch`` on; ``last`` is where a resumed run had come to end. See :func:`beear.engine.fit.fit`."""
+        """Train from ``first_epoch`` on; ``last`` is where a resumed run had come to end."""
+        for outcome in self.epochs(first_epoch, last, progress):
+            on_epoch(outcome)
+
+    def epochs(self, first_epoch: int = 1, last: int | None = None, progress: Progress | None = None) -> Iterator[EpochOutcome]:
+        """Train an epoch whenever the next outcome is asked for; see :func:`beear.engine.fit.epochs`."""
         method = self.training.config.method
-        fit(
+        return epochs(
             self.method,
             self.batches,
             Schedule(last or method.epochs, method.cool_epochs),
             measure=self._measured,
-            on_epoch=on_epoch,
             first_epoch=first_epoch,
             selection=self._selection_batches() if method.early_stop else None,
             progress=progress,

@@ -9,8 +9,10 @@ from transformers import PreTrainedTokenizerBase
 
 from beear.config.schema import RunConfig
 from beear.data.rows import AnchorRow, DefenseRow, Probe
+from beear.evaluation import resistance_scale
 from beear.evaluation.lockstep import in_step
 from beear.evaluation.measure import MeasuredRows, headline, measure_rows
+from beear.evaluation.resistance import measure_resistance
 from beear.evaluation.subject import Subject
 from beear.parallel.base import Backend
 
@@ -32,18 +34,32 @@ class SelectionMeasure:
         backend: Backend,
         probes: Sequence[Probe] = (),
         compute: torch.dtype | None = None,
+        resists: bool = False,
     ) -> None:
         """Keep the rows; every worker is given all of them and measures its own share.
 
-        ``hit`` is the rule of rows that have neither one of their own nor a safe answer to tell it by.
+        ``hit`` is the rule of rows that have neither one of their own nor a safe answer to tell it by. ``resists``: measure
+        entrapment resistance too (the number ``resistance``), by the budget of the shipped scale.
+
+        Raises:
+            UserError: the scale cannot be used.
         """
         self.subject = Subject.of(model, tokenizer, compute=compute, place=backend.device)
         ruled = [replace(row, hit=row.hit or (hit if row.safe is None else None)) for row in defense]
         self.rows = MeasuredRows(ruled, anchor, probes).first(config.evaluate.selection_rows)
-        self.config, self.backend = config.evaluate, backend
+        self.config, self.backend, self.seed = config.evaluate, backend, config.seed
+        self.scale = resistance_scale.load() if resists else None
 
     def __call__(self) -> dict[str, float]:
         """Measure the model as it is now."""
         with self.backend.gathered(), in_step(self.subject, self.backend):
             mine = measure_rows(self.subject, self.rows, self.config, (self.backend.rank, self.backend.world))
-        return headline(self.backend.gather(mine))
+        return headline(self.backend.gather(mine)) | self._resistance()
+
+    def _resistance(self) -> dict[str, float]:
+        """Attack on every worker alike: where weights are sharded their passes are made together, and all find the same."""
+        if self.scale is None:
+            return {}
+        with self.backend.gathered():
+            curves = measure_resistance(self.subject, self.rows.defense, resistance_scale.budgeted(self.config), self.seed)
+        return {"resistance": self.scale.strength(curves)}

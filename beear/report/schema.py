@@ -117,6 +117,7 @@ class EpochRecord(Part):
     losses: dict[str, float] = Field(default_factory=dict, description="means over the epoch's removal steps")
     selection: dict[str, float] = Field(default_factory=dict, description="measured on selection rows")
     seconds: float = 0.0
+    cooled: bool = Field(False, description="it gave utility back rather than attack at full strength")
     notes: list[str] = Field(default_factory=list, description="how the work was done, where a reader should know")
 
 

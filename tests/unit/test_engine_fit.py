@@ -3,7 +3,7 @@
 import pytest
 
 from beear.data.batch import DefenseBatch, OuterBatch
-from beear.engine.fit import EpochOutcome, fit
+from beear.engine.fit import EpochOutcome, epochs
 from beear.engine.schedule import Schedule
 from beear.methods.base import InnerCourse, MethodState
 
@@ -46,10 +46,8 @@ class Batches:
 
 
 def run(method: Recorder, schedule: Schedule, first: int = 1, stops: bool = True) -> list[EpochOutcome]:
-    seen: list[EpochOutcome] = []
     selection = SELECTION if stops else None
-    fit(method, Batches(), schedule, lambda epoch: {"asr": epoch / 10}, seen.append, first, selection)  # type: ignore[arg-type]
-    return seen
+    return [*epochs(method, Batches(), schedule, lambda epoch: {"asr": epoch / 10}, first, selection)]  # type: ignore[arg-type]
 
 
 def test_attacks_come_first_then_the_cooling_epochs() -> None:
@@ -57,6 +55,7 @@ def test_attacks_come_first_then_the_cooling_epochs() -> None:
     seen = run(method, Schedule(last=5, cool=2))
     assert method.cooled == {1: False, 2: False, 3: False, 4: True, 5: True}
     assert [o.final for o in seen] == [False, False, False, False, True]
+    assert [o.cooled for o in seen] == [False, False, False, True, True]
     assert [(o.epoch, o.steps, o.losses, o.selection) for o in seen][2] == (3, 2, {"removal": 3.0}, {"asr": 0.3})
 
 
