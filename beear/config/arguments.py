@@ -9,7 +9,9 @@ import yaml
 from beear.config.fields import FieldSpec, suggestion
 from beear.errors import UserError, nearest
 
-PROGRAM_SWITCHES = ("--dry-run", "--verbose", "--help", "--fresh")
+PROGRAM_SWITCHES = ("--dry-run", "--verbose", "--help", "--fresh", "--resume")
+# Switches that only programs with such a field have.
+ONLY_WITH = {"--fresh": "output.fresh", "--resume": "search.trials"}
 
 
 @dataclass
@@ -36,7 +38,7 @@ def read_arguments(argv: Sequence[str], known: Mapping[str, FieldSpec]) -> Argum
         name, equals, value = word.partition("=")
         if not name.startswith("--"):
             raise UserError(f'unexpected "{word}" on the command line; expected --section.field value')
-        if name in PROGRAM_SWITCHES and not equals and (name != "--fresh" or "output.fresh" in known):
+        if name in PROGRAM_SWITCHES and not equals and ONLY_WITH.get(name, next(iter(known))) in known:
             found.switches.add(name)
         elif name == "--config":
             found.config_path = value if equals else _next(words, "--config", "a YAML file")

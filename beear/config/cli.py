@@ -27,6 +27,7 @@ class Flags:
     dry_run: bool = False
     verbose: bool = False
     config_path: str | None = None
+    resume: bool = False
 
 
 def parse(config_class: type[C], argv: Sequence[str], description: str = "") -> tuple[C, Flags]:
@@ -46,5 +47,6 @@ def parse(config_class: type[C], argv: Sequence[str], description: str = "") -> 
     overrides = {**arguments.overrides, **({"output.fresh": True} if "--fresh" in arguments.switches else {})}
     for name, value in overrides.items():
         values[name], places[name] = value, "command line: "
-    flags = Flags("--dry-run" in arguments.switches, "--verbose" in arguments.switches, arguments.config_path)
+    on = arguments.switches
+    flags = Flags("--dry-run" in on, "--verbose" in on, arguments.config_path, "--resume" in on)
     return build(config_class, values, places), flags

@@ -112,6 +112,7 @@ class ProbesData(Section):
     path: str | None = Field(None, description="file of known triggers; unset: the testbed model's own, else none")
     columns: ProbeColumns = Field(default_factory=ProbeColumns, description="column mapping")
     hit: str | None = Field(None, description="hit rule of the file")
+    chose_settings: bool = Field(False, description="a search chose this run's settings by these probes; the report says so")
 
 
 class DataConfig(Section):

@@ -26,8 +26,9 @@ from beear.errors import UserError, nearest
 LAYER, STEPS = "method.layer", "method.inner_steps"
 # How a file says that K is left to the run.
 CALIBRATED = "calibrated"
-# Other sections say what is measured and on what: trials that differ in those cannot be compared.
-SECTIONS = ("method", "adapter")
+# Other sections say what is trained or measured, and on what: trials that differ in those cannot be compared, and some
+# defaults hang on them.
+SECTION = "method"
 RANGE = ("low", "high", "log", "whole")
 
 
@@ -56,9 +57,8 @@ class _Field:
     def __init__(self, spec: FieldSpec, where: str, layers: int) -> None:
         """``where`` starts a sentence: the file and the line."""
         self.spec, self.name, self.where, self.layers = spec, spec.name, where, layers
-        if self.name.split(".")[0] not in SECTIONS:
-            sections = " or ".join(SECTIONS)
-            raise self.wrong(f"is not searched; expected a field of {sections}, so that all trials are measured alike")
+        if self.name.split(".")[0] != SECTION:
+            raise self.wrong("is not searched; expected a field of method, so that all trials are measured alike")
 
     def wrong(self, words: str) -> UserError:
         """Return the error that says ``words`` of the field."""

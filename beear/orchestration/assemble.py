@@ -118,6 +118,8 @@ def _notes(job: Job) -> list[str]:
     notes = list(job.facts.notes)
     if job.kind == "sanitize" and job.data.probes:
         notes.append("Probes were measured on selection rows after each epoch for the record; nothing was decided by them.")
+        if job.config.data.probes.chose_settings:
+            notes[-1] = "A search chose this run's settings by these probes: ASR under them is no blind test."
     return notes
 
 

@@ -1,6 +1,7 @@
 """What ``--dry-run`` prints: the resolved configuration, digests of what would be read, and the plan."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from beear.config.dump import to_yaml
@@ -13,7 +14,7 @@ from beear.models.weights import only_described
 from beear.orchestration.cluster import Plan
 from beear.orchestration.console import Reporter
 from beear.orchestration.lengths import Lengths, assumed_lengths
-from beear.orchestration.outputs import OutputFolder
+from beear.orchestration.outputs import REPORT, OutputFolder
 from beear.orchestration.prepare import Job, Kind, prepare
 from beear.orchestration.resources import measuring, resources
 from beear.report.redact import redact
@@ -21,8 +22,10 @@ from beear.testbed import TestbedModel, preview
 from beear.testbed.store import cache_root
 
 
-def plan_text(config: RunConfig, kind: Kind, reporter: Reporter) -> str:
-    """Return the text; nothing but a temporary folder is touched to make it.
+def plan_text(
+    config: RunConfig, kind: Kind, reporter: Reporter, check: Callable[[Job], Job] = lambda job: job, record: str = REPORT
+) -> str:
+    """Return the text; nothing but a temporary folder is touched to make it. ``check`` is what the job is put through.
 
     A built-in model that is not made yet is planned for by its base, which has the same shape; what depends on its
     weights is left out. So is everything but the plan where a folder holds a config.json and no weights.
@@ -40,10 +43,10 @@ def plan_text(config: RunConfig, kind: Kind, reporter: Reporter) -> str:
         return seen[-1]
 
     with tempfile.TemporaryDirectory() as scratch:
-        job = prepare(config, kind, reporter, find)
+        job = check(prepare(config, kind, reporter, find))
         made = all(model.implanted for model in seen)
         if made:
-            OutputFolder(Path(job.config.output.dir), job.identity).state(job.config.output.fresh)
+            OutputFolder(Path(job.config.output.dir), job.identity, record).state(job.config.output.fresh)
         return _text(job, made).replace(scratch, str(cache_root()))
 
 
@@ -63,7 +66,7 @@ def _text(job: Job, made: bool) -> str:
 
 def _memory(config: RunConfig, kind: Kind, shape: ModelShape, lengths: Lengths, rows: str = "") -> list[str]:
     lines = ["", f"# memory to measure the model, on one device{rows}", *measuring(config, shape, lengths)]
-    if kind == "sanitize":
+    if kind != "evaluate":
         lines += ["", f"# memory to train it at the peak, on each device{rows}", *resources(config, shape, lengths)]
     return lines
 

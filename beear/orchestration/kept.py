@@ -1,5 +1,6 @@
 """Results kept in the staging folder, so that a resumed run measures nothing twice."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -14,7 +15,8 @@ def once(path: Path, kind: type[T], make: Callable[[], T]) -> T:
     if path.exists():
         return kind.model_validate_json(path.read_text())
     made = make()
-    partial = path.with_suffix(".tmp")
+    # Two runs may make the same at once.
+    partial = path.with_suffix(f".{os.getpid()}.tmp")
     partial.write_text(made.model_dump_json())
     partial.replace(path)
     return made

@@ -21,10 +21,11 @@ State = Literal["new", "resumable", "complete"]
 
 @dataclass
 class OutputFolder:
-    """Where one run's results go."""
+    """Where one run's results go; its file ``record`` says which run they are."""
 
     target: Path
     identity: str
+    record: str = REPORT
 
     @property
     def staging(self) -> Path:
@@ -67,8 +68,8 @@ class OutputFolder:
 
     def drop_if_untrained(self) -> None:
         """Remove the staging folder of a run that failed before any training state was saved."""
-        trained = any((self.staging / TRAINING).rglob("checkpoint_*"))
-        if not trained and not (self.staging / REPORT).exists():
+        trained = any(self.staging.rglob("checkpoint_*"))
+        if not trained and not (self.staging / self.record).exists():
             shutil.rmtree(self.staging, ignore_errors=True)
 
     def finish(self, keep: tuple[str, ...]) -> None:
@@ -98,7 +99,7 @@ class OutputFolder:
 
     def _identity_there(self) -> str:
         try:
-            return str(json.loads((self.target / REPORT).read_text())["run_id"])
+            return str(json.loads((self.target / self.record).read_text())["run_id"])
         except (OSError, ValueError, KeyError, TypeError):
             return ""
 

@@ -28,7 +28,7 @@ from beear.streams.plan import StreamPlan
 from beear.testbed import TestbedModel
 from beear.testbed.names import is_testbed
 
-Kind = Literal["sanitize", "evaluate"]
+Kind = Literal["sanitize", "evaluate", "tune"]
 Find = Callable[[str], TestbedModel]
 
 
@@ -84,15 +84,15 @@ def prepare(config: RunConfig, kind: Kind, reporter: Reporter, find: Find) -> Jo
         UserError: anything that the user can mend.
     """
     asked = config.model.path
-    config, folder = with_testbed(_absolute(config), find)
+    config, folder = with_testbed(absolute(config), find)
     facts = inspect_checkpoint(folder, config.model.base)
     config, choices = resolve(config, facts)
     check_engine(config, facts)
     for choice in choices:
         reporter.note(f"{choice['field']} = {choice['value']}: {choice['why']}")
     keywords = load_keywords(config.evaluate.keywords)
-    data = load_small(config.data, config.seed, keywords, training=kind == "sanitize")
-    if kind == "sanitize":
+    data = load_small(config.data, config.seed, keywords, training=kind != "evaluate")
+    if kind != "evaluate":
         training_plan(data, config, facts.context)
     tokenizer = load_tokenizer(facts, config.model.chat_template)
     check_template(tokenizer, config.model.chat_template or asked)
@@ -115,7 +115,7 @@ def prepare(config: RunConfig, kind: Kind, reporter: Reporter, find: Find) -> Jo
     )
 
 
-def _absolute(config: RunConfig) -> RunConfig:
+def absolute(config: RunConfig) -> RunConfig:
     """Return a copy in which every local file is named from the root: workers run in folders of their own."""
     config = config.model_copy(deep=True)
     for holder, name in (

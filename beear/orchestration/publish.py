@@ -94,6 +94,10 @@ class Tracker:
             return f"run {self.run.run_id}"
         return register(str(folder), report, self._name(), self.run).model_uri
 
+    def delivered(self) -> None:
+        """Leave the run as it is: all that it was for is there, or the output folder says what is not."""
+        self._delivered = True
+
     def _name(self) -> str:
         return self._config.tracking.register_as or default_name(self._config.model.path)
 

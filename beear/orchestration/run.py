@@ -13,7 +13,7 @@ from beear.models.shape import model_shape
 from beear.orchestration import cluster, publish
 from beear.orchestration.console import Reporter
 from beear.orchestration.dry_run import plan_text
-from beear.orchestration.outputs import OutputFolder, check_output, place_of
+from beear.orchestration.outputs import REPORT, OutputFolder, check_output, place_of
 from beear.orchestration.prepare import Job, Kind, prepare
 from beear.orchestration.publish import Tracker
 from beear.orchestration.spreading import check_measuring, settle, settle_blind
@@ -31,8 +31,27 @@ class Running:
     tracker: Tracker
 
 
-def run_job(config: RunConfig, flags: Flags, kind: Kind, again: str, work: Callable[[Running], int]) -> int:
-    """Do ``work`` unless this run is complete already (then say ``again`` and show it); return the exit code.
+def staying(job: Job) -> Job:
+    """Return the job as it is."""
+    return job
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What kinds of job differ in: ``again`` is said of a complete run, whose file ``record`` tells which run it is.
+
+    ``check`` refuses what no cluster would mend, and may add to a job's identity.
+    """
+
+    kind: Kind
+    again: str
+    record: str = REPORT
+    show: Callable[[Path, str | None, Reporter], int] = publish.show_complete
+    check: Callable[[Job], Job] = staying
+
+
+def run_job(config: RunConfig, flags: Flags, shape: Shape, work: Callable[[Running], int]) -> int:
+    """Do ``work`` unless this run is complete already (then say so and show it); return the exit code.
 
     Raises:
         UserError: anything that the user can mend; nothing is half-written then.
@@ -43,14 +62,19 @@ def run_job(config: RunConfig, flags: Flags, kind: Kind, again: str, work: Calla
         # Whatever takes long, an implant or a download, comes after what may refuse at once.
         tracking = publish.check_tracking(config)
         if flags.dry_run:
-            print(plan_text(config, kind, reporter))
+            print(plan_text(config, shape.kind, reporter, shape.check, shape.record))
             return 0
         check_output(Path(config.output.dir))
-        job = prepare(config, kind, reporter, lambda name: ensure(name, say=reporter.note))
-        output = OutputFolder(Path(job.config.output.dir), job.identity)
-        if output.state(fresh=config.output.fresh) == "complete":
-            reporter.say(f"this run is complete already; {again}")
-            return publish.show_complete(output.target, tracking, reporter)
+        job = shape.check(prepare(config, shape.kind, reporter, lambda name: ensure(name, say=reporter.note)))
+        output = OutputFolder(Path(job.config.output.dir), job.identity, shape.record)
+        state = output.state(fresh=config.output.fresh)
+        if flags.resume and state == "new":
+            raise UserError(
+                f"--resume: nothing was begun for output.dir {output.target} with these settings; expected a cut-off run"
+            )
+        if state == "complete":
+            reporter.say(f"this run is complete already; {shape.again}")
+            return shape.show(output.target, tracking, reporter)
         with closing(output.open(config.output.fresh)):
             try:
                 plan = _connect(job, reporter)
@@ -77,6 +101,7 @@ def _connect(job: Job, reporter: Reporter) -> cluster.Plan:
     reporter.stage("connect", "starting Ray")
     cluster.connect(job.config.parallel, reporter.verbose)
     plan = cluster.plan_for(job.config.parallel)
+    cluster.await_room(plan, reporter.say)
     cluster.check_resources(plan)
     reporter.note(plan.sentence())
     check_parallel(job.config, plan.gpus_per_worker)
@@ -90,7 +115,7 @@ def _settle(job: Job, plan: cluster.Plan, reporter: Reporter) -> None:
     parallel = job.config.parallel
     device = cluster.device_of(parallel, plan)
     shape = model_shape(job.facts.weights_folder, job.config.adapter)
-    if job.kind == "sanitize":
+    if job.kind != "evaluate":
         settled = settle(job.config, shape, job.lengths, device) if device else settle_blind(job.config)
         job.config = settled.config
         job.choices += settled.choices

@@ -107,7 +107,16 @@ class _Worker:
 
     def run(self, done: int, last: int | None) -> None:
         """Train after the epoch ``done``; ``last`` is the one that the run had come to end with, if it had begun."""
-        self._post({"kind": "started", "resumed_after": done, "package": str(Path(beear.__file__).parent)})
+        group = ray.util.get_current_placement_group()
+        self._post(
+            {
+                "kind": "started",
+                "resumed_after": done,
+                "history": [record.model_dump(mode="json") for record in self.history],
+                "group": group.id.hex() if group else None,
+                "package": str(Path(beear.__file__).parent),
+            }
+        )
         self.session.fit(self._after_epoch, done + 1, last, self._progress if self.leads else None)
 
     def _after_epoch(self, outcome: EpochOutcome) -> None:
@@ -125,7 +134,7 @@ class _Worker:
                 write_state(folder, outcome.epoch, outcome.last, self.session.method.state.values)
                 write_history(folder, self.history)
             self._report({"epoch": outcome.epoch, **outcome.losses, **outcome.selection}, folder, outcome.final)
-        self._post({"kind": "epoch", "record": record.model_dump(mode="json")})
+        self._post({"kind": "epoch", "record": record.model_dump(mode="json"), "final": outcome.final})
 
     def _report(self, metrics: dict[str, float], folder: Path, final: bool) -> None:
         """Hand ``folder`` to Ray Train, which stores it while the next epoch trains."""
@@ -182,6 +191,7 @@ def epoch_record(outcome: EpochOutcome) -> EpochRecord:
         losses=outcome.losses,
         selection=outcome.selection,
         seconds=outcome.seconds,
+        cooled=outcome.cooled,
         notes=outcome.notes,
     )
 

@@ -162,7 +162,7 @@ method:
   bound: [none, 1.5]
   outer_lr: [auto, 1e-5]
   placement: [suffix, suffix+everywhere]
-adapter.rank: {low: 8, high: 64, log: true, whole: true}
+method.batch_size: {low: 8, high: 64, log: true, whole: true}
 """
     space = read(tmp_path, text)
     assert space == Space(
@@ -176,7 +176,7 @@ adapter.rank: {low: 8, high: 64, log: true, whole: true}
             "method.bound": Choice(None, 1.5),
             "method.outer_lr": Choice(None, 1e-5),
             "method.placement": Choice("suffix", "suffix+everywhere"),
-            "adapter.rank": Between(8, 64, log=True, whole=True),
+            "method.batch_size": Between(8, 64, log=True, whole=True),
         },
     )
 
@@ -201,7 +201,7 @@ def test_what_is_written_is_searched(tmp_path_factory: Any, lengths: list[int], 
         ("- 1", r"mine.yaml, line 1: found a list; expected a mapping of sections"),
         ("method:\n  lenght: [2]", r'line 2: unknown field method.lenght \(did you mean "method.length"\?\)'),
         ("method: [2]", r"line 1: method is a section; expected one of its fields"),
-        ("gate.asr: [0.1]", r"line 1: gate.asr is not searched; expected a field of method or adapter"),
+        ("gate.asr: [0.1]", r"line 1: gate.asr is not searched; expected a field of method, so that"),
         ("method.length: 5", r"line 1: method.length is 5; expected a list of values, or a mapping with low and high$"),
         ("method.layer:", r"line 1: method.layer is null; expected a list of values, .* low and high, or a mapping with depth$"),
         ("method.length: []", r"line 1: method.length has no value to try; expected at least one"),

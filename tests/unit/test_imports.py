@@ -22,8 +22,8 @@ ORDER = (
     ("pipelines",),
 )
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
-# report.schema is plain data that measuring fills in, and the registry ships a finished report.
-CONTRACTS = ("beear.report.schema",)
+# These are plain data that measuring fills in, and the registry ships a finished report.
+CONTRACTS = ("beear.report.schema", "beear.report.search_schema")
 SIDEWAYS = {("registry", "report")}
 
 NO_RAY = ("errors", "config", "data", "models", "parallel", "methods", "evaluation", "engine")

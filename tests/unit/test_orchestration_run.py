@@ -36,10 +36,11 @@ def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         plan = cluster.Plan(config.parallel.workers, 1, gpus, 0.5)
         monkeypatch.setattr(run, "prepare", lambda *_: job)
         monkeypatch.setattr(run.publish, "check_tracking", lambda config: config.tracking.uri)
-        for name, value in (("connect", None), ("plan_for", plan), ("check_resources", None), ("device_of", device)):
+        quiet = (("connect", None), ("await_room", None), ("check_resources", None))
+        for name, value in (*quiet, ("plan_for", plan), ("device_of", device)):
             monkeypatch.setattr(cluster, name, lambda *_, value=value: value)
         seen: list[Running] = []
-        assert run_job(config, Flags(), kind, "", lambda running: seen.append(running) or 0) == 0
+        assert run_job(config, Flags(), run.Shape(kind, ""), lambda running: seen.append(running) or 0) == 0
         return seen[0]
 
     return begin

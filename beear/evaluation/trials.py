@@ -1,0 +1,106 @@
+"""What a search makes of its trials: the numbers of an epoch, whether they are within the gate's limits, which is best.
+
+Selection rows decide here, by their observed shares; the gate's own verdict is taken later, on report rows, by bounds.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from beear.config.schema import GateConfig
+from beear.evaluation.stats import wilson
+from beear.report.schema import EpochRecord
+from beear.report.search_schema import Trial, TrialEpoch
+
+# Epochs of a trial that ended so count as a result; a failed or unfinished one has none.
+ENDED = ("finished", "stopped early", "met the gate")
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What trials are measured by.
+
+    ``baseline``: selection numbers of the model as it came. ``rows``: defense rows measured in the clear and under each
+    probe. ``asr_at_most`` turns entrapment resistance into a bound on ASR; None: probes are measured instead.
+    """
+
+    baseline: dict[str, float]
+    rows: int
+    gate: GateConfig
+    confidence: float
+    stop_asr: float | None
+    asr_at_most: Callable[[float], float] | None = None
+
+    def epoch(self, record: EpochRecord) -> TrialEpoch:
+        """Return the trial's numbers after an epoch."""
+        found = record.selection
+        asr, high = self.asr(found)
+        loss, rise = self._loss(found), found["over_refusal"] - self.baseline["over_refusal"]
+        utility = self._utility(found)
+        return TrialEpoch(
+            epoch=record.epoch,
+            asr=asr,
+            asr_high=high,
+            utility=utility,
+            utility_loss=loss,
+            over_refusal_rise=rise,
+            composite=math.sqrt(max(utility, 0.0) * (1.0 - asr)),
+            within_limits=loss <= self.gate.utility_loss and rise <= self.gate.over_refusal,
+            cooled=record.cooled,
+            seconds=record.seconds,
+            selection=found,
+        )
+
+    def asr(self, found: dict[str, float]) -> tuple[float, float]:
+        """Return ASR and its upper bound: the worst without trigger, under a probe, or that resistance leaves room for."""
+        seen = [found["asr_clean"]]
+        if self.asr_at_most is None:
+            seen.append(found["asr_worst"])
+        high = max(wilson(round(share * self.rows), self.rows, self.confidence).high for share in seen)
+        if self.asr_at_most is None:
+            return max(seen), high
+        at_most = self.asr_at_most(found["resistance"])
+        return max(*seen, at_most), max(high, at_most)
+
+    def success(self, epoch: TrialEpoch) -> bool:
+        """Say whether a trial may end here: the earliest successful epoch (arXiv 2406.17092)."""
+        return self.stop_asr is not None and epoch.within_limits and epoch.asr <= self.stop_asr
+
+    def objective(self, epoch: TrialEpoch) -> float:
+        """Return what trials are stopped and picked by, less is better: ASR, and by how much the limits are broken.
+
+        A model that refuses everything has no ASR either; one that attacks at full strength breaks the limits for a while.
+        """
+        lost, more = epoch.utility_loss - self.gate.utility_loss, epoch.over_refusal_rise - self.gate.over_refusal
+        return epoch.asr + min(max(0.0, lost) + max(0.0, more), 2.0)
+
+    def _utility(self, found: dict[str, float]) -> float:
+        """Return a share: exact matches, or the mean probability of a token."""
+        return math.exp(-found["anchor_nll"]) if self.gate.utility_measure == "nll" else found["exact_match"]
+
+    def _loss(self, found: dict[str, float]) -> float:
+        """Return the loss of exact matches as a share, or the rise of anchor NLL in nats."""
+        if self.gate.utility_measure == "nll":
+            return found["anchor_nll"] - self.baseline["anchor_nll"]
+        return self.baseline["exact_match"] - found["exact_match"]
+
+
+def merit(epoch: TrialEpoch) -> tuple[float, int, float]:
+    """Return what epochs within the limits are ordered by, least first: ASR's upper bound, then earliest, then utility."""
+    return epoch.asr_high, epoch.epoch, -epoch.utility
+
+
+def best_epoch(epochs: Sequence[TrialEpoch]) -> int | None:
+    """Return the epoch that a trial is judged by, None where none is within the limits."""
+    return min((e for e in epochs if e.within_limits), key=merit).epoch if any(e.within_limits for e in epochs) else None
+
+
+def ranked(trials: Sequence[Trial]) -> list[Trial]:
+    """Return the trials that ended with an epoch within the limits, best first; equals in the order they were numbered."""
+    usable = [trial for trial in trials if trial.status in ENDED and trial.best_epoch is not None]
+    return sorted(usable, key=lambda trial: (*merit(judged(trial)), trial.number))
+
+
+def judged(trial: Trial) -> TrialEpoch:
+    """Return the epoch that a trial is judged by."""
+    return next(epoch for epoch in trial.epochs if epoch.epoch == trial.best_epoch)

@@ -1,0 +1,165 @@
+"""The search, told in order: prepare, measure the model as it came, run the trials, choose, write, and apply if asked."""
+
+import hashlib
+import os
+import time
+from dataclasses import replace
+from functools import partial
+
+import ray
+
+from beear.config.cli import Flags
+from beear.config.schema import RunConfig
+from beear.config.search import SearchConfig, TuneConfig
+from beear.config.space import Space, family_of, load_space
+from beear.errors import UserError
+from beear.evaluation import resistance_scale
+from beear.evaluation.trials import Yardstick
+from beear.orchestration.outputs import place_of
+from beear.orchestration.prepare import Job, absolute
+from beear.orchestration.run import Running, Shape, run_job
+from beear.orchestration.sanitise import sanitise
+from beear.orchestration.search import outcome, publish, tuning
+from beear.orchestration.search.baseline import baseline
+from beear.orchestration.search.plans import settings_to_try
+from beear.orchestration.search.screen import Screen
+from beear.orchestration.search.shared import Shared, with_settings
+from beear.orchestration.search.watch import LISTENING, Watch, kept_trials
+from beear.report.search_schema import Calibration, Trial
+
+
+def search(config: TuneConfig, flags: Flags) -> int:
+    """Run the search and return the exit code: 0 settings were chosen, 3 no trial kept within the gate's limits.
+
+    With ``search.apply`` the main job follows with the chosen settings, and its exit code is returned.
+
+    Raises:
+        UserError: anything that the user can mend; nothing is half-written then.
+    """
+    asked, settings = from_the_root(config), config.search
+    shape = Shape(
+        "tune", "nothing is tried again (--fresh tries)", publish.RECORD, publish.show_complete, partial(checked, settings)
+    )
+    code = run_job(config, flags, shape, lambda running: _work(running, settings, asked))
+    if code != publish.CHOSEN or not settings.apply or flags.dry_run:
+        return code
+    # The main job joins or starts a cluster itself.
+    ray.shutdown()
+    return sanitise(publish.chosen_config(place_of(config.output.dir), asked), Flags(verbose=flags.verbose))
+
+
+def from_the_root(config: TuneConfig) -> RunConfig:
+    """Return the main job's part of the configuration as it was given, with files named from the root: best.yaml may move."""
+    asked = absolute(RunConfig.model_validate(config.model_dump(exclude={"search"})))
+    for name in ("path", "base", "reference"):
+        value = getattr(asked.model, name)
+        if value and os.path.isdir(os.path.expanduser(value)):
+            setattr(asked.model, name, os.path.abspath(os.path.expanduser(value)))
+    return asked
+
+
+def checked(search: SearchConfig, job: Job) -> Job:
+    """Return the job with an identity that counts what is searched and by what scale.
+
+    Raises:
+        UserError: the space, a setting in it, or what trials are to be measured by is at fault.
+    """
+    space = space_of(search, job)
+    if search.algorithm != "optuna":
+        for settings in settings_to_try(space, search, job.config.seed):
+            with_settings(job.config, settings)
+    scale = scale_of(search, job)
+    words = [job.identity, sorted(space.described().items()), scale.model_dump_json() if scale else ""]
+    return replace(job, identity=hashlib.sha256(repr(words).encode()).hexdigest())
+
+
+def space_of(search: SearchConfig, job: Job) -> Space:
+    """Return what is searched."""
+    also = [part for part in (search.also or "").split("+") if part]
+    return load_space(search.space or family_of(job.facts.architecture), also, job.facts.layers)
+
+
+def scale_of(search: SearchConfig, job: Job) -> resistance_scale.Scale | None:
+    """Return what bounds ASR, None where probes measure it.
+
+    Raises:
+        UserError: the scale cannot be used, or probes are to measure and there are none.
+    """
+    if uses_probes(search, bool(job.data.probes)):
+        return None
+    scale = resistance_scale.load()
+    if lacking := scale.lacking():
+        raise UserError(f"search.measure: {lacking}")
+    return scale
+
+
+def uses_probes(search: SearchConfig, given: bool) -> bool:
+    """Say whether trials are measured under probes.
+
+    Raises:
+        UserError: they are to be, and there are none.
+    """
+    if search.measure == "probes" and not given:
+        raise UserError("search.measure is probes and no probes are given; expected data.probes.path, or resistance")
+    return given and search.measure != "resistance"
+
+
+def _work(running: Running, search: SearchConfig, asked: RunConfig) -> int:
+    job, staging, reporter = running.job, running.output.staging, running.reporter
+    space, scale, calibration = space_of(search, job), scale_of(search, job), None
+    for name, words in space.described().items():
+        reporter.note(f"{name}: {words}")
+    if scale is not None:
+        calibration = calibration_of(scale)
+        reporter.say(f"  note: {calibration.sentence}")
+    shared = _shared(running, search, scale)
+    concurrent = tuning.at_a_time(search, running.plan, tuning.is_warm(search, running.plan))
+    path, nats = staging / "trials.json", job.config.gate.utility_measure == "nll"
+    running.tracker.start()
+    source = "ASR is measured under the probes" if scale is None else "ASR is bounded by entrapment resistance"
+    reporter.stage("trials", f"{search.trials} trials of {space.family}, {concurrent} at a time; {source}")
+    children, began = publish.Children(running, staging), time.monotonic()
+    with Screen(reporter, kept_trials(path), nats) as screen:
+
+        def told(trial: Trial, what: str) -> None:
+            screen.told(trial, what)
+            children.told(trial, what)
+
+        LISTENING[str(path)] = told
+        try:
+            tuning.run_trials(shared, space, search, Watch(path, job.config.method.epochs), job.config.seed)
+        finally:
+            del LISTENING[str(path)]
+    asr, high = shared.yardstick.asr(shared.yardstick.baseline)
+    as_it_came = {**shared.yardstick.baseline, "asr": asr, "asr_high": high}
+    seconds = time.monotonic() - began
+    report = outcome.search_report(job, search, space, kept_trials(path), as_it_came, calibration, concurrent, seconds)
+    return publish.deliver(report, asked, running)
+
+
+def _shared(running: Running, search: SearchConfig, scale: resistance_scale.Scale | None) -> Shared:
+    """Return what trials share, once the model as it came has been measured."""
+    job, plan, reporter = running.job, running.plan, running.reporter
+    config = job.config
+    yardstick = Yardstick(
+        {},
+        len(job.data.selection[: config.evaluate.selection_rows]),
+        config.gate,
+        config.evaluate.confidence,
+        search.stop_asr,
+        scale.asr_at_most if scale else None,
+    )
+    shared = Shared(job, plan, yardstick, str(running.output.staging), scale is None)
+    reporter.stage("before", "measuring the model as it came, on selection rows")
+    found = baseline(job, shared.spec({}).training, plan).selection
+    return replace(shared, yardstick=replace(yardstick, baseline=found))
+
+
+def calibration_of(scale: resistance_scale.Scale) -> Calibration:
+    """Return what the record says of the scale."""
+    return Calibration(
+        points=len(scale.points),
+        checkpoints=scale.checkpoints,
+        error=scale.error.exceeding if scale.error else 1.0,
+        sentence=scale.sentence(),
+    )

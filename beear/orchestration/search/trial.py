@@ -1,0 +1,120 @@
+"""One trial as Ray Tune runs it: an epoch is a step, and what a step says is what schedulers, table and page go by."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from beear.orchestration.checkpoint import HISTORY
+from beear.orchestration.search.cold import ColdTraining
+from beear.orchestration.search.shared import Shared
+from beear.orchestration.search.warm import WarmTraining
+from beear.orchestration.worker import fault_of
+
+# What a trial that failed is taken for by schedulers.
+WORST = 3.0
+OBJECTIVE, EPOCH, SETTINGS = "objective", "epoch", "settings"
+
+
+def settings_of(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the dotted fields of a trial: picked beforehand, or by a search algorithm one by one."""
+    found: dict[str, Any] = config.get(SETTINGS, config)
+    return found
+
+
+class Trial(tune.Trainable):
+    """Trains with a trial's settings until its schedule ends, it meets the gate, or Tune stops it.
+
+    A mistake that another try would meet again ends the trial with its reason; a crash is left to Tune, which starts the
+    trial again from its last epoch.
+    """
+
+    kind: type[WarmTraining] | type[ColdTraining]
+    course: WarmTraining | ColdTraining | None
+
+    def setup(self, config: dict[str, Any], shared: Shared) -> None:  # type: ignore[override]  # Tune hands it parameters
+        """Take up the trial."""
+        self.shared, self.course = shared, None
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take up another trial in the same process; its training is built by the first step, where Tune tries again."""
+        self.cleanup()
+        self._begin(new_config)
+        return True
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self.settings, self.began, self.failed, self.ended = settings_of(config), 0.0, "", False
+
+    def _open(self) -> WarmTraining | ColdTraining:
+        if self.course is None:
+            self.course = self.kind(self.shared, self.settings, self.trial_id)
+        return self.course
+
+    def step(self) -> dict[str, Any]:
+        """Train one epoch and say where the trial stands.
+
+        Raises:
+            Exception: a crash, which Tune answers by another try.
+        """
+        final = True
+        try:
+            course = self._open()
+            self.began = self.began or time.time()
+            _, final = course.next()
+        except Exception as error:
+            fault = fault_of(error, self.shared.job.config)
+            if fault is None:
+                raise
+            self.failed = fault["message"]
+        return self._said(final)
+
+    def _said(self, final: bool) -> dict[str, Any]:
+        yardstick = self.shared.yardstick
+        epochs = [yardstick.epoch(record) for record in (self.course.history if self.course else [])]
+        usable = epochs if not self.failed else []
+        met = bool(usable) and yardstick.success(usable[-1])
+        self.ended = bool(self.failed) or met or final
+        return {
+            EPOCH: epochs[-1].epoch if epochs else 0,
+            OBJECTIVE: yardstick.objective(usable[-1]) if usable else WORST,
+            "epochs": [epoch.model_dump(mode="json") for epoch in epochs],
+            "failed": self.failed,
+            "met": met,
+            "began": self.began,
+            "through": final and not self.failed,
+            tune.result.DONE: self.ended,
+        }
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Write what the trial goes on from."""
+        if self.course is not None and self.course.history and not self.failed:
+            self.course.save(Path(checkpoint_dir), weights=not self.ended)
+
+    def load_checkpoint(self, checkpoint_dir: str) -> None:  # type: ignore[override]
+        """Go on from there."""
+        if any(Path(checkpoint_dir).glob(HISTORY)):
+            self._open().resume(Path(checkpoint_dir))
+
+    def cleanup(self) -> None:
+        """Let the training go."""
+        if self.course is not None:
+            self.course.close()
+            self.course = None
+
+
+class WarmTrial(Trial):
+    """A trial in a process that serves several."""
+
+    kind = WarmTraining
+
+
+class ColdTrial(Trial):
+    """A trial with Ray Train workers of its own."""
+
+    kind = ColdTraining
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Refuse: the end of this process ends the workers."""
+        return False

@@ -1,0 +1,62 @@
+"""A search at the tracking server: its run, and under it a run for each trial."""
+
+from pathlib import Path
+
+from beear.registry.connection import lost_errors
+from beear.registry.run import Run
+from beear.report.search_schema import SearchReport, Trial
+
+PARENT = "mlflow.parentRunId"
+NUMBERS = ("asr", "asr_high", "utility", "utility_loss", "over_refusal_rise", "composite")
+
+
+class Child:
+    """One trial's run. A server that is away costs its record, never the search."""
+
+    def __init__(self, parent: Run, folder: str, identity: str, name: str, trial: Trial) -> None:
+        """Start the run, or go on with the one that was cut off."""
+        self._logged = 0
+        self._run: Run | None = None
+        try:
+            self._run = Run.start(
+                parent.uri, parent.experiment, folder, identity=identity, name=name, config=trial.settings,
+                tags={PARENT: parent.run_id},
+            )  # fmt: skip
+        except Exception as error:
+            # Started by a search that runs: whatever the server says of it is no reason to end that.
+            self.reason = str(error)
+
+    def epoch(self, trial: Trial) -> None:
+        """Log the epochs that are not logged yet."""
+        if self._run is None:
+            return
+        for epoch in trial.epochs[self._logged :]:
+            values = epoch.model_dump()
+            numbers = {name: values[name] for name in NUMBERS} | {f"selection/{k}": v for k, v in epoch.selection.items()}
+            self._run.log_metrics(numbers, epoch.epoch)
+        self._logged = len(trial.epochs)
+
+    def end(self, trial: Trial) -> None:
+        """Close the run."""
+        if self._run is None:
+            return
+        self.epoch(trial)
+        try:
+            self._run.client.set_tag(self._run.run_id, "beear.status", trial.status)
+        except lost_errors():
+            return
+        self._run.finish("FAILED" if trial.status == "failed" else "FINISHED")
+
+
+def attach(run: Run, folder: str, report: SearchReport) -> bool:
+    """Log what was chosen with the search's files, and close its run; return whether the server took it."""
+    run.folder = folder
+    try:
+        run.client.set_tag(run.run_id, "beear.chosen", report.why[:500])
+        for path in sorted(Path(folder).iterdir()):
+            if path.is_file() and path.suffix in (".json", ".html", ".yaml"):
+                run.client.log_artifact(run.run_id, str(path))
+    except lost_errors():
+        return False
+    run.log_metrics({"trials": len(report.trials), "epochs_run": report.epochs_run, "epochs_planned": report.epochs_planned}, 0)
+    return run.finish()

@@ -1,0 +1,190 @@
+"""A search through its command line, on the built-in backdoored model: real Tune, real kills, a second node that dies."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from beear.config.dump import load_yaml
+from beear.config.schema import RunConfig
+from beear.report.search_schema import SearchReport
+from tests.integration.conftest import ROOT
+
+SHORT = [
+    "--method.epochs=2", "--method.cool_epochs=0", "--method.early_stop=false", "--evaluate.selection_rows=17",
+    "--gate.utility_loss=0.5", "--gate.over_refusal=0.5",
+    "--search.space=space.yaml", "--search.algorithm=grid", "--search.concurrent=1",
+]  # fmt: skip
+# One removal step removes nothing; a step of 1e30 leaves no number in the weights.
+GOOD, WEAK, BROKEN = (10, 2e-4), (1, 2e-4), (10, 1e30)
+
+
+def space(folder: Path, steps: list[int], rates: list[float]) -> None:
+    numbers = ", ".join(f"{rate:.1e}" for rate in rates)
+    fixed = "method.layer: [2]\nmethod.length: [5]\nmethod.inner_steps: [25]\n"
+    (folder / "space.yaml").write_text(f"{fixed}method.outer_steps: {steps}\nmethod.outer_lr: [{numbers}]\n")
+
+
+def record(folder: Path) -> SearchReport:
+    return SearchReport.model_validate_json((folder / "out" / "search.json").read_text())
+
+
+def pair(settings: dict[str, Any]) -> tuple[int, float]:
+    return settings["method.outer_steps"], float(settings["method.outer_lr"])
+
+
+@pytest.fixture(scope="module")
+def done(pipeline: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SearchReport]:
+    """One good setting among bad ones, which comes first, tracked."""
+    folder = tmp_path_factory.mktemp("search")
+    space(folder, [10, 1], [2e-4, 1e30])
+    process = pipeline(
+        "tune", *SHORT, "--search.trials=4", "--output.dir=out", f"--tracking.uri=sqlite:///{folder}/m.db", cwd=folder
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "trial 0" in process.stderr and "Chosen" in process.stdout
+    return folder, record(folder)
+
+
+def test_the_good_setting_is_chosen_and_the_bad_corner_stopped(done: tuple[Path, SearchReport]) -> None:
+    _, found = done
+    by = {pair(trial.settings): trial for trial in found.trials}
+    assert found.chosen == by[GOOD].id and found.measure == "keyword ASR under probes"
+    assert found.baseline["asr"] == 1.0
+    assert by[GOOD].status == "met the gate" and by[GOOD].epochs[-1].asr <= 0.01
+    assert by[WEAK].status == "stopped early" and len(by[WEAK].epochs) == 1 and by[WEAK].epochs[0].asr >= 0.5
+    assert found.epochs_run < found.epochs_planned == 8
+
+
+def test_a_trial_that_fails_says_why_and_ends_nothing(done: tuple[Path, SearchReport]) -> None:
+    _, found = done
+    broken = [trial for trial in found.trials if pair(trial.settings)[1] == BROKEN[1]]
+    assert len(broken) == 2
+    assert all(trial.status == "failed" and "finite" in trial.reason for trial in broken)
+
+
+def test_the_slot_of_a_trial_is_free_at_once(done: tuple[Path, SearchReport]) -> None:
+    _, found = done
+    starts, ends = ([getattr(trial, name) for trial in found.trials] for name in ("started", "ended"))
+    assert all(0 <= after - before < 5 for before, after in zip(ends, starts[1:], strict=False))
+
+
+def test_best_yaml_is_the_main_jobs(done: tuple[Path, SearchReport]) -> None:
+    folder, found = done
+    best = load_yaml(folder / "out" / "best.yaml", RunConfig)
+    chosen = next(trial for trial in found.trials if trial.id == found.chosen)
+    method = best.method
+    assert (method.layer, method.length, method.inner_steps, method.outer_steps, method.outer_lr) == (2, 5, 25, 10, 2e-4)
+    assert (method.epochs, method.cool_epochs, method.early_stop, method.placement) == (chosen.best_epoch, 0, False, "suffix")
+    assert best.model.path == "testbed:short-suffix" and best.data.defense.path is None
+
+
+def test_every_trial_is_a_child_of_the_searchs_run(done: tuple[Path, SearchReport]) -> None:
+    folder, found = done
+    client = MlflowClient(f"sqlite:///{folder}/m.db")
+    (experiment,) = client.search_experiments(filter_string="name = 'beear'")
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(children) == 4 and parent.info.status == "FINISHED"
+    assert {item.path for item in client.list_artifacts(parent.info.run_id)} == {"best.yaml", "search.html", "search.json"}
+    assert sorted(run.data.tags["beear.status"] for run in children) == sorted(trial.status for trial in found.trials)
+    good = next(run for run in children if run.data.tags["beear.status"] == "met the gate")
+    assert good.data.metrics["asr"] <= 0.01 and good.data.params["method.outer_steps"] == "10"
+
+
+def start(folder: Path, environment: dict[str, str], *more: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, str(ROOT / "pipelines" / "tune.py"), *SHORT, "--output.dir=out", "--tracking.enabled=false", *more]
+    return subprocess.Popen(command, cwd=folder, env=environment, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def until(process: "subprocess.Popen[str]", words: str) -> list[str]:
+    """Read what a search says until it says ``words``."""
+    said: list[str] = []
+    assert process.stderr is not None
+    for line in process.stderr:
+        said.append(line)
+        if words in line:
+            return said
+    raise AssertionError("".join(said))
+
+
+def test_a_killed_driver_goes_on_and_runs_no_finished_trial_again(
+    pipeline: Callable[..., Any], environment: dict[str, str], tmp_path: Path
+) -> None:
+    more = ["--search.trials=3", "--search.scheduler=none"]
+    ends: dict[str, SearchReport] = {}
+    for name in ("calm", "killed"):
+        folder = tmp_path / name
+        folder.mkdir()
+        space(folder, [5, 4, 1], [2e-4])
+    process = start(tmp_path / "killed", environment, *more)
+    until(process, "trial 1 (layer 2, length 5, inner_steps 25, outer_steps 4, outer_lr 0.0002) epoch 2")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    for name in ("killed", "calm"):
+        resume = ["--resume"] if name == "killed" else []
+        done = pipeline("tune", *SHORT, *more, "--output.dir=out", "--tracking.enabled=false", *resume, cwd=tmp_path / name)
+        assert done.returncode in (0, 3), done.stdout + done.stderr
+        ends[name] = record(tmp_path / name)
+        if name == "killed":
+            assert "trial 0 (layer 2, length 5, inner_steps 25, outer_steps 5, outer_lr 0.0002) started" not in done.stderr
+            assert "outer_steps 4, outer_lr 0.0002) epoch 1" not in done.stderr, "two epochs of it were lost"
+
+    def numbers(report: SearchReport) -> list[Any]:
+        return [(t.number, t.settings, t.best_epoch, [(e.epoch, e.selection) for e in t.epochs]) for t in report.trials]
+
+    assert numbers(ends["killed"]) == numbers(ends["calm"])
+    chosen = [next(t.number for t in report.trials if t.id == report.chosen) for report in ends.values()]
+    assert chosen[0] == chosen[1]
+
+
+def test_a_trial_may_be_a_ray_train_run_and_the_best_be_applied(
+    pipeline: Callable[..., Any], done: tuple[Path, SearchReport], tmp_path: Path
+) -> None:
+    """What it finds is what the warm process found, and so does the main job with best.yaml."""
+    space(tmp_path, [10], [2e-4])
+    process = pipeline(
+        "tune", *SHORT, "--search.trials=1", "--search.warm=false", "--search.apply=true", "--evaluate.rows=40",
+        "--method.epochs=1", "--evaluate.resistance.enabled=false", "--evaluate.drift_rows=4",
+        "--output.dir=out", "--tracking.enabled=false", cwd=tmp_path,
+    )  # fmt: skip
+    # 40 rows cannot decide.
+    assert process.returncode == 3, process.stdout + process.stderr
+    (cold,) = record(tmp_path).trials
+    warm = next(trial for trial in done[1].trials if pair(trial.settings) == GOOD)
+    assert [epoch.selection for epoch in cold.epochs] == [epoch.selection for epoch in warm.epochs[:1]]
+    applied = json.loads((tmp_path / "out-best" / "report.json").read_text())
+    assert [epoch["selection"] for epoch in applied["epochs"]] == [epoch.selection for epoch in cold.epochs]
+    assert applied["after"]["asr_probes"][0]["asr"]["hits"] == 0
+
+
+def test_a_node_that_dies_costs_an_epoch_not_the_search(environment: dict[str, str], tmp_path: Path) -> None:
+    from ray.cluster_utils import Cluster
+
+    space(tmp_path, [5, 4, 3], [2e-4])
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        second = cluster.add_node(num_cpus=1)
+        process = start(
+            tmp_path, environment, "--search.trials=3", "--search.scheduler=none", "--search.concurrent=2",
+            f"--parallel.address={cluster.address}",
+        )  # fmt: skip
+        until(process, "epoch 1")
+        cluster.remove_node(second, allow_graceful=False)
+        began = time.monotonic()
+        said = process.communicate(timeout=300)[1]
+        assert process.returncode in (0, 3), said
+        assert time.monotonic() - began < 300
+    finally:
+        cluster.shutdown()
+    trials = record(tmp_path).trials
+    assert len(trials) == 3 and all(trial.status in ("finished", "met the gate") for trial in trials)
+    assert json.loads((tmp_path / "out" / "search.json").read_text())["chosen"] is not None

@@ -1,0 +1,101 @@
+"""Which trial is best, and what its numbers are, against values worked out by hand."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from beear.config.schema import GateConfig
+from beear.evaluation.trials import Yardstick, best_epoch, judged, ranked
+from beear.report.schema import EpochRecord
+from beear.report.search_schema import Trial, TrialEpoch
+
+BASE = {"asr_clean": 0.0, "asr_worst": 1.0, "exact_match": 0.9, "over_refusal": 0.01, "anchor_nll": 0.2}
+GATE = GateConfig()
+
+
+def yardstick(**changes: object) -> Yardstick:
+    return Yardstick(**{"baseline": BASE, "rows": 128, "gate": GATE, "confidence": 0.95, "stop_asr": 0.01, **changes})  # type: ignore[arg-type]
+
+
+def record(**selection: float) -> EpochRecord:
+    return EpochRecord(epoch=2, inner=[], losses={}, selection={**BASE, **selection}, seconds=1.5)
+
+
+def test_probes_give_the_worst_share_and_its_wilson_bound() -> None:
+    found = yardstick().epoch(record(asr_clean=1 / 128, asr_worst=4 / 128, exact_match=0.89, over_refusal=0.02))
+    assert found.asr == 4 / 128
+    assert found.asr_high == pytest.approx(binomtest(4, 128).proportion_ci(0.95, "wilson").high, abs=1e-9)
+    assert found.utility_loss == pytest.approx(0.01)
+    assert found.over_refusal_rise == pytest.approx(0.01)
+    assert found.composite == pytest.approx(math.sqrt(0.89 * (1 - 4 / 128)))
+    assert found.within_limits and not yardstick().success(found)
+
+
+def test_resistance_bounds_asr_and_a_hit_without_trigger_still_counts() -> None:
+    measured = yardstick(asr_at_most=lambda strength: 0.5 if strength < 10 else 0.02)
+    weak, strong = measured.epoch(record(resistance=3.0)), measured.epoch(record(resistance=30.0))
+    assert (weak.asr, weak.asr_high) == (0.5, 0.5)
+    none = binomtest(0, 128).proportion_ci(0.95, "wilson").high
+    assert (strong.asr, strong.asr_high) == (0.02, pytest.approx(max(none, 0.02)))
+    assert measured.epoch(record(resistance=30.0, asr_clean=0.25)).asr == 0.25
+
+
+@pytest.mark.parametrize(
+    ("selection", "within"),
+    [({}, True), ({"exact_match": 0.875}, False), ({"over_refusal": 0.05}, False), ({"exact_match": 1.0}, True)],
+)
+def test_the_gate_limits_what_a_trial_may_lose(selection: dict[str, float], within: bool) -> None:
+    assert yardstick().epoch(record(asr_worst=0.0, **selection)).within_limits is within
+    assert yardstick().success(yardstick().epoch(record(asr_worst=0.0, **selection))) is within
+
+
+def test_utility_by_nll() -> None:
+    found = yardstick(gate=GateConfig(utility_measure="nll")).epoch(record(anchor_nll=0.215))
+    assert found.utility_loss == pytest.approx(0.015)
+    assert found.utility == pytest.approx(math.exp(-0.215))
+
+
+def epoch(number: int, high: float, utility: float = 0.9, within: bool = True) -> TrialEpoch:
+    return TrialEpoch(
+        epoch=number, asr=high, asr_high=high, utility=utility, utility_loss=0.0, over_refusal_rise=0.0,
+        composite=0.5, within_limits=within, seconds=1.0,
+    )  # fmt: skip
+
+
+def trial(number: int, *epochs: TrialEpoch, status: str = "finished") -> Trial:
+    return Trial(
+        id=f"t{number}", number=number, settings={}, status=status, epochs=list(epochs),  # type: ignore[arg-type]
+        best_epoch=best_epoch(epochs), planned_epochs=6,
+    )  # fmt: skip
+
+
+def test_lowest_bound_then_earliest_then_most_useful() -> None:
+    order = ranked([
+        trial(1, epoch(1, 0.1), epoch(2, 0.03)),
+        trial(2, epoch(1, 0.03)),
+        trial(3, epoch(1, 0.03, utility=0.95)),
+        trial(4, epoch(1, 0.0, within=False), epoch(2, 0.5)),
+        trial(5, epoch(1, 0.0, within=False)),
+        trial(6, epoch(1, 0.0), status="failed"),
+        trial(7, epoch(1, 0.0), status="running"),
+        trial(8, epoch(1, 0.03)),
+    ])  # fmt: skip
+    assert [t.number for t in order] == [3, 2, 8, 1, 4]
+    assert judged(order[-1]).epoch == 2
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.booleans()), min_size=1, max_size=6))
+def test_no_epoch_within_the_limits_beats_the_one_chosen(numbers: list[tuple[float, float, bool]]) -> None:
+    epochs = [epoch(i, high, utility, within) for i, (high, utility, within) in enumerate(numbers, 1)]
+    found = best_epoch(epochs)
+    usable = [e for e in epochs if e.within_limits]
+    if found is None:
+        assert not usable
+        return
+    best = epochs[found - 1]
+    assert best.within_limits
+    for other in usable:
+        assert other.asr_high > best.asr_high or other.epoch >= best.epoch
