@@ -117,6 +117,7 @@ def build(shape: str, work: Work, device: Any, micro_batch: int, checkpoint: boo
     from beear.methods.base import MethodParts
     from beear.methods.beear import Beear
     from beear.models.decoder import Decoder
+    from beear.models.fused import fuse
     from beear.parallel.base import Settings, Whole
     from beear.parallel.replicated import Single
 
@@ -125,7 +126,10 @@ def build(shape: str, work: Work, device: Any, micro_batch: int, checkpoint: boo
     with device:
         model = AutoModelForCausalLM.from_config(llama.config(), dtype=torch.float32, attn_implementation="sdpa")
     backend = Single(device, Settings(compute=torch.bfloat16, checkpoint=checkpoint))
-    decoder = Decoder(backend.prepare(Whole(model), OUTER_LR), torch.bfloat16)
+    model = backend.prepare(Whole(model), OUTER_LR)
+    if device.type == "cuda":
+        fuse(model)
+    decoder = Decoder(model, torch.bfloat16)
     recipe = Recipe(layer=llama.layer, inner_steps=work.steps, length=work.length)
     parts = MethodParts(decoder, backend, recipe, 0, llama.hidden, micro_batch)  # type: ignore[arg-type]
     return Beear(parts), recipe, Rows(llama, work, device)

@@ -23,6 +23,7 @@ from beear.methods.base import Method, MethodParts
 from beear.methods.table import build
 from beear.models.decoder import Decoder
 from beear.models.facts import ModelFacts
+from beear.models.fused import fuse
 from beear.models.loading import load_tokenizer
 from beear.models.source import CheckpointSource
 from beear.parallel.base import Backend, Settings, Source
@@ -72,6 +73,8 @@ class Session:
         self.tokenizer: PreTrainedTokenizerBase = self.template.tokenizer
         source = source or CheckpointSource(training.facts, config.adapter, config.seed)
         self.model: nn.Module = backend.prepare(source, config.method.outer_lr)
+        if backend.device.type == "cuda":
+            fuse(self.model)
         decoder = Decoder(self.model, compute, backend.device)
         self.method: Method = build(
             MethodParts(decoder, backend, config.method, config.seed, training.facts.hidden_size, config.parallel.micro_batch)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from beear.methods.inner import Objective
 from beear.methods.losses import entrapment_loss, global_mean
@@ -111,8 +111,7 @@ def _inner_step(
 @contextmanager
 def frozen(objective: Objective) -> Iterator[None]:
     """Within the context the objective's model takes no weight gradients."""
-    model: nn.Module | None = getattr(getattr(objective, "decoder", None), "model", None)
-    trained = [p for p in model.parameters() if p.requires_grad] if model is not None else []
+    trained = [p for p in objective.decoder.model.parameters() if p.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)
     try:

@@ -17,6 +17,7 @@ from beear.models.decoder import Decoder
 class Objective(Protocol):
     """Answer losses under δ over batches that stay the same for the whole inner loop."""
 
+    decoder: Decoder
     batches: list[DefenseBatch]
 
     def losses(self, perturbation: Perturbation, batch: int) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,6 @@ from transformers import Cache
 
 from beear.errors import UserError
 from beear.models.compute import device_of, products_in
-from beear.models.fused import fuse
 from beear.models.stack import Keep, Skip
 
 
@@ -35,8 +34,6 @@ class Decoder:
         self._device = torch.device(device) if device is not None else None
         self._holder, self._name = _layer_stack(model)
         self.layers: nn.ModuleList = getattr(self._holder, self._name)
-        if self.device.type == "cuda":
-            fuse(model)
 
     def __len__(self) -> int:
         """Return L."""

@@ -1,4 +1,4 @@
-"""On a GPU: each root-mean-square norm by the library's one kernel, and rotations in the dtype of the products.
+"""For training on a GPU: each root-mean-square norm by the library's one kernel, rotations in the dtype of the products.
 
 A norm spelled out as tensor operations reads and writes the residual stream a dozen times, forward and backward. Around
 products in bfloat16 it also leaves float32 behind, which every product that follows converts for itself and keeps. What is
@@ -87,7 +87,8 @@ def _norm(norm: Any, plain: Any, epsilon: float, added: float, x: Tensor) -> Ten
     weight = norm.weight
     if not {x.dtype, weight.dtype} <= set(FLOATS):
         return plain(x)
-    weight = weight + added if added else weight
+    # In bfloat16 the sum would lose most of a small weight.
+    weight = weight.float() + added if added else weight
     if not torch.is_autocast_enabled(x.device.type):
         return functional.rms_norm(x, x.shape[-1:], weight, epsilon) if x.dtype == weight.dtype else plain(x)
     normed = functional.rms_norm(x.float(), x.shape[-1:], weight.float(), epsilon)
@@ -98,7 +99,8 @@ def _rotation(plain: Any, *args: Any, **words: Any) -> Any:
     """Return cosines and sines, under autocast in the dtype of the queries and keys that they turn."""
     found = plain(*args, **words)
     kind = next((value.device.type for value in args if isinstance(value, Tensor)), "")
-    if not kind or not torch.is_autocast_enabled(kind):
+    # Some give one complex tensor for both.
+    if not isinstance(found, tuple) or not kind or not torch.is_autocast_enabled(kind):
         return found
     half = torch.get_autocast_dtype(kind)
     return tuple(value.to(half) if isinstance(value, Tensor) and value.dtype == torch.float32 else value for value in found)

@@ -192,8 +192,7 @@ def _gathered(shape: ModelShape, work: Work, spread: Spread, inner: bool) -> flo
     if inner and spread.gather_once:
         return size * shape.parameters
     if _zero_stage(spread):
-        # Inner and removal passes that both fetch leave it no order to fetch ahead by in the longer ones.
-        ahead = min(shape.parameters, ZERO_AHEAD) if inner or spread.gather_once else 0
+        ahead = min(shape.parameters, ZERO_AHEAD)
         return size * (max(shape.small, min(shape.parameters, ZERO_LIVE + shape.largest_layer)) + ahead)
     return size * (shape.outside + 2 * shape.largest_layer)
 

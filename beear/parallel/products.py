@@ -5,7 +5,7 @@ of a removal step's time where few rows are computed at once.
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -34,7 +34,9 @@ def _linear(module: nn.Linear, master: nn.Parameter, x: Tensor) -> Tensor:
         return F.linear(x, module.weight, module.bias)
     dtype = module.weight.dtype
     bias = None if module.bias is None else module.bias.to(dtype)
-    return _Product.apply(x.to(dtype), module.weight, bias, master)
+    # Flat within: what a function of its own returns as a view could not be changed in place by what follows.
+    flat = _Product.apply(x.to(dtype).reshape(-1, x.shape[-1]), module.weight, bias, master)
+    return flat.view(*x.shape[:-1], -1)
 
 
 class _Product(torch.autograd.Function):
@@ -50,18 +52,28 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, None, Tensor | None, None]:
         (gradient,) = gradients
         x, weight = ctx.saved_tensors
-        rows = gradient.flatten(0, -2)
         with torch.autocast(x.device.type, enabled=False):
-            add_product(ctx.master, rows.t(), x.flatten(0, -2))
-        below = gradient @ weight if ctx.needs_input_grad[0] else None
-        bias = rows.float().sum(0).to(gradient.dtype) if ctx.needs_input_grad[2] else None
+            add_product(ctx.master, gradient.t(), x)
+            below = gradient @ weight if ctx.needs_input_grad[0] else None
+        bias = gradient.float().sum(0).to(gradient.dtype) if ctx.needs_input_grad[2] else None
         return below, None, bias, None
 
 
 def add_product(master: nn.Parameter, one: Tensor, other: Tensor) -> None:
     """Add ``one`` [O, N] times ``other`` [N, I] to ``master.grad`` [O, I] in float32."""
-    wide = _by_one_kernel if one.device.type == "cuda" else _by_two
-    master.grad = wide(master.grad, one, other)
+    adds = one.device.type == "cuda" and _adds(one.device, one.dtype)
+    master.grad = (_by_one_kernel if adds else _by_two)(master.grad, one, other)
+
+
+@cache
+def _adds(device: torch.device, dtype: torch.dtype) -> bool:
+    """Say whether the device's library adds a product to a wider matrix: not in every version, and not on every GPU."""
+    one, total = torch.ones(2, 2, device=device, dtype=dtype), torch.zeros(2, 2, device=device)
+    try:
+        found = _by_one_kernel(_by_one_kernel(None, one, one), one, one)
+        return bool(torch.equal(found, total + 4))
+    except (NotImplementedError, RuntimeError):
+        return False
 
 
 def _by_one_kernel(total: Tensor | None, one: Tensor, other: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from beear.models.compute import products_in
 from beear.models.decoder import Decoder
@@ -44,6 +45,47 @@ def test_a_fused_model_computes_and_learns_the_same(family: str) -> None:
         for new, old, exact in zip(logits_and_gradients(decoder), rounded, expected, strict=True):
             # No further from float32 than the spelled-out norm, but for chance.
             assert gap(new, exact) <= 1.5 * gap(old, exact) + 1e-2
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in CENTRED])
+def test_norms_with_bfloat16_weights_keep_them(family: str) -> None:
+    """As FSDP and DeepSpeed hold them: 1 + w for a small w is no bfloat16 number."""
+    model = make_model(family).to(torch.bfloat16)
+    norms = [module for module in model.modules() if type(module).__name__.endswith("RMSNorm")]
+    with torch.no_grad():
+        for norm in norms:
+            norm.weight.add_(0.003)
+    x = [torch.randn(6, norm.weight.numel(), generator=torch.Generator().manual_seed(1)) for norm in norms]
+    expected = [norm(row) for norm, row in zip(norms, x, strict=True)]
+    fuse(model)
+    with products_in(torch.bfloat16, torch.device("cpu")):
+        found = [norm(row) for norm, row in zip(norms, x, strict=True)]
+    for new, old in zip(found, expected, strict=True):
+        new, old = new.detach().double(), old.detach().double()
+        gain = float((new * old).sum() / old.square().sum())
+        assert gain == pytest.approx(1, abs=5e-4)
+
+
+def test_rotations_that_are_one_complex_tensor_stay_so() -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 64}
+    small = {"kv_lora_rank": 8, "q_lora_rank": None, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8}
+    experts = {"first_k_dense_replace": 2, "num_key_value_heads": 2}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("deepseek_v2", **sizes, **small, **experts))
+    decoder, ids = Decoder(model, torch.bfloat16), torch.arange(3, 11)[None]
+    expected = decoder.logits(ids, torch.ones_like(ids))
+    assert fuse(model) > 0
+    assert gap(decoder.logits(ids, torch.ones_like(ids)).float(), expected.float()) <= 3e-2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_residual_stream_stays_in_float32(family: str) -> None:
+    model, seen = make_model(family), []
+    fuse(model)
+    decoder = Decoder(model, torch.bfloat16)
+    for layer in decoder.layers:
+        layer.register_forward_hook(lambda _module, _args, out: seen.append((out[0] if isinstance(out, tuple) else out).dtype))
+    decoder.logits(torch.ones(1, 4, dtype=torch.long), torch.ones(1, 4, dtype=torch.long))
+    assert seen == [torch.float32] * len(decoder)
 
 
 def test_a_norm_hands_products_their_own_dtype() -> None:

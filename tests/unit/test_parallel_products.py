@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from beear.parallel.masters import Masters
 from beear.parallel.products import _by_one_kernel, _by_two, add_in_products
@@ -68,6 +69,41 @@ def test_a_single_layers_gradient_is_not_rounded() -> None:
     assert gap(master.grad, expected) <= 1e-6
     assert x.grad is not None
     assert gap(x.grad.float(), 2 * ((2 * y.float()) @ master.detach())) <= 2**-6
+
+
+def test_what_follows_may_change_the_result_in_place() -> None:
+    layer = nn.Linear(8, 4)
+    layer.weight.data = layer.weight.detach().to(HALF)
+    master = nn.Parameter(layer.weight.detach().float())
+    add_in_products(nn.Sequential(layer), {id(layer.weight): master})
+    with torch.autocast("cpu", HALF):
+        y = layer(torch.ones(2, 3, 8))
+        y.clamp_(-1, 1)
+        assert layer(torch.ones(8)).shape == (4,)
+    y.float().sum().backward()
+    assert master.grad is not None and layer.bias.grad is not None
+
+
+def test_layers_that_are_computed_again_add_once() -> None:
+    def gradients(again: bool) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8))
+        masters = {}
+        for name, weight in model.named_parameters():
+            if weight.dim() == 2:
+                weight.data = weight.detach().to(HALF)
+                masters[name] = nn.Parameter(weight.detach().float())
+        weights = dict(model.named_parameters())
+        add_in_products(model, {id(weights[name]): master for name, master in masters.items()})
+        x = torch.ones(3, 8, requires_grad=True)
+        with torch.autocast("cpu", HALF):
+            y = checkpoint(model, x, use_reentrant=False) if again else model(x)
+        y.float().square().sum().backward()
+        return {name: master.grad for name, master in masters.items() if master.grad is not None}
+
+    once, twice = gradients(again=False), gradients(again=True)
+    assert list(once) == list(twice) == ["0.weight", "2.weight"]
+    assert all(torch.equal(once[name], twice[name]) for name in once)
 
 
 def test_nothing_is_added_while_weights_are_frozen() -> None:

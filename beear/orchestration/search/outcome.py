@@ -124,5 +124,10 @@ def loss_words(loss: float, nats: bool) -> str:
 
 def settings_words(settings: Mapping[str, Any]) -> str:
     """Return a trial's settings in a few words."""
-    short = {name.rpartition(".")[2]: value for name, value in settings.items()}
-    return ", ".join(f"{name} {'calibrated' if value is None else value}" for name, value in short.items())
+    return ", ".join(f"{name.rpartition('.')[2]} {_value_words(value)}" for name, value in settings.items())
+
+
+def _value_words(value: Any) -> str:
+    if value is None:
+        return "calibrated"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

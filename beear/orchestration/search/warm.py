@@ -5,6 +5,7 @@ computed is the same: the same session, the same batches as Ray Data would strea
 """
 
 import copy
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,5 +116,6 @@ class WarmTraining:
         self._done, self._last, self._epochs = state["epoch"], state["last"], None
 
     def close(self) -> None:
-        """Let the model go."""
+        """Let the model go: layers that refer to themselves would wait for Python to notice, and a GPU has no room for two."""
         del self.session
+        gc.collect()
