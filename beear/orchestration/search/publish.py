@@ -1,6 +1,7 @@
 """Delivering a search: its folder, a tracking run with a child for each trial, the words on the screen."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from beear.report.search_text import summary_lines
 from beear.report.write import write_text
 
 RECORD, PAGE, BEST = "search.json", "search.html", "best.yaml"
-KEPT = (RECORD, PAGE, BEST, "pending_metrics.jsonl")
+# Where trials' numbers wait while the tracking server is away; kept only if some still do.
+WAITING = "tracking"
+KEPT = (RECORD, PAGE, BEST, "pending_metrics.jsonl", WAITING)
 CHOSEN, FAILED, UNDECIDED = 0, 1, 3
 
 
@@ -28,7 +31,7 @@ class Children:
 
     def __init__(self, running: Running, folder: Path) -> None:
         """Keep what a child needs."""
-        self._parent, self._identity, self._folder = running.tracker.run, running.job.identity, folder / "tracking"
+        self._parent, self._identity, self._folder = running.tracker.run, running.job.identity, folder / WAITING
         self._runs: dict[str, Child] = {}
 
     def told(self, trial: Trial, what: str) -> None:
@@ -58,6 +61,8 @@ def deliver(report: SearchReport, asked: RunConfig, running: Running) -> int:
         write_text(output.staging / BEST, best_yaml(config_of(report, output.target, asked), report))
     write_text(output.staging / PAGE, search_html(report))
     write_text(output.staging / RECORD, json.dumps(redact_all(json.loads(report.model_dump_json())), indent=1) + "\n")
+    if not any((output.staging / WAITING).rglob("*.jsonl")):
+        shutil.rmtree(output.staging / WAITING, ignore_errors=True)
     output.finish(KEPT)
     reporter.finish_stage()
     told = tracker.run is None or attach(tracker.run, str(output.target), report)
