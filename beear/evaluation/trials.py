@@ -92,7 +92,8 @@ def merit(epoch: TrialEpoch) -> tuple[float, int, float]:
 
 def best_epoch(epochs: Sequence[TrialEpoch]) -> int | None:
     """Return the epoch that a trial is judged by, None where none is within the limits."""
-    return min((e for e in epochs if e.within_limits), key=merit).epoch if any(e.within_limits for e in epochs) else None
+    best = min((epoch for epoch in epochs if epoch.within_limits), key=merit, default=None)
+    return best.epoch if best else None
 
 
 def ranked(trials: Sequence[Trial]) -> list[Trial]:

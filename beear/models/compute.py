@@ -14,6 +14,11 @@ def device_of(model: nn.Module) -> torch.device:
     return next(chain(model.buffers(), model.parameters())).device
 
 
+def device_here() -> torch.device:
+    """Return what this process computes on: the GPU that it was given, if any."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def lowered(compute: torch.dtype | None) -> torch.dtype | None:
     """Return ``compute`` where it is a lower one than float32, else None."""
     return compute if compute in HALF else None

@@ -64,21 +64,28 @@ def evaluate_report(job: Job, measured: Scored, seconds: dict[str, float]) -> Re
 
 def _common(job: Job, verdict: Gate, seconds: dict[str, float], notes: list[str]) -> dict[str, Any]:
     return {
+        **origin(job),
         "kind": job.kind,
-        "run_id": job.identity,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "code_version": code_version(),
-        "machine": machine(),
-        "model": _model(job),
         "template": job.template,
         "data": job.data.summary(),
-        "config": job.config.model_dump(mode="json"),
         "choices": job.choices,
         "gate": verdict,
         "exit_code": PASSED if verdict.verdict == "passed" else UNDECIDED,
         "not_tested": _not_tested(job),
         "notes": [*_notes(job), *dict.fromkeys(notes)],
         "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
+    }
+
+
+def origin(job: Job) -> dict[str, Any]:
+    """Return what every record says of where it comes from: run, time, code, machine, model and configuration."""
+    return {
+        "run_id": job.identity,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "code_version": code_version(),
+        "machine": machine(),
+        "model": _model(job),
+        "config": job.config.model_dump(mode="json"),
     }
 
 

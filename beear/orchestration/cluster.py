@@ -45,10 +45,14 @@ class Plan:
         return self.workers * self.gpus_per_worker
 
     @property
+    def share(self) -> growth.Bundle:
+        """What one worker holds."""
+        return {"CPU": self.cpus_per_worker, **({"GPU": self.gpus_per_worker} if self.gpus_per_worker else {})}
+
+    @property
     def bundles(self) -> list[growth.Bundle]:
         """What must fit on one node each."""
-        worker = {"CPU": self.cpus_per_worker, **({"GPU": self.gpus_per_worker} if self.gpus else {})}
-        return [*[worker] * self.workers, {"CPU": self.data_cpus}]
+        return [*[self.share] * self.workers, {"CPU": self.data_cpus}]
 
     def sentence(self) -> str:
         """Say the plan in one line."""

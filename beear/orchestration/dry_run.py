@@ -1,7 +1,6 @@
 """What ``--dry-run`` prints: the resolved configuration, digests of what would be read, and the plan."""
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 from beear.config.dump import to_yaml
@@ -13,8 +12,9 @@ from beear.models.shape import model_shape
 from beear.models.weights import only_described
 from beear.orchestration.cluster import Plan
 from beear.orchestration.console import Reporter
+from beear.orchestration.kinds import JobKind
 from beear.orchestration.lengths import Lengths, assumed_lengths
-from beear.orchestration.outputs import REPORT, OutputFolder
+from beear.orchestration.outputs import OutputFolder
 from beear.orchestration.prepare import Job, Kind, prepare
 from beear.orchestration.resources import measuring, resources
 from beear.report.redact import redact
@@ -22,10 +22,8 @@ from beear.testbed import TestbedModel, preview
 from beear.testbed.store import cache_root
 
 
-def plan_text(
-    config: RunConfig, kind: Kind, reporter: Reporter, check: Callable[[Job], Job] = lambda job: job, record: str = REPORT
-) -> str:
-    """Return the text; nothing but a temporary folder is touched to make it. ``check`` is what the job is put through.
+def plan_text(config: RunConfig, kind: JobKind, reporter: Reporter) -> str:
+    """Return the text; nothing but a temporary folder is touched to make it.
 
     A built-in model that is not made yet is planned for by its base, which has the same shape; what depends on its
     weights is left out. So is everything but the plan where a folder holds a config.json and no weights.
@@ -35,7 +33,7 @@ def plan_text(
     """
     described = Path(config.model.path).expanduser()
     if only_described(described):
-        return _described(config, kind, described)
+        return _described(config, kind.name, described)
     seen: list[TestbedModel] = []
 
     def find(name: str) -> TestbedModel:
@@ -43,10 +41,10 @@ def plan_text(
         return seen[-1]
 
     with tempfile.TemporaryDirectory() as scratch:
-        job = check(prepare(config, kind, reporter, find))
+        job = kind.check(prepare(config, kind.name, reporter, find))
         made = all(model.implanted for model in seen)
         if made:
-            OutputFolder(Path(job.config.output.dir), job.identity, record).state(job.config.output.fresh)
+            OutputFolder(Path(job.config.output.dir), job.identity, kind.record).state(job.config.output.fresh)
         return _text(job, made).replace(scratch, str(cache_root()))
 
 

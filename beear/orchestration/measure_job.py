@@ -4,7 +4,8 @@ from beear.config.cli import Flags
 from beear.config.schema import RunConfig
 from beear.orchestration import assemble, publish, scoring
 from beear.orchestration.kept import once
-from beear.orchestration.run import Running, Shape, run_job
+from beear.orchestration.kinds import JobKind
+from beear.orchestration.run import Running, run_job
 
 
 def evaluate(config: RunConfig, flags: Flags) -> int:
@@ -15,7 +16,7 @@ def evaluate(config: RunConfig, flags: Flags) -> int:
     """
     if "dir" not in config.output.model_fields_set:
         config.output.dir = "outputs/evaluate"
-    return run_job(config, flags, Shape("evaluate", "nothing is measured again (--fresh measures)"), _work)
+    return run_job(config, flags, JobKind("evaluate", "nothing is measured again (--fresh measures)"), _work)
 
 
 def _work(running: Running) -> int:

@@ -13,8 +13,9 @@ from beear.models.shape import model_shape
 from beear.orchestration import cluster, publish
 from beear.orchestration.console import Reporter
 from beear.orchestration.dry_run import plan_text
-from beear.orchestration.outputs import REPORT, OutputFolder, check_output, place_of
-from beear.orchestration.prepare import Job, Kind, prepare
+from beear.orchestration.kinds import JobKind
+from beear.orchestration.outputs import OutputFolder, check_output, place_of
+from beear.orchestration.prepare import Job, prepare
 from beear.orchestration.publish import Tracker
 from beear.orchestration.spreading import check_measuring, settle, settle_blind
 from beear.testbed import ensure
@@ -31,26 +32,7 @@ class Running:
     tracker: Tracker
 
 
-def staying(job: Job) -> Job:
-    """Return the job as it is."""
-    return job
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What kinds of job differ in: ``again`` is said of a complete run, whose file ``record`` tells which run it is.
-
-    ``check`` refuses what no cluster would mend, and may add to a job's identity.
-    """
-
-    kind: Kind
-    again: str
-    record: str = REPORT
-    show: Callable[[Path, str | None, Reporter], int] = publish.show_complete
-    check: Callable[[Job], Job] = staying
-
-
-def run_job(config: RunConfig, flags: Flags, shape: Shape, work: Callable[[Running], int]) -> int:
+def run_job(config: RunConfig, flags: Flags, kind: JobKind, work: Callable[[Running], int]) -> int:
     """Do ``work`` unless this run is complete already (then say so and show it); return the exit code.
 
     Raises:
@@ -62,19 +44,19 @@ def run_job(config: RunConfig, flags: Flags, shape: Shape, work: Callable[[Runni
         # Whatever takes long, an implant or a download, comes after what may refuse at once.
         tracking = publish.check_tracking(config)
         if flags.dry_run:
-            print(plan_text(config, shape.kind, reporter, shape.check, shape.record))
+            print(plan_text(config, kind, reporter))
             return 0
         check_output(Path(config.output.dir))
-        job = shape.check(prepare(config, shape.kind, reporter, lambda name: ensure(name, say=reporter.note)))
-        output = OutputFolder(Path(job.config.output.dir), job.identity, shape.record)
+        job = kind.check(prepare(config, kind.name, reporter, lambda name: ensure(name, say=reporter.note)))
+        output = OutputFolder(Path(job.config.output.dir), job.identity, kind.record)
         state = output.state(fresh=config.output.fresh)
         if flags.resume and state == "new":
             raise UserError(
                 f"--resume: nothing was begun for output.dir {output.target} with these settings; expected a cut-off run"
             )
         if state == "complete":
-            reporter.say(f"this run is complete already; {shape.again}")
-            return shape.show(output.target, tracking, reporter)
+            reporter.say(f"this run is complete already; {kind.again}")
+            return kind.show(output.target, tracking, reporter)
         with closing(output.open(config.output.fresh)):
             try:
                 plan = _connect(job, reporter)

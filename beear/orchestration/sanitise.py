@@ -6,8 +6,9 @@ from beear.models.inspect import inspect_checkpoint
 from beear.orchestration import assemble, publish, scoring
 from beear.orchestration.board import Event, EventLog
 from beear.orchestration.kept import once
+from beear.orchestration.kinds import JobKind
 from beear.orchestration.outputs import TRAINING
-from beear.orchestration.run import Running, Shape, run_job
+from beear.orchestration.run import Running, run_job
 from beear.orchestration.training import Diverged, train
 from beear.report.schema import Drift, EpochRecord
 
@@ -20,7 +21,7 @@ def sanitise(config: RunConfig, flags: Flags) -> int:
     Raises:
         UserError: anything that the user can mend; nothing is half-written then.
     """
-    return run_job(config, flags, Shape("sanitize", "nothing is retrained (--fresh retrains)"), _unless_diverged)
+    return run_job(config, flags, JobKind("sanitize", "nothing is retrained (--fresh retrains)"), _unless_diverged)
 
 
 def _unless_diverged(running: Running) -> int:

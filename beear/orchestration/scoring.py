@@ -22,6 +22,7 @@ from beear.evaluation.judge import Judge, judge_all
 from beear.evaluation.measure import MeasuredRows, combine, measure, merge
 from beear.evaluation.outcomes import Partial
 from beear.evaluation.subject import Subject
+from beear.models.compute import device_here
 from beear.models.facts import ModelFacts
 from beear.models.loading import load_model, load_tokenizer
 from beear.orchestration.cluster import Plan
@@ -155,7 +156,7 @@ def subject_of(config: RunConfig, facts: ModelFacts, completes: bool = False) ->
     Raises:
         UserError: weights that are not finite or do not fit, or an engine that cannot serve the checkpoint.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_here()
     compute = compute_dtype(config.model.dtype, device)
     tokenizer = load_tokenizer(facts, config.model.chat_template)
     # On a CPU float32 is the fast path; on a GPU a measured model is held in the dtype it will be served in.

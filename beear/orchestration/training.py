@@ -92,7 +92,7 @@ def _trainer(spec: WorkerSpec, plan: Plan, storage: Path) -> TorchTrainer:
         scaling_config=ray.train.ScalingConfig(
             num_workers=plan.workers,
             use_gpu=plan.gpus_per_worker > 0,
-            resources_per_worker={"CPU": plan.cpus_per_worker, **({"GPU": plan.gpus_per_worker} if plan.gpus else {})},
+            resources_per_worker=plan.share,
         ),
         run_config=ray.train.RunConfig(
             name=_run_name(spec),

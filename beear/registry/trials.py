@@ -11,25 +11,22 @@ NUMBERS = ("asr", "asr_high", "utility", "utility_loss", "over_refusal_rise", "c
 
 
 class Child:
-    """One trial's run. A server that is away costs its record, never the search."""
+    """One trial's run."""
 
     def __init__(self, parent: Run, folder: str, identity: str, name: str, trial: Trial) -> None:
-        """Start the run, or go on with the one that was cut off."""
+        """Start the run, or go on with the one that was cut off.
+
+        Raises:
+            UserError: the server does not take it.
+        """
         self._logged = 0
-        self._run: Run | None = None
-        try:
-            self._run = Run.start(
-                parent.uri, parent.experiment, folder, identity=identity, name=name, config=trial.settings,
-                tags={PARENT: parent.run_id},
-            )  # fmt: skip
-        except Exception as error:
-            # Started by a search that runs: whatever the server says of it is no reason to end that.
-            self.reason = str(error)
+        self._run = Run.start(
+            parent.uri, parent.experiment, folder, identity=identity, name=name, config=trial.settings,
+            tags={PARENT: parent.run_id},
+        )  # fmt: skip
 
     def epoch(self, trial: Trial) -> None:
         """Log the epochs that are not logged yet."""
-        if self._run is None:
-            return
         for epoch in trial.epochs[self._logged :]:
             values = epoch.model_dump()
             numbers = {name: values[name] for name in NUMBERS} | {f"selection/{k}": v for k, v in epoch.selection.items()}
@@ -38,8 +35,6 @@ class Child:
 
     def end(self, trial: Trial) -> None:
         """Close the run."""
-        if self._run is None:
-            return
         self.epoch(trial)
         try:
             self._run.client.set_tag(self._run.run_id, "beear.status", trial.status)

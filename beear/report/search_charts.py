@@ -8,7 +8,7 @@ from typing import Any, Literal
 from beear.report import numbers
 from beear.report.charts import MARKERS, Chart, Series, Tick, chart
 from beear.report.search_schema import SearchReport, Trial, TrialEpoch
-from beear.report.search_text import as_it_came, broken, describe, in_nats, judged, points, ranked, setting_text
+from beear.report.search_text import as_it_came, broken, describe, in_nats, in_order, points, setting_text, shown_epoch
 
 LEFT, TOP, FOOT, CELL_HEIGHT = 46.0, 22.0, 38.0, 50.0
 NARROWEST, WIDEST, FRAME = 62.0, 110.0, 420.0
@@ -120,8 +120,8 @@ def _panel(
 def _box(report: SearchReport, found: list[Trial], x: float, y: float, where: str) -> Box:
     if not found:
         return Box(x, y, "untried", ["not tried"], f"{where}: not tried")
-    best = ranked(found, _first(report))[0]
-    epoch, failed = judged(best), best.status == "failed"
+    best = in_order(found, _first(report))[0]
+    epoch, failed = shown_epoch(best), best.status == "failed"
     if epoch is None:
         lines = ["✕ failed"] if failed else ["no epoch"]
         return Box(x, y, "failed" if failed else "unrun", lines, f"{where}: {_sentence(report, best)}")
@@ -153,7 +153,7 @@ def asr_by_epoch(report: SearchReport) -> TrialChart | None:
 
 def cost_against_result(report: SearchReport) -> TrialChart | None:
     """Return what each trial cost against its ASR bound, its utility loss by colour and shape; None without epochs."""
-    found = [(trial, epoch) for trial in _drawn_last(report) if (epoch := judged(trial))]
+    found = [(trial, epoch) for trial in _drawn_last(report) if (epoch := shown_epoch(trial))]
     if not found:
         return None
     limit = report.limits.get("utility_loss")
@@ -214,7 +214,7 @@ def _drawn_last(report: SearchReport) -> list[Trial]:
 
 
 def _sentence(report: SearchReport, trial: Trial) -> str:
-    epoch: TrialEpoch | None = judged(trial)
+    epoch: TrialEpoch | None = shown_epoch(trial)
     role = _role(report, trial)
     name = f"trial {trial.number}" + (f", {role}" if role != "other" else "") + f" ({describe(trial.settings)})"
     ran = f"{trial.status} after {len(trial.epochs)} of {trial.planned_epochs} epochs"

@@ -22,13 +22,13 @@ from beear.report.search_text import (
     failures,
     field_names,
     in_nats,
-    judged,
+    in_order,
     measure_sentence,
     points,
-    ranked,
     saving,
     setting_text,
     shortfall,
+    shown_epoch,
     verdict,
 )
 
@@ -85,7 +85,7 @@ def search_html(report: SearchReport) -> str:
         stands_in=shown.measure != PROBED,
         settings=_settings(chosen) if chosen else {},
         command=COMMAND,
-        compared=_compared(shown, judged(chosen) if chosen else None),
+        compared=_compared(shown, shown_epoch(chosen) if chosen else None),
         panels=heat_map(shown),
         bounds=[numbers.percent(bound, 0) for bound in BOUNDS],
         epochs=asr_by_epoch(shown),
@@ -128,10 +128,10 @@ def _fields(trials: list[Trial]) -> tuple[dict[str, str], dict[str, str]]:
 def _rows(report: SearchReport, fields: list[str]) -> list[TrialRow]:
     first = [name for name in (report.chosen, *report.runners_up) if name is not None]
     chosen = chosen_trial(report)
-    best = judged(chosen) if chosen else None
+    best = shown_epoch(chosen) if chosen else None
     rows = []
-    for trial in ranked(report.trials, first):
-        epoch = judged(trial)
+    for trial in in_order(report.trials, first):
+        epoch = shown_epoch(trial)
         runner = trial.id in report.runners_up
         rows.append(TrialRow(
             trial=trial,

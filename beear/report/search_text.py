@@ -23,19 +23,19 @@ _BRIEF = {"layer": "l", "length": "n", "inner_steps": "K"}
 _BROKEN = {"utility_loss": "utility", "over_refusal_rise": "refusal", "asr_high": "ASR"}
 
 
-def judged(trial: Trial) -> TrialEpoch | None:
+def shown_epoch(trial: Trial) -> TrialEpoch | None:
     """Return the epoch a trial is judged by; with none within the limits, the one with the lowest ASR bound."""
     if trial.best_epoch is not None:
         return next((one for one in trial.epochs if one.epoch == trial.best_epoch), None)
     return min(trial.epochs, key=lambda one: (not math.isfinite(one.asr_high), one.asr_high, one.epoch), default=None)
 
 
-def ranked(trials: Iterable[Trial], first: Sequence[str] = ()) -> list[Trial]:
+def in_order(trials: Iterable[Trial], first: Sequence[str] = ()) -> list[Trial]:
     """Return all trials best first: the ids in ``first``, the others by the search's rule, then those it does not rank."""
     places = {name: place for place, name in enumerate(first)}
 
     def key(trial: Trial) -> tuple[float, ...]:
-        epoch, place = judged(trial), places.get(trial.id, len(places))
+        epoch, place = shown_epoch(trial), places.get(trial.id, len(places))
         if epoch is None or not math.isfinite(epoch.asr_high):
             return (place, 4 if trial.status == "failed" else 3, trial.number)
         group = 2 if trial.status not in ENDED else 0 if epoch.within_limits else 1
@@ -124,7 +124,7 @@ def verdict(report: SearchReport) -> str:
 def shortfall(report: SearchReport) -> str:
     """Return a sentence where the chosen trial's ASR is above what the search was after, else an empty string."""
     trial, wanted = chosen_trial(report), report.limits.get("asr")
-    epoch = judged(trial) if trial else None
+    epoch = shown_epoch(trial) if trial else None
     if epoch is None or wanted is None or epoch.asr <= wanted:
         return ""
     return (
@@ -173,7 +173,7 @@ def failures(trials: Iterable[Trial]) -> dict[str, list[Trial]]:
 def summary_lines(report: SearchReport) -> list[str]:
     """Return what a finished search found, for a terminal: one printable line each."""
     lines, nats, trial = [verdict(report)], in_nats(report), chosen_trial(report)
-    epoch = judged(trial) if trial else None
+    epoch = shown_epoch(trial) if trial else None
     if epoch:
         came = as_it_came(report).get("asr")
         before = f" (as it came {numbers.percent(came)})" if came is not None else ""
@@ -185,7 +185,7 @@ def summary_lines(report: SearchReport) -> list[str]:
     lines += [line for line in (shortfall(report), measure_sentence(report)) if line]
     by_id = {one.id: one for one in report.trials}
     for place, other in enumerate((by_id[name] for name in report.runners_up[:3] if name in by_id), 1):
-        last = judged(other)
+        last = shown_epoch(other)
         bound = numbers.percent(last.asr_high) if last else numbers.NONE
         lines.append(f"Runner-up {place}: trial {other.number} ({describe(other.settings)}), ASR at most {bound}")
     lines.append(saving(report))
@@ -229,7 +229,7 @@ def _turn(trial: Trial, chosen: str | None) -> tuple[int, int]:
 
 def _cells(trial: Trial, nats: bool) -> list[Text]:
     # What runs shows where it is now, what ended shows what it is judged by.
-    epoch = trial.epochs[-1] if trial.status == "running" and trial.epochs else judged(trial)
+    epoch = trial.epochs[-1] if trial.status == "running" and trial.epochs else shown_epoch(trial)
     loss = f"{points(epoch.utility_loss, nats)} {'✓' if epoch.within_limits else '✕'}" if epoch else ""
     settings = " ".join(
         f"{_BRIEF.get(_last(field), _last(field))} {'auto' if value is None else setting_text(field, value)}"

@@ -126,7 +126,7 @@ def test_a_killed_driver_goes_on_and_runs_no_finished_trial_again(
         folder.mkdir()
         space(folder, [5, 4], [2e-4])
     process = start(tmp_path / "killed", environment, *more)
-    until(process, "trial 1 (layer 2, length 5, inner_steps 25, outer_steps 4, outer_lr 0.0002) epoch 1")
+    until(process, "trial 1 (layer 2, length 5, inner steps 25, outer steps 4, outer lr 0.0002) epoch 1")
     process.send_signal(signal.SIGKILL)
     process.wait()
     for name in ("killed", "calm"):
@@ -135,7 +135,7 @@ def test_a_killed_driver_goes_on_and_runs_no_finished_trial_again(
         assert done.returncode in (0, 3), done.stdout + done.stderr
         ends[name] = record(tmp_path / name)
         if name == "killed":
-            assert "trial 0 (layer 2, length 5, inner_steps 25, outer_steps 5, outer_lr 0.0002) started" not in done.stderr
+            assert "trial 0 (layer 2, length 5, inner steps 25, outer steps 5, outer lr 0.0002) started" not in done.stderr
 
     def numbers(report: SearchReport) -> list[Any]:
         return [(t.number, t.settings, t.best_epoch, [(e.epoch, e.selection) for e in t.epochs]) for t in report.trials]

@@ -13,6 +13,7 @@ from beear.errors import UserError
 from beear.models.inspect import inspect_checkpoint
 from beear.orchestration import cluster, run
 from beear.orchestration.checks import check_engine
+from beear.orchestration.kinds import JobKind
 from beear.orchestration.lengths import Lengths
 from beear.orchestration.run import Running, run_job
 from beear.parallel.devices import GIB, Device, cpu
@@ -40,7 +41,7 @@ def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         for name, value in (*quiet, ("plan_for", plan), ("device_of", device)):
             monkeypatch.setattr(cluster, name, lambda *_, value=value: value)
         seen: list[Running] = []
-        assert run_job(config, Flags(), run.Shape(kind, ""), lambda running: seen.append(running) or 0) == 0
+        assert run_job(config, Flags(), JobKind(kind), lambda running: seen.append(running) or 0) == 0
         return seen[0]
 
     return begin

@@ -17,10 +17,11 @@ from beear.config.space import Between, Choice, Space
 from beear.errors import UserError
 from beear.evaluation.trials import Yardstick
 from beear.orchestration.checkpoint import write_history
+from beear.orchestration.cluster import Plan
 from beear.orchestration.search import plans, tuning
 from beear.orchestration.search.cold import ColdTraining
 from beear.orchestration.search.job import uses_probes
-from beear.orchestration.search.outcome import best_config
+from beear.orchestration.search.outcome import best_config, search_report
 from beear.orchestration.search.shared import with_settings
 from beear.orchestration.search.trial import Trial as TuneTrainable
 from beear.orchestration.search.watch import LISTENING, Watch, kept_trials
@@ -66,9 +67,9 @@ def test_schedulers_go_by_our_own_epoch(name: Any, kind: type) -> None:
 
 @pytest.mark.parametrize(("warm", "workers", "shares"), [(True, 1, True), (True, 2, False), (False, 1, False)])
 def test_trials_of_one_worker_share_processes(warm: bool, workers: int, shares: bool) -> None:
-    plan = SimpleNamespace(workers=workers, cpus_per_worker=1.0, gpus_per_worker=0.25)
-    assert tuning.is_warm(SearchConfig(warm=warm), plan) is shares  # type: ignore[arg-type]
-    held = tuning.resources_of(plan, shares).bundles[0]  # type: ignore[arg-type]
+    plan = Plan(workers, cpus_per_worker=1.0, gpus_per_worker=0.25, data_cpus=0.5)
+    assert tuning.is_warm(SearchConfig(warm=warm), plan) is shares
+    held = tuning.resources_of(plan, shares).bundles[0]
     assert held == ({"CPU": 1.0, "GPU": 0.25} if shares else {"CPU": 0.01})
 
 
@@ -92,6 +93,26 @@ def test_the_best_configuration_fixes_what_the_trial_did_until_its_epoch() -> No
     assert best.data.probes.chose_settings and not best.output.fresh
     method = best.method
     assert (method.layer, method.epochs, method.cool_epochs, method.early_stop) == (2, 3, 1, False)
+
+
+@pytest.mark.parametrize(("stop", "limits"), [(0.01, {"asr": 0.01}), (None, {})])
+def test_a_search_that_no_asr_ends_has_a_record_too(stop: float | None, limits: dict[str, float]) -> None:
+    facts = SimpleNamespace(
+        base=None, architecture="LlamaForCausalLM", layers=6, hidden_size=8, parameters=10, context=64, tied=True,
+        source_dtype="float32", digests={}, notes=[],
+    )  # fmt: skip
+    data = SimpleNamespace(selection=[0] * 30, anchor_selection=[0] * 200)
+    config = TuneConfig()
+    job: Any = SimpleNamespace(config=config, identity="0123", asked="testbed:short-suffix", facts=facts, data=data)
+    trial = Trial(
+        id="a", number=0, settings={"method.outer_lr": None}, status="finished", epochs=[epoch(1)], best_epoch=1,
+        planned_epochs=2,
+    )  # fmt: skip
+    found = search_report(job, SearchConfig(stop_asr=stop), SPACE, [trial], {"asr": 1.0}, None, 2, 3.0)
+    assert found.limits == {**limits, "utility_loss": config.gate.utility_loss, "over_refusal_rise": config.gate.over_refusal}
+    assert found.rows == {"defense": 30, "anchor": 128} and found.model["path"] == "testbed:short-suffix"
+    # A learning rate that is left to the model's size is auto; only inner steps are calibrated.
+    assert found.chosen == "a" and found.why.startswith("trial 0 (outer lr auto): ASR at most 10.0% under the probes")
 
 
 def tuned(number: int, **result: Any) -> Any:

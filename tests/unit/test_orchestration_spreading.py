@@ -18,6 +18,7 @@ from beear.models.shape import model_shape
 from beear.orchestration.cluster import Plan, device_of
 from beear.orchestration.console import Reporter
 from beear.orchestration.dry_run import plan_text
+from beear.orchestration.kinds import JobKind
 from beear.orchestration.lengths import Lengths
 from beear.orchestration.spreading import check_measuring, settle, settle_blind
 from beear.parallel.devices import GIB, H100, Device, cpu
@@ -177,7 +178,7 @@ def test_a_dry_run_needs_no_weights(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
     config = RunConfig()
     config.model.path, config.parallel.device_memory = str(tmp_path), 4.0
-    text = plan_text(config, "sanitize", Reporter())
+    text = plan_text(config, JobKind("sanitize"), Reporter())
     assert f"{tmp_path} holds a config.json and no weights: a run needs them" in text
     # 256 tokens are all of its context; a quarter of them is taken for the answer.
     assert "longest rows in tokens: prompt 192, safe answer 64, unwanted answer 64, conversation 256" in text
@@ -189,7 +190,7 @@ def test_a_dry_run_needs_no_weights(tmp_path: Path, folder: Path) -> None:
     assert all(line.endswith("single") for line in table)
     measured = [line for line in text.splitlines() if line.endswith(": fits")]
     assert [re.split(r"[\s:]+", line)[0] for line in measured] == names and all(" of weights, " in line for line in measured)
-    alone = plan_text(config, "evaluate", Reporter())
+    alone = plan_text(config, JobKind("evaluate"), Reporter())
     assert [line for line in alone.splitlines() if line.endswith(": fits")] == measured
     assert "all trained" not in alone and "backend" not in alone.split("# resources")[1], "nothing is trained"
     with pytest.raises(UserError, match="found no weights"):

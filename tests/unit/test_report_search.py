@@ -11,7 +11,7 @@ from rich.console import Console
 from beear.report.search_charts import heat_map
 from beear.report.search_page import search_html
 from beear.report.search_schema import SearchReport, Trial
-from beear.report.search_text import SCREENFUL, field_names, points, ranked, search_table, setting_text, summary_lines
+from beear.report.search_text import SCREENFUL, field_names, in_order, points, search_table, setting_text, summary_lines
 from tests.search_sample import LAYERS, LENGTHS, MEMORY, STEPS, epoch, rule, sample_search, search_of, trial, without_a_trigger
 
 HOSTILE = "</title></td></pre><script>alert(1)</script><img src=x onerror=alert(1)>{{ 7*7 }}{% raw %}\" ' &"
@@ -395,5 +395,5 @@ def test_the_summary_for_a_terminal() -> None:
 
 def test_the_order_given_comes_before_the_rule() -> None:
     found = [trial(n, {}, [epoch(1, 0, 0.001 * n)], "finished") for n in (1, 2, 3)]
-    assert [one.number for one in ranked(found)] == [1, 2, 3]
-    assert [one.number for one in ranked(found, [found[2].id])] == [3, 1, 2]
+    assert [one.number for one in in_order(found)] == [1, 2, 3]
+    assert [one.number for one in in_order(found, [found[2].id])] == [3, 1, 2]

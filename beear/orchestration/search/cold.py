@@ -27,7 +27,6 @@ class ColdTraining:
     def __init__(self, shared: Shared, settings: dict[str, Any], trial: str) -> None:
         """Make everything ready; the run starts when the first epoch is asked for."""
         self._spec, self._plan, self._storage = shared.spec(settings), shared.plan, shared.storage(trial)
-        self.training = self._spec.training
         self._known: dict[int, EpochRecord] = {}
         self._seen: queue.Queue[tuple[int, bool] | BaseException] = queue.Queue()
         self._thread = threading.Thread(target=self._run, daemon=True)

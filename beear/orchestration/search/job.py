@@ -15,9 +15,10 @@ from beear.config.space import Space, family_of, load_space
 from beear.errors import UserError
 from beear.evaluation import resistance_scale
 from beear.evaluation.trials import Yardstick
+from beear.orchestration.kinds import JobKind
 from beear.orchestration.outputs import place_of
 from beear.orchestration.prepare import Job, absolute
-from beear.orchestration.run import Running, Shape, run_job
+from beear.orchestration.run import Running, run_job
 from beear.orchestration.sanitise import sanitise
 from beear.orchestration.search import outcome, publish, tuning
 from beear.orchestration.search.baseline import baseline
@@ -37,10 +38,10 @@ def search(config: TuneConfig, flags: Flags) -> int:
         UserError: anything that the user can mend; nothing is half-written then.
     """
     asked, settings = from_the_root(config), config.search
-    shape = Shape(
+    kind = JobKind(
         "tune", "nothing is tried again (--fresh tries)", publish.RECORD, publish.show_complete, partial(checked, settings)
     )
-    code = run_job(config, flags, shape, lambda running: _work(running, settings, asked))
+    code = run_job(config, flags, kind, lambda running: _work(running, settings, asked))
     if code != publish.CHOSEN or not settings.apply or flags.dry_run:
         return code
     # The main job joins or starts a cluster itself.

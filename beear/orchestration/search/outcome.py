@@ -1,20 +1,18 @@
 """What a search comes to: its record, and the configuration that makes the chosen model again."""
 
-import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from beear.config.dump import to_yaml
-from beear.config.schema import RunConfig
+from beear.config.schema import GateConfig, RunConfig
 from beear.config.search import SearchConfig
 from beear.config.space import Space
 from beear.evaluation.trials import judged, ranked
-from beear.orchestration.assemble import machine
-from beear.orchestration.identity import code_version
+from beear.orchestration.assemble import origin
 from beear.orchestration.prepare import Job
 from beear.orchestration.search.shared import with_settings
 from beear.report.redact import redact
 from beear.report.search_schema import Calibration, SearchReport, Trial
+from beear.report.search_text import describe, points
 
 RUNNERS_UP = 5
 
@@ -53,14 +51,10 @@ def search_report(
     seconds: float,
 ) -> SearchReport:
     """Return the record of a finished search."""
-    config, order = job.config, ranked(trials)
-    data = job.data
+    config, data, order = job.config, job.data, ranked(trials)
+    most = config.evaluate.selection_rows
     return SearchReport(
-        run_id=job.identity,
-        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        code_version=code_version(),
-        machine=machine(),
-        model=_model(job),
+        **origin(job),
         family=space.family,
         space=space.described(),
         measure="keyword ASR under probes" if calibration is None else "entrapment resistance",
@@ -69,13 +63,9 @@ def search_report(
         algorithm=search.algorithm,
         seed=config.seed,
         concurrent=concurrent,
-        rows={"defense": len(data.selection[: config.evaluate.selection_rows]), "anchor": _anchors(job)},
+        rows={"defense": len(data.selection[:most]), "anchor": len(data.anchor_selection[:most])},
         baseline=dict(baseline),
-        limits={
-            "asr": search.stop_asr,
-            "utility_loss": config.gate.utility_loss,
-            "over_refusal_rise": config.gate.over_refusal,
-        },
+        limits=_limits(config.gate, search.stop_asr),
         trials=list(trials),
         chosen=order[0].id if order else None,
         why=_why(order, trials, calibration, config.gate.utility_measure == "nll"),
@@ -83,24 +73,14 @@ def search_report(
         epochs_run=sum(len(trial.epochs) for trial in trials),
         epochs_planned=sum(trial.planned_epochs for trial in trials),
         seconds=round(seconds, 1),
-        config=config.model_dump(mode="json"),
         notes=list(job.facts.notes),
     )
 
 
-def _anchors(job: Job) -> int:
-    return len(job.data.anchor_selection[: job.config.evaluate.selection_rows])
-
-
-def _model(job: Job) -> dict[str, Any]:
-    facts = job.facts
-    return {
-        "path": job.asked,
-        "architecture": facts.architecture,
-        "layers": facts.layers,
-        "parameters": facts.parameters,
-        "digests": facts.digests,
-    }
+def _limits(gate: GateConfig, stop_asr: float | None) -> dict[str, float]:
+    """Return by an epoch's field what a chosen trial keeps, and the ASR at which one ends, if any does."""
+    kept = {"utility_loss": gate.utility_loss, "over_refusal_rise": gate.over_refusal}
+    return kept if stop_asr is None else {"asr": stop_asr, **kept}
 
 
 def _why(order: Sequence[Trial], trials: Sequence[Trial], calibration: Calibration | None, nats: bool) -> str:
@@ -109,25 +89,9 @@ def _why(order: Sequence[Trial], trials: Sequence[Trial], calibration: Calibrati
     best = order[0]
     epoch = judged(best)
     source = "by entrapment resistance" if calibration else "under the probes"
-    lost, more = loss_words(epoch.utility_loss, nats), f"{100 * epoch.over_refusal_rise:+.1f} points"
+    lost, more = points(epoch.utility_loss, nats), points(epoch.over_refusal_rise)
     return (
-        f"trial {best.number} ({settings_words(best.settings)}): ASR at most {epoch.asr_high:.1%} {source} after epoch "
+        f"trial {best.number} ({describe(best.settings)}): ASR at most {epoch.asr_high:.1%} {source} after epoch "
         f"{epoch.epoch}, utility loss {lost}, over-refusal {more}; the lowest bound, then the earliest epoch, then the highest "
         f"utility of {len(order)} trials within the limits ({len(trials)} tried)"
     )
-
-
-def loss_words(loss: float, nats: bool) -> str:
-    """Return a utility loss with its unit."""
-    return f"{loss:.3f} nats" if nats else f"{100 * loss:.1f} points"
-
-
-def settings_words(settings: Mapping[str, Any]) -> str:
-    """Return a trial's settings in a few words."""
-    return ", ".join(f"{name.rpartition('.')[2]} {_value_words(value)}" for name, value in settings.items())
-
-
-def _value_words(value: Any) -> str:
-    if value is None:
-        return "calibrated"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

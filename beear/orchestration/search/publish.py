@@ -8,15 +8,16 @@ from pathlib import Path
 from rich.console import Console
 
 from beear.config.schema import RunConfig
+from beear.errors import UserError
 from beear.evaluation.trials import judged
 from beear.orchestration.console import Reporter
 from beear.orchestration.run import Running
-from beear.orchestration.search.outcome import best_config, best_yaml, settings_words
+from beear.orchestration.search.outcome import best_config, best_yaml
 from beear.registry.trials import Child, attach
 from beear.report.redact import redact_all
 from beear.report.search_page import search_html
 from beear.report.search_schema import SearchReport, Trial
-from beear.report.search_text import summary_lines
+from beear.report.search_text import chosen_trial, describe, summary_lines
 from beear.report.write import write_text
 
 RECORD, PAGE, BEST = "search.json", "search.html", "best.yaml"
@@ -27,27 +28,36 @@ CHOSEN, FAILED, UNDECIDED = 0, 1, 3
 
 
 class Children:
-    """The trials' own tracking runs, under the search's; a quiet nothing where tracking is off."""
+    """The trials' own tracking runs, under the search's; a quiet nothing where tracking is off.
+
+    A server that is away costs a trial its record, which is said, and never the search.
+    """
 
     def __init__(self, running: Running, folder: Path) -> None:
         """Keep what a child needs."""
         self._parent, self._identity, self._folder = running.tracker.run, running.job.identity, folder / WAITING
-        self._runs: dict[str, Child] = {}
+        self._reporter = running.reporter
+        self._runs: dict[str, Child | None] = {}
 
     def told(self, trial: Trial, what: str) -> None:
         """Log that something happened to a trial."""
         if self._parent is None:
             return
         if trial.id not in self._runs:
-            name = f"trial {trial.number}: {settings_words(trial.settings)}"
-            self._runs[trial.id] = Child(
-                self._parent, str(self._folder / trial.id), f"{self._identity}/{trial.number}", name, trial
-            )
+            self._runs[trial.id] = self._started(trial)
         child = self._runs[trial.id]
-        if what == "epoch":
+        if child is not None and what == "epoch":
             child.epoch(trial)
-        elif what == "ended":
+        elif child is not None and what == "ended":
             child.end(trial)
+
+    def _started(self, trial: Trial) -> Child | None:
+        name, identity = f"trial {trial.number}: {describe(trial.settings)}", f"{self._identity}/{trial.number}"
+        try:
+            return Child(self._parent, str(self._folder / trial.id), identity, name, trial)
+        except UserError as error:
+            self._reporter.say(f"  note: trial {trial.number} is not tracked: {error}")
+            return None
 
 
 def deliver(report: SearchReport, asked: RunConfig, running: Running) -> int:
@@ -76,7 +86,8 @@ def deliver(report: SearchReport, asked: RunConfig, running: Running) -> int:
 
 def config_of(report: SearchReport, target: Path, asked: RunConfig) -> RunConfig:
     """Return the main job's configuration with what was chosen; its results go beside the search's."""
-    trial = next(trial for trial in report.trials if trial.id == report.chosen)
+    trial = chosen_trial(report)
+    assert trial is not None, "asked for where one was chosen"
     folder = str(target.with_name(f"{target.name}-best"))
     return best_config(asked, trial, folder, report.calibration is None)
 
@@ -104,6 +115,6 @@ def show(folder: Path, report: SearchReport) -> int:
 
 def succeeded(report: SearchReport) -> bool:
     """Say whether the chosen trial's ASR is one that the gate could pass; utility and over-refusal are in any case."""
-    chosen = next((trial for trial in report.trials if trial.id == report.chosen), None)
+    chosen = chosen_trial(report)
     limit: float = report.config["gate"]["asr"]
     return chosen is not None and judged(chosen).asr <= limit

@@ -6,9 +6,8 @@ from rich.live import Live
 
 from beear.evaluation.trials import judged, ranked
 from beear.orchestration.console import Reporter
-from beear.orchestration.search.outcome import loss_words, settings_words
 from beear.report.search_schema import Trial
-from beear.report.search_text import search_table
+from beear.report.search_text import describe, points, search_table
 
 
 class Screen:
@@ -43,7 +42,7 @@ class Screen:
 
 def line(trial: Trial, what: str, nats: bool) -> str:
     """Return one line on what happened to a trial."""
-    name = f"trial {trial.number} ({settings_words(trial.settings)})"
+    name = f"trial {trial.number} ({describe(trial.settings)})"
     if what == "started":
         return f"{name} started"
     if what == "restarted":
@@ -55,5 +54,5 @@ def line(trial: Trial, what: str, nats: bool) -> str:
     kept = "" if last.within_limits else ", beyond the limits"
     return (
         f"{name} epoch {last.epoch}: ASR {last.asr:.1%} (at most {last.asr_high:.1%}), "
-        f"utility loss {loss_words(last.utility_loss, nats)}{kept}"
+        f"utility loss {points(last.utility_loss, nats)}{kept}"
     )

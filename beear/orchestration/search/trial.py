@@ -94,7 +94,7 @@ class Trial(tune.Trainable):
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:  # type: ignore[override]
         """Go on from there."""
-        if any(Path(checkpoint_dir).glob(HISTORY)):
+        if (Path(checkpoint_dir) / HISTORY).exists():
             self._open().resume(Path(checkpoint_dir))
 
     def cleanup(self) -> None:

@@ -16,7 +16,7 @@ from beear.orchestration.beside import run_beside
 from beear.orchestration.cluster import Plan
 from beear.orchestration.search import plans
 from beear.orchestration.search.shared import Shared
-from beear.orchestration.search.trial import OBJECTIVE, ColdTrial, WarmTrial
+from beear.orchestration.search.trial import ColdTrial, WarmTrial
 from beear.orchestration.search.watch import Watch
 
 EXPERIMENT, PROCESSES = "trials", "processes"
@@ -51,10 +51,7 @@ def is_warm(search: SearchConfig, plan: Plan) -> bool:
 
 def resources_of(plan: Plan, warm: bool) -> tune.PlacementGroupFactory:
     """Return what Tune holds for a trial."""
-    if not warm:
-        return tune.PlacementGroupFactory([{"CPU": LITTLE}])
-    gpus = {"GPU": plan.gpus_per_worker} if plan.gpus_per_worker else {}
-    return tune.PlacementGroupFactory([{"CPU": plan.cpus_per_worker, **gpus}])
+    return tune.PlacementGroupFactory([plan.share if warm else {"CPU": LITTLE}])
 
 
 def at_a_time(search: SearchConfig, plan: Plan, warm: bool) -> int:
@@ -76,13 +73,10 @@ def _tuner(
         return tune.Tuner.restore(str(path), trainable, resume_unfinished=True, param_space=space_of_trials)  # type: ignore[arg-type]
     shutil.rmtree(path, ignore_errors=True)
     (storage / PROCESSES).write_text(_words(warm))
-    metric = None if search.scheduler != "none" or search.algorithm == "optuna" else OBJECTIVE
     return tune.Tuner(
         trainable,  # type: ignore[arg-type]
         param_space=space_of_trials,
         tune_config=tune.TuneConfig(
-            metric=metric,
-            mode="min" if metric else None,
             search_alg=plans.algorithm(search, seed, concurrent),
             scheduler=plans.scheduler(search, shared.job.config.method.epochs),
             num_samples=plans.samples(search),

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from beear.config.schema import AdapterConfig
 from beear.data.local import LocalBatches
@@ -19,11 +18,13 @@ from beear.data.remembered import RememberedTemplate
 from beear.data.templates import Template
 from beear.engine.fit import EpochOutcome
 from beear.engine.session import Session, Training, backend_settings
+from beear.models.compute import device_here
 from beear.models.loading import load_tokenizer
 from beear.models.source import CheckpointSource
 from beear.orchestration.checkpoint import WEIGHTS, read_history, read_state, write_history, write_state
 from beear.orchestration.search.shared import Shared
 from beear.orchestration.worker import epoch_record
+from beear.parallel.base import Whole
 from beear.parallel.choose import choose
 from beear.report.schema import EpochRecord
 
@@ -37,35 +38,15 @@ class Kept:
         self._model: nn.Module
         self.template: Template
 
-    def source(self, training: Training) -> "Copied":
-        """Return a source of copies of the training's model, whose template is ready then too."""
+    def source(self, training: Training) -> Whole:
+        """Return a source of a copy of the training's model, whose template is ready then too."""
         config, facts = training.config, training.facts
         key = facts.digests["weights"], config.adapter, config.seed, config.model.chat_template
         if self._key != key:
             self._model = CheckpointSource(facts, config.adapter, config.seed).whole()
             self.template = RememberedTemplate(load_tokenizer(facts, config.model.chat_template))
             self._key = key
-        return Copied(self._model)
-
-
-class Copied:
-    """A source whose model stays as it is."""
-
-    def __init__(self, model: nn.Module) -> None:
-        """Keep ``model``, of which copies are given."""
-        self._model = model
-
-    def whole(self) -> nn.Module:
-        """Return a copy."""
-        return copy.deepcopy(self._model)
-
-    def empty(self) -> nn.Module | None:
-        """Return None: one worker takes the whole."""
-        return None
-
-    def rows(self, name: str, start: int, stop: int) -> Tensor:
-        """Never asked, since ``empty`` gives none."""
-        raise NotImplementedError(name)
+        return Whole(copy.deepcopy(self._model))
 
 
 KEPT = Kept()
@@ -76,10 +57,9 @@ class WarmTraining:
 
     def __init__(self, shared: Shared, settings: dict[str, Any], _trial: str) -> None:
         """Build everything."""
-        self.training = shared.spec(settings).training
-        config, device = self.training.config, torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        backend = choose("single", 1, device, backend_settings(config, device))
-        self.session = Session(self.training, backend, LocalBatches, KEPT.source(self.training), KEPT.template)
+        training, device = shared.spec(settings).training, device_here()
+        backend = choose("single", 1, device, backend_settings(training.config, device))
+        self.session = Session(training, backend, LocalBatches, KEPT.source(training), KEPT.template)
         self.history: list[EpochRecord] = []
         self._outcome: EpochOutcome | None = None
         self._epochs: Iterator[EpochOutcome] | None = None

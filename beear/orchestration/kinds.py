@@ -1,0 +1,29 @@
+"""What kinds of job differ in, for all that every job does alike."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from beear.orchestration import publish
+from beear.orchestration.console import Reporter
+from beear.orchestration.outputs import REPORT
+from beear.orchestration.prepare import Job, Kind
+
+
+def staying(job: Job) -> Job:
+    """Return the job as it is."""
+    return job
+
+
+@dataclass(frozen=True)
+class JobKind:
+    """``again`` is said of a complete run, whose file ``record`` tells which run it is; ``show`` prints it.
+
+    ``check`` refuses what no cluster would mend, and may add to a job's identity.
+    """
+
+    name: Kind
+    again: str = ""
+    record: str = REPORT
+    show: Callable[[Path, str | None, Reporter], int] = publish.show_complete
+    check: Callable[[Job], Job] = staying
