@@ -38,7 +38,7 @@ def read_arguments(argv: Sequence[str], known: Mapping[str, FieldSpec]) -> Argum
         name, equals, value = word.partition("=")
         if not name.startswith("--"):
             raise UserError(f'unexpected "{word}" on the command line; expected --section.field value')
-        if name in PROGRAM_SWITCHES and not equals and ONLY_WITH.get(name, next(iter(known))) in known:
+        if name in PROGRAM_SWITCHES and not equals and offered(name, known):
             found.switches.add(name)
         elif name == "--config":
             found.config_path = value if equals else _next(words, "--config", "a YAML file")
@@ -46,6 +46,11 @@ def read_arguments(argv: Sequence[str], known: Mapping[str, FieldSpec]) -> Argum
             dotted, given = _override(name[2:], value if equals else None, words, known)
             found.overrides[dotted] = given
     return found
+
+
+def offered(switch: str, known: Mapping[str, FieldSpec]) -> bool:
+    """Say whether a program whose fields are ``known`` has the switch."""
+    return switch not in ONLY_WITH or ONLY_WITH[switch] in known
 
 
 def _override(name: str, value: str | None, words: list[str], known: Mapping[str, FieldSpec]) -> tuple[str, Any]:

@@ -15,9 +15,9 @@ from beear.config.fields import FieldSpec, leaves
 C = TypeVar("C", bound=BaseModel)
 
 # Where results go, who hears of them and how the work is spread: none of it changes what is computed.
-NOT_IN_DIGEST = frozenset({"output", "tracking", "parallel"})
-# Of a search: how many trials run at a time and where, and what is done with the result.
-NOT_IN_SEARCH = {"concurrent", "max_failures", "warm", "apply"}
+NOT_IN_DIGEST = frozenset(
+    {"output", "tracking", "parallel", "search.concurrent", "search.max_failures", "search.warm", "search.apply"}
+)
 
 
 def to_yaml(config: BaseModel, comments: bool = False) -> str:
@@ -42,10 +42,11 @@ def load_yaml(path: str | Path, config_class: type[C]) -> C:
 
 
 def config_digest(config: BaseModel, leave_out: frozenset[str] = NOT_IN_DIGEST) -> str:
-    """Return the sha256 (hex) of the configuration in canonical JSON, without the sections in ``leave_out``."""
-    values = config.model_dump(mode="json", exclude=set(leave_out) & set(type(config).model_fields))
-    if "search" in values:
-        values["search"] = {name: value for name, value in values["search"].items() if name not in NOT_IN_SEARCH}
+    """Return the sha256 (hex) of the configuration in canonical JSON, without the sections and fields in ``leave_out``."""
+    values = config.model_dump(mode="json")
+    for name in leave_out:
+        section, _, field = name.partition(".")
+        (values.get(section, {}) if field else values).pop(field or section, None)
     text = json.dumps(values, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -5,23 +5,24 @@ import textwrap
 
 from pydantic import BaseModel
 
+from beear.config.arguments import offered
 from beear.config.fields import FieldSpec, leaves, sections
 
 _OPTIONS = (
     ("--config FILE", "YAML file with the same fields; options on the command line win"),
     ("--dry-run", "print the resolved configuration and the plan, touch nothing"),
     ("--verbose", "show every library's log"),
+    ("--fresh", "run again even if this run is complete (output.fresh)"),
+    ("--resume", "go on with a search that was cut off, which the same command does anyway; refuse to begin a new one"),
     ("--help", "show this text"),
 )
-_FRESH = ("--fresh", "run again even if this run is complete (output.fresh)")
-_RESUME = ("--resume", "go on with a search that was cut off, which the same command does anyway; refuse to begin a new one")
 
 
 def help_text(config_class: type[BaseModel], description: str, width: int | None = None) -> str:
     """Return the help of a program whose configuration is ``config_class``; ``width`` in characters."""
     width = width or max(60, min(shutil.get_terminal_size((110, 24)).columns, 120))
     known = leaves(config_class)
-    options = [*_OPTIONS[:-1], *_extra(known), _OPTIONS[-1]]
+    options = [option for option in _OPTIONS if offered(option[0], known)]
     lines = [description.strip(), "", "Options:"]
     for name, words in options:
         lines += _entry(name, words, width)
@@ -31,11 +32,6 @@ def help_text(config_class: type[BaseModel], description: str, width: int | None
         for spec in fields:
             lines += _entry(f"--{spec.name} [{spec.shown_default}]", spec.description + _takes(spec), width)
     return "\n".join(lines)
-
-
-def _extra(known: dict[str, FieldSpec]) -> list[tuple[str, str]]:
-    offered = {"output.fresh": _FRESH, "search.trials": _RESUME}
-    return [option for field, option in offered.items() if field in known]
 
 
 def _groups(config_class: type[BaseModel], known: dict[str, FieldSpec]) -> list[tuple[str, str, list[FieldSpec]]]:

@@ -57,6 +57,7 @@ class Masters:
 
 def _hand_over(master: nn.Parameter, copy: Tensor) -> None:
     """Add the gradient of one backward pass to the master's in float32, so that several passes lose nothing."""
+    # The product that made it has added it already (beear/parallel/products.py).
     if copy.grad is None:
         return
     if master.grad is None:

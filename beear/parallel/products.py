@@ -20,7 +20,7 @@ def add_in_products(model: nn.Module, masters: Mapping[int, nn.Parameter]) -> in
     """
     found = 0
     for module in model.modules():
-        if not isinstance(module, nn.Linear) or type(module) is not nn.Linear or "forward" in vars(module):
+        if type(module) is not nn.Linear or "forward" in vars(module):
             continue
         if (master := masters.get(id(module.weight))) is not None:
             module.forward = partial(_linear, module, master)  # type: ignore[method-assign]
