@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from beear.report.search_text import describe
 from benchmarks.jobs import ROOT, environment, run
 
 BACKDOORS = ("testbed:short-suffix", "testbed:long-prefix")
@@ -199,7 +200,7 @@ def markdown(result: dict[str, Any]) -> str:
             asr = "–" if trial["asr"] is None else f"{trial['asr']:.2f}"
             mark = "yes" if trial["chosen"] else ""
             lines.append(
-                f"| {case['measure']} | {_words(trial['settings'])} | {trial['status']} | {trial['epochs']} | {asr} | {mark} |"
+                f"| {case['measure']} | {describe(trial['settings'])} | {trial['status']} | {trial['epochs']} | {asr} | {mark} |"
             )
     warm, cold = (median(result["starts"][name][1:]) for name in ("warm", "cold"))
     lines += [
@@ -221,14 +222,10 @@ def markdown(result: dict[str, Any]) -> str:
 def _row(found: dict[str, Any]) -> str:
     before, after = found["before"], found["after"]
     return (
-        f"| {found['backdoor']} | {found['measure']} | {_words(found['settings'])}, epoch {found['epoch']} "
+        f"| {found['backdoor']} | {found['measure']} | {describe(found['settings'])}, epoch {found['epoch']} "
         f"| {before['rate']:.3f} | {after['rate']:.3f} ({after['n']}) | {found['lost']:.1f} points "
         f"| {found['run']} of {found['planned']} | {found['seconds'] / 60:.1f} |"
     )
-
-
-def _words(settings: dict[str, Any]) -> str:
-    return ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in settings.items())
 
 
 if __name__ == "__main__":
