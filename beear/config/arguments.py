@@ -86,5 +86,6 @@ def _unknown(name: str, known: Mapping[str, FieldSpec]) -> str:
     inside = [other for other in known if other.startswith(f"{name}.")]
     if inside:
         return f"--{name} is a section; expected one of its fields, such as --{inside[0]}"
-    program = nearest(f"--{name}", [*PROGRAM_SWITCHES, "--config"]) if "." not in name else ""
+    switches = [switch for switch in PROGRAM_SWITCHES if offered(switch, known)]
+    program = nearest(f"--{name}", [*switches, "--config"]) if "." not in name else ""
     return f"unknown option --{name}{suggestion(name, known) or program or '; --help lists every field'}"

@@ -13,6 +13,7 @@ from beear.config.cli import Flags, parse
 from beear.config.fields import leaves
 from beear.config.help import help_text
 from beear.config.schema import RunConfig
+from beear.config.search import TuneConfig
 from beear.errors import UserError
 from tests.imports import ROOT
 
@@ -80,6 +81,10 @@ def test_fresh_is_unknown_where_there_is_no_such_field() -> None:
 
     with pytest.raises(UserError, match="unknown option --fresh"):
         parse(Small, ["--fresh"], "")
+    with pytest.raises(UserError) as caught:
+        parse(RunConfig, ["--resume"], "")
+    assert "unknown option --resume" in str(caught.value) and 'did you mean "--resume"' not in str(caught.value)
+    assert parse(TuneConfig, ["--resume"], "")[1].resume
 
 
 def test_the_command_line_wins_over_the_file_and_none_resets(tmp_path: Path) -> None:
