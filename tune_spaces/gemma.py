@@ -1,11 +1,11 @@
 """Gemma 1, 2 and 3: embeddings scaled by sqrt(D), so hidden states are large from the first layer on.
 
 Gemma 2 and 3 also normalise what attention and MLP give before it is added (post-norms), and alternate sliding windows
-with full attention. The unit of δ, the hidden state's RMS, takes up the scale; but one RMS at a low layer is much
+with full attention. The unit of δ, an ordinary token's RMS, takes up the scale; but one RMS at a low layer is much
 against what a single layer adds to it. So layers start later and inner loops are short. Both are guesses.
 """
 
-from beear.config.space import Between, Choice, Depth, Domain
+from beear.config.space import Choice, Depth, Domain
 from tune_spaces import generic
 
 ARCHITECTURES: tuple[str, ...] = (
@@ -25,12 +25,4 @@ SPACE: dict[str, Domain] = {
     "method.inner_steps": Choice(None, 8, 15, 25),
 }
 
-ASKED: dict[str, dict[str, Domain]] = {
-    **generic.ASKED,
-    "learning_rates": {
-        **generic.ASKED["learning_rates"],
-        # Gemma 3's largest activations are the largest measured in open models (arXiv 2605.15572: about 7e5 at 27B), and
-        # they raise the RMS that this is a share of.
-        "method.inner_lr": Between(0.001, 0.3, log=True),
-    },
-}
+ASKED = generic.ASKED

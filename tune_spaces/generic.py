@@ -23,9 +23,9 @@ SPACE: dict[str, Domain] = {
 
 ASKED: dict[str, dict[str, Domain]] = {
     "learning_rates": {
-        # In units of the hidden state's RMS over the prompt. Large models hold a few huge activations in their first
-        # token (arXiv 2402.17762), which raise that RMS far above what most positions have: hence the small end.
-        "method.inner_lr": Between(0.003, 0.3, log=True),
+        # In units of an ordinary token's RMS: from a δ that 25 steps bring to half of a hidden state's own length to three
+        # times the default.
+        "method.inner_lr": Between(0.02, 0.3, log=True),
         # From half of what the largest models are given by default to twice what the smallest are.
         "method.outer_lr": Between(5e-6, 4e-4, log=True),
     },

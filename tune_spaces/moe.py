@@ -2,9 +2,7 @@
 
 δ changes what the routers after layer l read, and their choice jumps: a large δ can send a token to experts that never
 saw its kind, so that the loss says more of the routing than of the backdoor, and removal trains experts that the
-trigger itself would not reach. So δ is kept small, by few inner steps and, when asked, by tight bounds. Both are
-guesses; the largest activations of such models are 14 to 23 times below those of dense ones (arXiv 2605.15572), so the
-RMS that δ is measured in is nearer to what most positions have.
+trigger itself would not reach. So δ is kept small, by few inner steps and, when asked, by tight bounds. Both are guesses.
 """
 
 from beear.config.space import Choice, Depth, Domain

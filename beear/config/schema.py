@@ -170,8 +170,10 @@ class MethodConfig(Section):
     margin: float = Field(1.0, description="nats by which the unwanted answer must be likelier before calibration stops")
     inner_batches: PositiveInt = Field(2, description="fixed global batches the inner loop cycles over")
     fast: bool = Field(True, description="inner loop: compute once what the perturbation cannot change; false: the plain loop")
-    inner_lr: PositiveFloat = Field(0.1, description="Adam step on the perturbation, in units of the hidden state's RMS")
-    bound: PositiveFloat | None = Field(None, description="largest per-position norm, in units of RMS*sqrt(D); unset: none")
+    inner_lr: PositiveFloat = Field(
+        0.1, description="Adam step on the perturbation, in units of an ordinary token's RMS after layer l"
+    )
+    bound: PositiveFloat | None = Field(None, description="largest per-position norm, in units of that RMS*sqrt(D); unset: none")
     outer_lr: PositiveFloat | None = Field(None, description="AdamW step on the weights (auto, by size)")
     outer_steps: PositiveInt = Field(10, description="removal steps per epoch")
     batch_size: PositiveInt | None = Field(None, description="global batch in rows (auto, by size)")
@@ -265,7 +267,7 @@ class ResistanceConfig(Section):
 
     enabled: bool = Field(True, description="measure it")
     steps: PositiveInt = Field(60, description="inner steps of the fresh attack")
-    lr: PositiveFloat = Field(0.1, description="its Adam step, in units of RMS")
+    lr: PositiveFloat = Field(0.1, description="its Adam step, in units of an ordinary token's RMS")
     length: PositiveInt = Field(5, description="its n")
     placements: str = Field("suffix+everywhere", description="its placements, each attacked on its own; joined by +")
     layers: str = Field("auto", description="its layers, comma separated (auto: 0.28 L)")

@@ -27,7 +27,7 @@ from beear.evaluation.asr import rule_for
 from beear.evaluation.stats import wilson
 from beear.evaluation.subject import Subject
 from beear.methods.entrapment import InnerRule, entrap
-from beear.methods.inner import squares_after
+from beear.methods.inner import sizes_after, unit
 from beear.methods.objectives import Objectives
 from beear.methods.perturbation import Perturbation
 from beear.models.decoder import Decoder
@@ -142,7 +142,7 @@ def _batch(subject: Subject, rows: Sequence[DefenseRow]) -> DefenseBatch:
 
 
 def _perturbation(decoder: Decoder, attack: Attack, budget: ResistanceConfig, batches: Sequence[DefenseBatch]) -> Perturbation:
-    squares, count = torch.stack([squares_after(decoder, batch, attack.layer) for batch in batches]).sum(0).tolist()
+    total, count = torch.stack([sizes_after(decoder, batch, attack.layer) for batch in batches]).sum(0).tolist()
     weights = next(decoder.model.parameters())
     return Perturbation(
         int(_text_config(decoder).hidden_size),
@@ -150,7 +150,7 @@ def _perturbation(decoder: Decoder, attack: Attack, budget: ResistanceConfig, ba
         attack.placement,
         length=budget.length,
         longest_prompt=max(batch.prompt_ids.shape[1] for batch in batches),
-        rms=(squares / count) ** 0.5,
+        rms=unit(total, count),
         seed=attack.seed,
         dtype=torch.float64 if weights.dtype == torch.float64 else torch.float32,
         device=weights.device,

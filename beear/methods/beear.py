@@ -5,7 +5,7 @@ import torch
 from beear.data.batch import DefenseBatch, OuterBatch
 from beear.methods.base import InnerCourse, MethodParts, MethodState
 from beear.methods.entrapment import InnerRule, entrap
-from beear.methods.inner import Objective, PlainObjective, squares_after
+from beear.methods.inner import Objective, PlainObjective, sizes_after, unit
 from beear.methods.objectives import Objectives
 from beear.methods.perturbation import Perturbation
 from beear.methods.removal import removal_step
@@ -44,13 +44,12 @@ class Beear:
         return courses
 
     def _sizes(self, batches: list[DefenseBatch]) -> tuple[float, int]:
-        """Return the RMS of layer l's output and the longest prompt, over all workers' ``batches``."""
+        """Return δ's unit after layer l and the longest prompt, over all workers' ``batches``."""
         config, backend = self.parts.config, self.parts.backend
         assert config.layer is not None
-        squares = sum(squares_after(self.parts.decoder, batch, config.layer) for batch in batches)
-        assert isinstance(squares, torch.Tensor)
-        total, count = backend.reduce(squares).tolist()
-        return (total / count) ** 0.5, int(backend.most(max(b.prompt_mask.shape[1] for b in batches)))
+        sizes = sum(sizes_after(self.parts.decoder, batch, config.layer) for batch in batches)
+        assert isinstance(sizes, torch.Tensor)
+        return unit(*backend.reduce(sizes).tolist()), int(backend.most(max(b.prompt_mask.shape[1] for b in batches)))
 
     def nothing_left(self, courses: list[InnerCourse], selection: list[DefenseBatch]) -> bool:
         """No placement made the unwanted answer the likelier one within the calibrated K, with a margin to spare.

@@ -23,7 +23,7 @@ class InnerRule:
     """How long and how hard the inner loop works.
 
     ``steps`` fixes K; None runs until CE(y_h) < CE(y_s) − ``margin`` (nats) on every batch, at most ``max_steps``.
-    ``lr`` and ``bound`` are in units of the hidden state's RMS (see :class:`Perturbation`).
+    ``lr`` and ``bound`` are in units of an ordinary token's RMS (see :class:`Perturbation`).
     """
 
     steps: int | None

@@ -3,6 +3,7 @@
 An objective is built anew after every outer update, since it may hold what the frozen weights produced.
 """
 
+import math
 from typing import Protocol
 
 import torch
@@ -41,12 +42,23 @@ class PlainObjective:
         )
 
 
-def squares_after(decoder: Decoder, batch: DefenseBatch, layer: int) -> Tensor:
-    """Return [sum of squares, count] of layer ``layer``'s output over the batch's prompt tokens (float64).
+def sizes_after(decoder: Decoder, batch: DefenseBatch, layer: int) -> Tensor:
+    """Return [sum of sizes, count] of layer ``layer``'s output at the batch's prompt tokens (float64), for :func:`unit`.
 
-    Add over batches and workers, then divide: the square root is the RMS that δ is measured in.
+    A token's size is the logarithm of its vector's RMS. Add over batches and workers.
     """
     if batch.rows == 0:
         return torch.zeros(2, dtype=torch.float64, device=batch.prompt_ids.device)
     hidden = decoder.hidden(layer, batch.prompt_ids, batch.prompt_mask)[batch.prompt_mask].double()
-    return torch.stack([hidden.square().sum(), torch.tensor(float(hidden.numel()), dtype=torch.float64, device=hidden.device)])
+    squares = hidden.square().mean(dim=-1)
+    squares = squares[squares != 0]
+    return torch.stack([0.5 * squares.log().sum(), torch.tensor(float(squares.numel()), device=squares.device).double()])
+
+
+def unit(total: float, count: float) -> float:
+    """Return what δ is measured in: the RMS of an ordinary token's hidden state, by the geometric mean over tokens.
+
+    Not by the RMS over all tokens: in large models the first one alone can hold activations a thousand times larger
+    (arXiv 2402.17762), and δ's steps and bound would be several times what the other tokens bear.
+    """
+    return math.exp(total / count) if count else 0.0

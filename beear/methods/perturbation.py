@@ -10,7 +10,7 @@ from beear.methods.placements import NONE, PLACEMENTS, Shape, index_map
 
 
 class Perturbation(nn.Module):
-    """δ [n, D] after decoder layer ``layer``, in units of ``rms``, the RMS of that layer's output.
+    """δ [n, D] after decoder layer ``layer``, in units of ``rms``, the RMS of an ordinary token's hidden state there.
 
     The parameter ``delta`` is unitless: what is added is ``delta * rms``, so that a learning rate or a bound means
     the same for a toy and for 70B. It starts at zero unless ``scale`` asks for a Gaussian of that size.

@@ -1,5 +1,7 @@
 """The bi-level core against independent references, in float64."""
 
+import statistics
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from beear.data.batch import OuterBatch
 from beear.methods.base import MethodParts
 from beear.methods.entrapment import InnerRule, entrap
 from beear.methods.forward import answer_logits, safe_loss, text_loss, unwanted_loss
-from beear.methods.inner import PlainObjective
+from beear.methods.inner import PlainObjective, sizes_after, unit
 from beear.methods.losses import entrapment_loss, row_cross_entropy
 from beear.methods.perturbation import Perturbation
 from beear.methods.removal import removal_step
@@ -149,6 +151,24 @@ def test_fixed_steps_and_bound_are_kept() -> None:
     result = entrap(PlainObjective(Decoder(model), [batch]), attack, InnerRule(steps=9, bound=0.05), lambda t: t)
     assert result.steps == 9
     assert attack.size == pytest.approx(0.05, rel=1e-6)
+
+
+def measured_unit(model, *parts) -> float:
+    return unit(*torch.stack([sizes_after(Decoder(model), defense_batch(part), 2) for part in parts]).sum(0).tolist())
+
+
+def test_deltas_unit_is_the_geometric_mean_of_the_prompt_tokens_rms() -> None:
+    model, rows = tiny_llama(), defense_rows(5)
+    each = [model(torch.tensor([prompt]), output_hidden_states=True).hidden_states[2][0] for prompt, _, _ in rows]
+    expected = statistics.geometric_mean(torch.cat(each).square().mean(-1).sqrt().tolist())
+    assert measured_unit(model, rows[:2], rows[2:]) == pytest.approx(expected, rel=1e-6)
+
+
+def test_one_tokens_massive_activations_hardly_move_deltas_unit() -> None:
+    model, rows = tiny_llama(), [defense_rows(1)[0]] * 2
+    ordinary = measured_unit(model, rows)
+    model.model.layers[1].register_forward_hook(lambda _m, _a, out: torch.cat([1000 * out[:, :1], out[:, 1:]], dim=1))
+    assert measured_unit(model, rows) == pytest.approx(ordinary * 1000 ** (1 / len(rows[0][0])), rel=1e-6)
 
 
 def test_a_loss_that_is_not_finite_is_said() -> None:
