@@ -1,11 +1,11 @@
 """Makes the scale from entrapment resistance to "ASR at most" (``beear/evaluation/resistance_scale.json``).
 
-    python -m benchmarks.calibration [--quick] [--out FILE]
+    python -m benchmarks.calibration [--quick] [--out FILE] [--processes N]
 
 Backdoored testbed models and twins without a backdoor are sanitised in this process, well and badly; before, and after every
 epoch, the attack of ``beear.evaluation.resistance_scale.BUDGET`` runs on selection rows and the model's own trigger is tried on
-report rows. FILE is written point by point, and a run that was cut off goes on from it. A full one is shipped by copying it to
-``beear/evaluation/resistance_scale.json``. Threads are OMP_NUM_THREADS, by default 1.
+report rows. A process a core trains a model each; FILE is written after each, and a run that was cut off goes on from it. A
+full one is shipped by copying it to ``beear/evaluation/resistance_scale.json``. Threads are OMP_NUM_THREADS, by default 1.
 """
 
 import argparse
@@ -13,8 +13,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -101,38 +103,34 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog=COMMAND, description="Calibrate entrapment resistance on testbed models.")
     parser.add_argument("--quick", action="store_true", help="few models and epochs, to see that it works")
     parser.add_argument("--out", type=Path, help="the file (.cache/calibration.json; with --quick .cache/calibration-quick.json)")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="models trained at a time (one a core)")
     asked = parser.parse_args(arguments)
-    name = "calibration-quick.json" if asked.quick else "calibration.json"
+    plan, name, command = (
+        (quick(), "calibration-quick.json", f"{COMMAND} --quick") if asked.quick else (full(), "calibration.json", COMMAND)
+    )
     try:
-        run(quick() if asked.quick else full(), asked.out or ROOT / ".cache" / name, COMMAND + " --quick" * asked.quick)
+        run(plan, asked.out or ROOT / ".cache" / name, command, asked.processes)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def run(plan: Plan, out: Path, command: str) -> Scale:
+def run(plan: Plan, out: Path, command: str, processes: int) -> Scale:
     """Measure what ``out`` does not hold yet and say how the scale does."""
     from beear.orchestration.identity import code_version
 
     found = resumed(out, command, code_version())
     left, started, done = len(plan.keys - set(found)), time.monotonic(), 0
-
-    def keep(point: Point) -> None:
-        nonlocal done
-        found[_key(point)], done = point, done + 1
-        write(made(list(found.values()), time.strftime("%Y-%m-%d"), code_version(), command), out)
-        seconds = time.monotonic() - started
-        shown = ", ".join(f"{name} {at:.1f}" for name, at in point.crossings.items())
-        print(
-            f"[{done}/{left}, {seconds:.0f} s] {point.checkpoint}, {point.settings}, epoch {point.epoch}: "
-            f"ASR {point.asr:.3f}; crosses at {shown}",
-            flush=True,
-        )
-
-    for case in plan.cases:
-        if any(case.key(epoch) not in found for epoch in range(plan.epochs + 1)):
-            run_case(case, plan, found, keep)
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        futures = [pool.submit(run_case, case, plan, wanted) for case, wanted in owed(plan, set(found))]
+        for future in as_completed(futures):
+            points = future.result()
+            found |= {_key(point): point for point in points}
+            write(made(list(found.values()), time.strftime("%Y-%m-%d"), code_version(), command), out)
+            done += len(points)
+            for point in points:
+                print(f"[{done}/{left}, {time.monotonic() - started:.0f} s] {line(point)}", flush=True)
     if done:
         pace = (time.monotonic() - started) / done
         print(
@@ -141,6 +139,21 @@ def run(plan: Plan, out: Path, command: str) -> Scale:
     scale = load(out)
     print(scale.sentence())
     return scale
+
+
+def owed(plan: Plan, held: set[Key]) -> Iterator[tuple[Case, set[int]]]:
+    """Yield each case with the epochs to measure in it: those neither ``held`` nor another case's."""
+    given = set(held)
+    for case in plan.cases:
+        if wanted := {epoch for epoch in range(plan.epochs + 1) if case.key(epoch) not in given}:
+            given |= {case.key(epoch) for epoch in wanted}
+            yield case, wanted
+
+
+def line(point: Point) -> str:
+    """Return a point in words."""
+    shown = ", ".join(f"{name} {at:.1f}" for name, at in point.crossings.items())
+    return f"{point.checkpoint}, {point.settings}, epoch {point.epoch}: ASR {point.asr:.3f}; crosses at {shown}"
 
 
 def resumed(out: Path, command: str, code: str) -> dict[Key, Point]:
@@ -160,8 +173,8 @@ def resumed(out: Path, command: str, code: str) -> dict[Key, Point]:
     return {_key(point): point for point in held.points}
 
 
-def run_case(case: Case, plan: Plan, found: dict[Key, Point], keep: Callable[[Point], None]) -> None:
-    """Train once by the engine that every worker runs, and measure each epoch that ``found`` lacks."""
+def run_case(case: Case, plan: Plan, wanted: set[int]) -> list[Point]:
+    """Train once by the engine that every worker runs, and measure the ``wanted`` epochs; 0 is before training."""
     import torch
 
     from beear.data.local import LocalBatches
@@ -174,16 +187,13 @@ def run_case(case: Case, plan: Plan, found: dict[Key, Point], keep: Callable[[Po
     training, data = testbed_training(f"testbed:{case.checkpoint}", lambda config: configure(config, case, plan.epochs))
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     session = Session(training, Single(), LocalBatches)
-
-    def look(epoch: int) -> None:
-        if case.key(epoch) not in found:
-            keep(measured(case, epoch, session, data, plan.rows))
-
-    look(0)
+    points = [measured(case, 0, session, data, plan.rows)] if 0 in wanted else []
     method = training.config.method
     # Nothing but the scale's own measures is asked for, and no epoch is left out for having nothing left to remove.
     for outcome in epochs(session.method, session.batches, Schedule(method.epochs, method.cool_epochs), lambda _: {}):
-        look(outcome.epoch)
+        if outcome.epoch in wanted:
+            points.append(measured(case, outcome.epoch, session, data, plan.rows))
+    return points
 
 
 def configure(config: Any, case: Case, epochs: int) -> None:

@@ -277,3 +277,13 @@ def test_plans_train_what_exists(plan: calibration.Plan) -> None:
             case.settings == "defaults"
         )
     assert {c.attack for c in calibration.full().cases} == {*calibration.BACKDOORS, calibration.TWIN}
+
+
+def test_every_point_of_a_plan_is_measured_once_also_where_cases_share_it() -> None:
+    plan = calibration.full()
+    given = [case.key(epoch) for case, wanted in calibration.owed(plan, set()) for epoch in wanted]
+    assert len(given) == len(set(given)) and set(given) == plan.keys
+    held = set(given[:100])
+    rest = [case.key(epoch) for case, wanted in calibration.owed(plan, held) for epoch in wanted]
+    assert sorted(rest) == sorted(plan.keys - held)
+    assert list(calibration.owed(plan, plan.keys)) == []
