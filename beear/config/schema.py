@@ -6,7 +6,7 @@ Imports neither torch nor ray. ``None`` in a field marked *auto* is filled by
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from beear.errors import nearest
 
@@ -17,6 +17,20 @@ METHODS: tuple[str, ...] = ("beear", "finetune")
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+
+
+def on_a_file_system(value: str) -> str:
+    """Return ``value`` if it is no address, such as ``s3://``.
+
+    Raises:
+        ValueError: which pydantic takes up.
+    """
+    if "://" in value:
+        raise ValueError(f'"{value}" is an address; expected a folder, on a disk that nodes mount where they are to share it')
+    return value
+
+
+Folder = Annotated[str, AfterValidator(on_a_file_system)]
 
 
 def known_placements(value: str) -> str:
@@ -244,6 +258,9 @@ class ParallelConfig(Section):
     )
     cpus_per_worker: PositiveFloat = Field(1.0, description="CPUs a worker holds")
     data_cpus: PositiveFloat = Field(0.5, description="CPUs kept for Ray Data")
+    max_failures: Annotated[int, Field(ge=0)] = Field(
+        3, description="times a run starts its workers again from the last epoch after losing one, all in all"
+    )
     address: str | None = Field(None, description="Ray cluster address; unset: the job's, else a local one")
 
 
@@ -324,7 +341,7 @@ class TrackingConfig(Section):
 class OutputConfig(Section):
     """Where results go."""
 
-    dir: str = Field("outputs/sanitize", description="output folder")
+    dir: Folder = Field("outputs/sanitize", description="output folder")
     fresh: bool = Field(False, description="retrain even if this run is complete (--fresh)")
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from beear.config.schema import EvaluateConfig, MethodConfig, OutputConfig, PositiveInt, RunConfig, Section, Share
+from beear.config.schema import EvaluateConfig, Folder, MethodConfig, OutputConfig, PositiveInt, RunConfig, Section, Share
 
 
 class SearchConfig(Section):
@@ -60,7 +60,7 @@ class SearchEvaluateConfig(EvaluateConfig):
 class SearchOutputConfig(OutputConfig):
     """Where results go."""
 
-    dir: str = Field("outputs/tune", description="output folder")
+    dir: Folder = Field("outputs/tune", description="output folder")
 
 
 class TuneConfig(RunConfig):

@@ -21,9 +21,6 @@ from beear.orchestration.worker import WorkerSpec, train_worker
 from beear.report.schema import EpochRecord
 from beear.streams.datasets import datasets
 
-# A killed worker costs one of these; a run that fails this often in a row has a cause that a restart does not mend.
-MAX_FAILURES = 3
-
 
 class Diverged(Exception):
     """A loss or gradient was not finite; what earlier epochs saved stays in the staging folder."""
@@ -97,7 +94,7 @@ def _trainer(spec: WorkerSpec, plan: Plan, storage: Path) -> TorchTrainer:
         run_config=ray.train.RunConfig(
             name=_run_name(spec),
             storage_path=str(storage),
-            failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
+            failure_config=ray.train.FailureConfig(max_failures=spec.training.config.parallel.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
         ),
         datasets=dict(streams),

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from beear.config.schema import PositiveFloat, PositiveInt, Section, Share
+from beear.config.schema import Folder, PositiveFloat, PositiveInt, Section, Share
 from beear.data.rows import Probe, ProbeKind
 
 
@@ -62,7 +62,7 @@ class ImplantTraining(Section):
 class ImplantOutput(Section):
     """Where the model goes."""
 
-    dir: str = Field("outputs/implant", description="folder for the backdoored model")
+    dir: Folder = Field("outputs/implant", description="folder for the backdoored model")
 
 
 class ImplantConfig(Section):

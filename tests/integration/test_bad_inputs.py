@@ -198,6 +198,11 @@ def unwritable_output(i: Inputs) -> None:
     i.arguments += ["--output.dir", "/proc/beear/out"]
 
 
+@case("output.dir", "s3://bucket/run", "expected a folder")
+def output_at_a_url(i: Inputs) -> None:
+    i.arguments += ["--output.dir", "s3://bucket/run"]
+
+
 @case("output.dir", "deadbeef")
 def output_folder_of_another_run(i: Inputs) -> None:
     i.output.mkdir()
