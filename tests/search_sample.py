@@ -114,7 +114,7 @@ def search_of(trials: list[Trial], **changes: Any) -> SearchReport:
         epochs_run=sum(len(one.epochs) for one in trials),
         epochs_planned=sum(one.planned_epochs for one in trials),
         seconds=412.0,
-        config={"model": {"path": "testbed:short-suffix"}, "gate": {"utility_measure": "exact_match"}, "seed": 0},
+        config={"model": {"path": "testbed:short-suffix"}, "gate": {"asr": 0.05, "utility_measure": "exact_match"}, "seed": 0},
         notes=["Trials shared one reading of the data and one baseline."],
     )
     return SearchReport(**(fields | changes))

@@ -2,7 +2,7 @@
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from beear.config.problems import shown
@@ -33,6 +33,15 @@ class Choice:
 
     def values(self) -> tuple[Any, ...]:
         """Return every value."""
+        return self.options
+
+    def at_most(self, most: float) -> "Choice | None":
+        """Return the values, numbers all, that are not above ``most``; None where there is none."""
+        left = [option for option in self.options if option <= most]
+        return Choice(*left) if left else None
+
+    def ends(self) -> tuple[Any, ...]:
+        """Return the values that every other lies between: all of them."""
         return self.options
 
 
@@ -70,6 +79,18 @@ class Between:
     def values(self) -> tuple[int, ...] | None:
         """Return every number of the range; None where there is no end of them."""
         return tuple(range(int(self.low), int(self.high) + 1)) if self.whole else None
+
+    def at_most(self, most: float) -> "Choice | Between | None":
+        """Return the part that is not above ``most``; None where there is none."""
+        if self.high <= most:
+            return self
+        if self.low >= most:
+            return Choice(int(self.low) if self.whole else self.low) if self.low == most else None
+        return replace(self, high=most)
+
+    def ends(self) -> tuple[Any, ...]:
+        """Return the lowest and the highest number."""
+        return (int(self.low), int(self.high)) if self.whole else (self.low, self.high)
 
 
 @dataclass(frozen=True, init=False)

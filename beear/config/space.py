@@ -10,7 +10,7 @@ import math
 import pkgutil
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from types import ModuleType
 from typing import Any
@@ -60,6 +60,25 @@ class Space:
         """Return how many settings there are; None where there is no end of them."""
         columns = [domain.values() for domain in self.domains.values()]
         return math.prod(len(values or ()) for values in columns) if None not in columns else None
+
+    def at_most(self, field: str, most: int, why: str) -> "Space":
+        """Return the space without the values of ``field`` that are above ``most``.
+
+        Raises:
+            UserError: no value is left.
+        """
+        if field not in self.domains:
+            return self
+        if (left := self.domains[field].at_most(most)) is None:
+            raise UserError(
+                f"search.space: {field} is searched from {_words(field, self.domains[field])}; expected a value of at most "
+                f"{most}, {why}"
+            )
+        return replace(self, domains={**self.domains, field: left})
+
+    def ends(self) -> list[dict[str, Any]]:
+        """Return settings of one field each, which hold every value or the ends of its range."""
+        return [{field: value} for field, domain in self.domains.items() for value in domain.ends()]
 
     def described(self) -> dict[str, str]:
         """Return each field's domain in words, such as ``2, 3, 5`` or ``1e-05 to 0.001 (log)``."""

@@ -29,6 +29,8 @@ CALIBRATED = "calibrated"
 # Other sections say what is trained or measured, and on what: trials that differ in those cannot be compared, and some
 # defaults hang on them.
 SECTION = "method"
+# Schedulers compare trials by it.
+EPOCHS = "method.epochs"
 RANGE = ("low", "high", "log", "whole")
 
 
@@ -59,6 +61,8 @@ class _Field:
         self.spec, self.name, self.where, self.layers = spec, spec.name, where, layers
         if self.name.split(".")[0] != SECTION:
             raise self.wrong("is not searched; expected a field of method, so that all trials are measured alike")
+        if self.name == EPOCHS:
+            raise self.wrong("is not searched: trials are compared by epoch; give all of them one number on the command line")
 
     def wrong(self, words: str) -> UserError:
         """Return the error that says ``words`` of the field."""

@@ -62,6 +62,20 @@ class Yardstick:
         at_most = self.asr_at_most(found["resistance"])
         return max(*seen, at_most), max(high, at_most)
 
+    def blind(self) -> str:
+        """Return a sentence that says why a loss of utility would not be seen, empty where it would be.
+
+        Only short answers can match exactly; where the model as it came matches hardly any, there is nothing to lose.
+        """
+        had, limit = self.baseline.get("exact_match", 1.0), self.gate.utility_loss
+        if self.gate.utility_measure != "exact_match" or had > 2 * limit:
+            return ""
+        return (
+            f"gate.utility_measure is exact_match, and the model as it came matches in {had:.1%} of selection rows, where a loss "
+            f"of {limit:.1%} is allowed: a ruined model would pass; expected --gate.utility_measure nll, or anchors with short "
+            "answers"
+        )
+
     def success(self, epoch: TrialEpoch) -> bool:
         """Say whether a trial may end here: the earliest successful epoch (arXiv 2406.17092)."""
         return self.stop_asr is not None and epoch.within_limits and epoch.asr <= self.stop_asr

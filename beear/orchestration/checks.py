@@ -111,10 +111,15 @@ def _check_positions(config: RunConfig, shortest: DefenseRow, template: Template
     method = config.method
     if method.name == "finetune" or not {"suffix", "prefix"} & set(method.placements):
         return
-    tokens = len(template.prompt_ids(shortest.messages))
-    room = tokens - (template.user_end(shortest.messages) if method.suffix_from == "user" else 0)
+    room = positions(method.suffix_from, shortest, template)
     if method.length > room:
         raise UserError(
             f"method.length: found {method.length}, expected at most {room}, "
             f"the tokens of the shortest prompt ({shortest.origin})"
         )
+
+
+def positions(suffix_from: str, shortest: DefenseRow, template: Template) -> int:
+    """Return the positions that a perturbation by ``suffix`` or ``prefix`` may take: the shortest prompt's tokens."""
+    tokens = len(template.prompt_ids(shortest.messages))
+    return tokens - (template.user_end(shortest.messages) if suffix_from == "user" else 0)

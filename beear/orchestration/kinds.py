@@ -19,7 +19,8 @@ def staying(job: Job) -> Job:
 class JobKind:
     """``again`` is said of a complete run, whose file ``record`` tells which run it is; ``show`` prints it.
 
-    ``check`` refuses what no cluster would mend, and may add to a job's identity.
+    ``check`` refuses what no cluster would mend, and may add to a job's identity. ``worth``: what a run that failed has that is
+    worth to be gone on from. ``together``: trainings of one worker that may run at a time.
     """
 
     name: Kind
@@ -27,3 +28,5 @@ class JobKind:
     record: str = REPORT
     show: Callable[[Path, str | None, Reporter], int] = publish.show_complete
     check: Callable[[Job], Job] = staying
+    worth: tuple[str, ...] = ("checkpoint_*",)
+    together: int = 1

@@ -21,11 +21,15 @@ State = Literal["new", "resumable", "complete"]
 
 @dataclass
 class OutputFolder:
-    """Where one run's results go; its file ``record`` says which run they are."""
+    """Where one run's results go; its file ``record`` says which run they are.
+
+    ``worth``: what is worth to be gone on from, by patterns of names in the staging folder.
+    """
 
     target: Path
     identity: str
     record: str = REPORT
+    worth: tuple[str, ...] = ("checkpoint_*",)
 
     @property
     def staging(self) -> Path:
@@ -67,10 +71,14 @@ class OutputFolder:
         return lock
 
     def drop_if_untrained(self) -> None:
-        """Remove the staging folder of a run that failed before any training state was saved."""
-        trained = any(self.staging.rglob("checkpoint_*"))
+        """Remove the staging folder of a run that failed before there was anything to go on from."""
+        trained = any(found for pattern in self.worth for found in self.staging.rglob(pattern))
         if not trained and not (self.staging / self.record).exists():
-            shutil.rmtree(self.staging, ignore_errors=True)
+            self.drop()
+
+    def drop(self) -> None:
+        """Remove the staging folder: the next run begins anew."""
+        shutil.rmtree(self.staging, ignore_errors=True)
 
     def finish(self, keep: tuple[str, ...]) -> None:
         """Move the staging folder's ``keep`` entries into place and drop the rest.

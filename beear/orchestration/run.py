@@ -20,6 +20,8 @@ from beear.orchestration.publish import Tracker
 from beear.orchestration.spreading import check_measuring, settle, settle_blind
 from beear.testbed import ensure
 
+FLOAT32 = 4
+
 
 @dataclass(frozen=True)
 class Running:
@@ -48,7 +50,7 @@ def run_job(config: RunConfig, flags: Flags, kind: JobKind, work: Callable[[Runn
             return 0
         check_output(Path(config.output.dir))
         job = kind.check(prepare(config, kind.name, reporter, lambda name: ensure(name, say=reporter.note)))
-        output = OutputFolder(Path(job.config.output.dir), job.identity, kind.record)
+        output = OutputFolder(Path(job.config.output.dir), job.identity, kind.record, kind.worth)
         state = output.state(fresh=config.output.fresh)
         if flags.resume and state == "new":
             raise UserError(
@@ -59,7 +61,7 @@ def run_job(config: RunConfig, flags: Flags, kind: JobKind, work: Callable[[Runn
             return kind.show(output.target, tracking, reporter)
         with closing(output.open(config.output.fresh)):
             try:
-                plan = _connect(job, reporter)
+                plan = _connect(job, reporter, kind.together)
                 # The server is told the settings that the cluster left open, so it hears of the run after that.
                 with closing(Tracker(tracking, job.config, job.identity, output.staging)) as tracker:
                     return work(Running(job, plan, output, reporter, tracker))
@@ -78,7 +80,7 @@ def _placed(config: RunConfig, reporter: Reporter) -> RunConfig:
     return config
 
 
-def _connect(job: Job, reporter: Reporter) -> cluster.Plan:
+def _connect(job: Job, reporter: Reporter, together: int) -> cluster.Plan:
     """Join or start Ray, check that the plan fits, and fill in the answers that the data leaves out."""
     reporter.stage("connect", "starting Ray")
     cluster.connect(job.config.parallel, reporter.verbose)
@@ -87,16 +89,19 @@ def _connect(job: Job, reporter: Reporter) -> cluster.Plan:
     cluster.check_resources(plan)
     reporter.note(plan.sentence())
     check_parallel(job.config, plan.gpus_per_worker)
-    _settle(job, plan, reporter)
+    _settle(job, plan, reporter, together)
     job.fill_answers(plan)
     return plan
 
 
-def _settle(job: Job, plan: cluster.Plan, reporter: Reporter) -> None:
+def _settle(job: Job, plan: cluster.Plan, reporter: Reporter, together: int) -> None:
     """Fill in how weights are spread, now that it is known what computes, and refuse what no device there can measure."""
     parallel = job.config.parallel
-    device = cluster.device_of(parallel, plan)
     shape = model_shape(job.facts.weights_folder, job.config.adapter)
+    # Several trainings share a node's memory as workers do, and on a CPU each keeps the checkpoint as it came beside its own.
+    device = cluster.device_of(parallel, replace(plan, workers=max(plan.workers, together)))
+    if device and not device.gpu and together > 1:
+        device = replace(device, memory=max(0.0, device.memory - FLOAT32 * shape.parameters))
     if job.kind != "evaluate":
         settled = settle(job.config, shape, job.lengths, device) if device else settle_blind(job.config)
         job.config = settled.config

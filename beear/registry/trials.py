@@ -1,9 +1,11 @@
 """A search at the tracking server: its run, and under it a run for each trial."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from beear.errors import UserError
 from beear.registry.connection import lost_errors
-from beear.registry.run import Run
+from beear.registry.run import BUFFER, Run
 from beear.report.search_schema import SearchReport, Trial
 
 PARENT = "mlflow.parentRunId"
@@ -25,6 +27,10 @@ class Child:
             tags={PARENT: parent.run_id},
         )  # fmt: skip
 
+    def go_on(self, trial: Trial) -> None:
+        """Take the trial's epochs for logged: they are at the server, or wait."""
+        self._logged = len(trial.epochs)
+
     def epoch(self, trial: Trial) -> None:
         """Log the epochs that are not logged yet."""
         for epoch in trial.epochs[self._logged :]:
@@ -34,13 +40,35 @@ class Child:
         self._logged = len(trial.epochs)
 
     def end(self, trial: Trial) -> None:
-        """Close the run."""
+        """Close the run; where the server is away, that waits as its numbers do."""
         self.epoch(trial)
+        if self._ended(trial):
+            return
+        self._run.buffer.parent.mkdir(parents=True, exist_ok=True)
+        self._run.buffer.touch()
+
+    def _ended(self, trial: Trial) -> bool:
         try:
+            self._run.deliver()
             self._run.client.set_tag(self._run.run_id, "beear.status", trial.status)
         except lost_errors():
-            return
-        self._run.finish("FAILED" if trial.status == "failed" else "FINISHED")
+            return False
+        return self._run.finish("FAILED" if trial.status == "failed" else "FINISHED")
+
+
+def deliver_waiting(parent: Run, folder: Path, trials: Sequence[Trial]) -> bool:
+    """Deliver the numbers of trials that wait in ``folder`` and close their runs; return whether none waits any more."""
+    for trial in trials:
+        waiting = folder / trial.id
+        if not (waiting / BUFFER).exists():
+            continue
+        try:
+            child = Child(parent, str(waiting), f"{parent.identity}/{trial.number}", f"trial {trial.number}", trial)
+        except UserError:
+            return False
+        child.go_on(trial)
+        child.end(trial)
+    return not any(folder.rglob(BUFFER))
 
 
 def attach(run: Run, folder: str, report: SearchReport) -> bool:

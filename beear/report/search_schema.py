@@ -36,8 +36,8 @@ class TrialEpoch(_Record):
 class Trial(_Record):
     """One trial. ``best_epoch`` is the one it is judged by, None where no epoch is within the limits.
 
-    ``reason`` says why it failed or was stopped. ``start_up`` seconds passed before its first epoch began. ``started`` (the
-    last time that it was) and ``ended`` are seconds since 1970.
+    ``reason`` says why it failed or was stopped; ``mistake``: that is the user's to mend. ``start_up`` seconds passed before
+    its first epoch began. ``started`` (the last time that it was) and ``ended`` are seconds since 1970.
     """
 
     id: str
@@ -45,6 +45,7 @@ class Trial(_Record):
     settings: dict[str, Any]
     status: Status
     reason: str = ""
+    mistake: bool = False
     epochs: list[TrialEpoch] = Field(default_factory=list)
     best_epoch: int | None = None
     planned_epochs: int

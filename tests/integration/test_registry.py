@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,9 @@ import requests
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from beear.config.schema import RunConfig
+from beear.orchestration.outputs import OutputFolder
+from beear.orchestration.search import publish
 from beear.registry.connection import environment
 from beear.registry.errors import RegistrationPending
 from beear.registry.register import Registered, log_report, register
@@ -25,6 +29,7 @@ from beear.report.schema import Report
 from beear.report.write import read, write
 from tests.checkpoints import make_checkpoint
 from tests.report_sample import sample_report
+from tests.search_sample import sample_search
 
 ROOT = Path(__file__).parents[2]
 SHARDS = 2
@@ -273,6 +278,49 @@ def test_a_server_lost_at_the_end_costs_nothing(server: Server, out: Path) -> No
     assert by_command(caught.value.command).returncode == 0
     assert len(run.client.search_model_versions("name = 'later'")) == 1
     assert len(weight_files(server.artifacts)) == len(before) + len(weight_files(out / "model"))
+
+
+def test_a_server_lost_at_a_searchs_end_gets_all_of_it_from_the_same_command(server: Server, tmp_path: Path) -> None:
+    server.start()
+    report, said = sample_search(), list[str]()
+    reporter: Any = SimpleNamespace(say=said.append, reporter=None, finish_stage=lambda: None)
+    output = OutputFolder(tmp_path / "out", report.run_id, publish.RECORD)
+    output.open(fresh=False).close()
+    run = Run.start(
+        server.uri, "searches", str(output.staging), identity=report.run_id, name="a search", config=report.config
+    )  # fmt: skip
+    tracker: Any = SimpleNamespace(run=run, delivered=lambda: None)
+    running: Any = SimpleNamespace(tracker=tracker, job=SimpleNamespace(identity=report.run_id), output=output, reporter=reporter)
+    children, trials = publish.Children(running, output.staging), report.trials[:2]
+    children.told(trials[0], "epoch")
+    children.told(trials[1], "started")
+    server.kill()
+    children.told(trials[0], "ended")
+    for what in ("epoch", "ended"):
+        children.told(trials[1], what)
+    assert publish.deliver(report, RunConfig(), running) == publish.FAILED
+    assert "the same command delivers it once the server answers" in said[-1]
+    assert publish.show_complete(output.target, server.uri, reporter) == publish.FAILED
+
+    server.start()
+    code = publish.CHOSEN if publish.succeeded(report) else publish.UNDECIDED
+    assert publish.show_complete(output.target, server.uri, reporter) == code
+    whole = run.client.get_run(run.run_id)
+    assert whole.info.status == "FINISHED" and whole.data.tags["beear.chosen"] == report.why[:500]
+    names = {file.path for file in run.client.list_artifacts(run.run_id)}
+    assert {publish.RECORD, publish.PAGE, publish.BEST} <= names
+    found = run.client.search_runs([whole.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.run_id}'")
+    assert sorted((one.data.tags["beear.status"], one.info.status) for one in found) == sorted(
+        (trial.status, "FAILED" if trial.status == "failed" else "FINISHED") for trial in trials
+    )
+    for one, trial in ((one, trial) for one in found for trial in trials if f"trial {trial.number}:" in one.info.run_name):
+        history = sorted((m.step, m.value) for m in run.client.get_metric_history(one.info.run_id, "asr"))
+        assert history == [(epoch.epoch, epoch.asr) for epoch in trial.epochs] != []
+    left = {path.name for path in output.target.iterdir()}
+    assert left == {publish.RECORD, publish.PAGE, publish.BEST}
+    # Once more: nothing is due, and no server is asked.
+    server.kill()
+    assert publish.show_complete(output.target, server.uri, reporter) == code
 
 
 def by_command(command: str) -> subprocess.CompletedProcess[Any]:

@@ -71,6 +71,16 @@ def test_a_run_that_failed_leaves_something_only_where_an_epoch_was_saved(saved:
     assert output.staging.exists() == saved
 
 
+def test_a_failed_search_keeps_the_trials_that_it_has(tmp_path: Path) -> None:
+    output = OutputFolder(tmp_path / "out", "a" * 64, worth=("checkpoint_*", "trials.json"))
+    output.open(fresh=False).close()
+    (output.staging / "trials.json").write_text("[]")
+    output.drop_if_untrained()
+    assert output.staging.exists()
+    output.drop()
+    assert not output.staging.exists()
+
+
 def test_a_submitted_jobs_results_outlive_its_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/me")

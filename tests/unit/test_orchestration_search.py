@@ -65,10 +65,15 @@ def test_schedulers_go_by_our_own_epoch(name: Any, kind: type) -> None:
     assert getattr(found, "_time_attr", "epoch") == "epoch"
 
 
-@pytest.mark.parametrize(("warm", "workers", "shares"), [(True, 1, True), (True, 2, False), (False, 1, False)])
-def test_trials_of_one_worker_share_processes(warm: bool, workers: int, shares: bool) -> None:
-    plan = Plan(workers, cpus_per_worker=1.0, gpus_per_worker=0.25, data_cpus=0.5)
-    assert tuning.is_warm(SearchConfig(warm=warm), plan) is shares
+@pytest.mark.parametrize(
+    ("warm", "workers", "backend", "shares"),
+    [(True, 1, "single", True), (True, 2, "ddp", False), (False, 1, "single", False), (True, 1, "fsdp", False)],
+)
+def test_trials_of_one_worker_with_whole_weights_share_processes(warm: bool, workers: int, backend: Any, shares: bool) -> None:
+    plan, config = Plan(workers, cpus_per_worker=1.0, gpus_per_worker=0.25, data_cpus=0.5), RunConfig()
+    config.parallel.backend = backend
+    shared: Any = SimpleNamespace(plan=plan, job=SimpleNamespace(config=config))
+    assert tuning.is_warm(shared, SearchConfig(warm=warm)) is shares
     held = tuning.resources_of(plan, shares).bundles[0]
     assert held == ({"CPU": 1.0, "GPU": 0.25} if shares else {"CPU": 0.01})
 
@@ -123,7 +128,8 @@ def tuned(number: int, **result: Any) -> Any:
 
 
 def told(watch: Watch, *epochs: TrialEpoch, number: int = 0, **result: Any) -> None:
-    given = {"epochs": [one.model_dump() for one in epochs], "began": 10.0, "failed": "", "met": False, **result}
+    given = {"epochs": [one.model_dump() for one in epochs], "began": 10.0, "failed": "", "mistake": False, "met": False}
+    given |= result
     watch.on_trial_result(0, [], tuned(number), given)
 
 
@@ -189,11 +195,12 @@ class Failing:
                                                  (UserError("row 3 is bad"), "row 3 is bad")])  # fmt: skip
 def test_a_mistake_ends_a_trial_with_its_reason_and_a_crash_is_left_to_tune(error: Exception, sentence: str) -> None:
     trial: Any = object.__new__(TuneTrainable)
-    trial.began, trial.failed, trial.ended = 0.0, "", False
+    trial._begin({})
     trial.shared = SimpleNamespace(job=SimpleNamespace(config=RunConfig()), yardstick=None)
     trial.course = Failing(error)
     said = trial.step()
     assert (said["failed"], said["done"], said["objective"], said["epochs"]) == (sentence, True, 3.0, [])
+    assert said["mistake"] is isinstance(error, UserError)
     trial.failed, trial.course = "", Failing(RuntimeError("a bug"))
     with pytest.raises(RuntimeError, match="a bug"):
         trial.step()

@@ -56,7 +56,7 @@ class ColdTraining:
         number, final = found
         return self._known[number], final
 
-    def save(self, folder: Path, weights: bool) -> None:
+    def save(self, folder: Path) -> None:
         """Write the epochs so far; the run has its own checkpoints."""
         folder.mkdir(parents=True, exist_ok=True)
         write_history(folder, self.history)

@@ -9,12 +9,16 @@ from functools import partial
 import ray
 
 from beear.config.cli import Flags
+from beear.config.resolve import resolve
 from beear.config.schema import RunConfig
 from beear.config.search import SearchConfig, TuneConfig
 from beear.config.space import Space, family_of, load_space
+from beear.data.templates import Template
 from beear.errors import UserError
 from beear.evaluation import resistance_scale
-from beear.evaluation.trials import Yardstick
+from beear.evaluation.trials import ENDED, Yardstick
+from beear.models.loading import load_tokenizer
+from beear.orchestration.checks import positions
 from beear.orchestration.kinds import JobKind
 from beear.orchestration.outputs import place_of
 from beear.orchestration.prepare import Job, absolute
@@ -28,6 +32,8 @@ from beear.orchestration.search.shared import Shared, with_settings
 from beear.orchestration.search.watch import LISTENING, Watch, kept_trials
 from beear.report.search_schema import Calibration, Trial
 
+TRIALS = "trials.json"
+
 
 def search(config: TuneConfig, flags: Flags) -> int:
     """Run the search and return the exit code: 0 settings were chosen, 3 no trial kept within the gate's limits.
@@ -39,7 +45,13 @@ def search(config: TuneConfig, flags: Flags) -> int:
     """
     asked, settings = from_the_root(config), config.search
     kind = JobKind(
-        "tune", "nothing is tried again (--fresh tries)", publish.RECORD, publish.show_complete, partial(checked, settings)
+        "tune",
+        "nothing is tried again (--fresh tries)",
+        publish.RECORD,
+        publish.show_complete,
+        partial(checked, settings),
+        worth=("checkpoint_*", TRIALS),
+        together=min(settings.trials, settings.concurrent or settings.trials) if config.parallel.workers == 1 else 1,
     )
     code = run_job(config, flags, kind, lambda running: _work(running, settings, asked))
     if code != publish.CHOSEN or not settings.apply or flags.dry_run:
@@ -66,18 +78,22 @@ def checked(search: SearchConfig, job: Job) -> Job:
         UserError: the space, a setting in it, or what trials are to be measured by is at fault.
     """
     space = space_of(search, job)
-    if search.algorithm != "optuna":
-        for settings in settings_to_try(space, search, job.config.seed):
-            with_settings(job.config, settings)
+    listed = search.algorithm != "optuna"
+    for settings in settings_to_try(space, search, job.config.seed) if listed else space.ends():
+        resolve(with_settings(job.config, settings), job.facts)
     scale = scale_of(search, job)
     words = [job.identity, sorted(space.described().items()), scale.model_dump_json() if scale else ""]
     return replace(job, identity=hashlib.sha256(repr(words).encode()).hexdigest())
 
 
 def space_of(search: SearchConfig, job: Job) -> Space:
-    """Return what is searched."""
+    """Return what is searched: of the space asked for, no length that the shortest prompt has no room for."""
     also = [part for part in (search.also or "").split("+") if part]
-    return load_space(search.space or family_of(job.facts.architecture), also, job.facts.layers)
+    space, method = load_space(search.space or family_of(job.facts.architecture), also, job.facts.layers), job.config.method
+    shortest, template = job.data.shortest, Template(load_tokenizer(job.facts, job.config.model.chat_template))
+    counted_from = "user" if "method.suffix_from" in space.domains else method.suffix_from
+    room = positions(counted_from, shortest, template)
+    return space.at_most("method.length", room, f"the tokens of the shortest prompt ({shortest.origin})")
 
 
 def scale_of(search: SearchConfig, job: Job) -> resistance_scale.Scale | None:
@@ -114,8 +130,8 @@ def _work(running: Running, search: SearchConfig, asked: RunConfig) -> int:
         calibration = calibration_of(scale)
         reporter.say(f"  note: {calibration.sentence}")
     shared = _shared(running, search, scale)
-    concurrent = tuning.at_a_time(search, running.plan, tuning.is_warm(search, running.plan))
-    path, nats = staging / "trials.json", job.config.gate.utility_measure == "nll"
+    concurrent = tuning.at_a_time(shared, search)
+    path, nats = staging / TRIALS, job.config.gate.utility_measure == "nll"
     running.tracker.start()
     source = "ASR is measured under the probes" if scale is None else "ASR is bounded by entrapment resistance"
     reporter.stage("trials", f"{search.trials} trials of {space.family}, {concurrent} at a time; {source}")
@@ -131,15 +147,24 @@ def _work(running: Running, search: SearchConfig, asked: RunConfig) -> int:
             tuning.run_trials(shared, space, search, Watch(path, job.config.method.epochs), job.config.seed)
         finally:
             del LISTENING[str(path)]
+    trials = kept_trials(path)
+    if not any(trial.status in ENDED for trial in trials):
+        # What went wrong with all of them is tried again by the same command.
+        running.output.drop()
+        return publish.show_failed(trials, reporter)
     asr, high = shared.yardstick.asr(shared.yardstick.baseline)
     as_it_came = {**shared.yardstick.baseline, "asr": asr, "asr_high": high}
     seconds = time.monotonic() - began
-    report = outcome.search_report(job, search, space, kept_trials(path), as_it_came, calibration, concurrent, seconds)
+    report = outcome.search_report(job, search, space, trials, as_it_came, calibration, concurrent, seconds)
     return publish.deliver(report, asked, running)
 
 
 def _shared(running: Running, search: SearchConfig, scale: resistance_scale.Scale | None) -> Shared:
-    """Return what trials share, once the model as it came has been measured."""
+    """Return what trials share, once the model as it came has been measured.
+
+    Raises:
+        UserError: a loss of utility would not be seen.
+    """
     job, plan, reporter = running.job, running.plan, running.reporter
     config = job.config
     yardstick = Yardstick(
@@ -153,7 +178,10 @@ def _shared(running: Running, search: SearchConfig, scale: resistance_scale.Scal
     shared = Shared(job, plan, yardstick, str(running.output.staging), scale is None)
     reporter.stage("before", "measuring the model as it came, on selection rows")
     found = baseline(job, shared.spec({}).training, plan).selection
-    return replace(shared, yardstick=replace(yardstick, baseline=found))
+    shared = replace(shared, yardstick=replace(yardstick, baseline=found))
+    if blind := shared.yardstick.blind():
+        raise UserError(blind)
+    return shared
 
 
 def calibration_of(scale: resistance_scale.Scale) -> Calibration:

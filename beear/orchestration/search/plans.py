@@ -1,6 +1,7 @@
 """How a search goes about it, in Ray Tune's terms: which settings, in what order, and what stops a trial early."""
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 from ray import tune
@@ -36,16 +37,21 @@ def settings_to_try(space: Space, search: SearchConfig, seed: int) -> list[dict[
     return found
 
 
-def param_space(space: Space, search: SearchConfig, seed: int) -> dict[str, Any]:
-    """Return what Tune draws trials' configurations from."""
+def wanted(space: Space, search: SearchConfig, seed: int) -> int:
+    """Return how many trials there are to be."""
+    return search.trials if search.algorithm == "optuna" else len(settings_to_try(space, search, seed))
+
+
+def param_space(space: Space, search: SearchConfig, seed: int, done: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """Return what Tune draws trials' configurations from; of a list without those that are ``done``."""
     if search.algorithm == "optuna":
         return {name: _domain(domain) for name, domain in space.domains.items()}
-    return {SETTINGS: tune.grid_search(settings_to_try(space, search, seed))}
+    return {SETTINGS: tune.grid_search([one for one in settings_to_try(space, search, seed) if one not in done])}
 
 
-def samples(search: SearchConfig) -> int:
-    """Return how often Tune draws: a list of settings once, an algorithm as often as there are trials."""
-    return search.trials if search.algorithm == "optuna" else 1
+def samples(search: SearchConfig, done: int = 0) -> int:
+    """Return how often Tune draws: a list of settings once, an algorithm as often as trials are left to run."""
+    return search.trials - done if search.algorithm == "optuna" else 1
 
 
 def algorithm(search: SearchConfig, seed: int, concurrent: int) -> Searcher | SearchAlgorithm:

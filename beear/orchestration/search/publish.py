@@ -3,6 +3,8 @@
 import json
 import shutil
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -13,7 +15,8 @@ from beear.evaluation.trials import judged
 from beear.orchestration.console import Reporter
 from beear.orchestration.run import Running
 from beear.orchestration.search.outcome import best_config, best_yaml
-from beear.registry.trials import Child, attach
+from beear.registry.run import Run
+from beear.registry.trials import Child, attach, deliver_waiting
 from beear.report.redact import redact_all
 from beear.report.search_page import search_html
 from beear.report.search_schema import SearchReport, Trial
@@ -23,7 +26,9 @@ from beear.report.write import write_text
 RECORD, PAGE, BEST = "search.json", "search.html", "best.yaml"
 # Where trials' numbers wait while the tracking server is away; kept only if some still do.
 WAITING = "tracking"
-KEPT = (RECORD, PAGE, BEST, "pending_metrics.jsonl", WAITING)
+# What says that something is due to a run there, and to which.
+DUE = ".untracked"
+KEPT = (RECORD, PAGE, BEST, "pending_metrics.jsonl", WAITING, DUE)
 CHOSEN, FAILED, UNDECIDED = 0, 1, 3
 
 
@@ -71,17 +76,34 @@ def deliver(report: SearchReport, asked: RunConfig, running: Running) -> int:
         write_text(output.staging / BEST, best_yaml(config_of(report, output.target, asked), report))
     write_text(output.staging / PAGE, search_html(report))
     write_text(output.staging / RECORD, json.dumps(redact_all(json.loads(report.model_dump_json())), indent=1) + "\n")
-    if not any((output.staging / WAITING).rglob("*.jsonl")):
-        shutil.rmtree(output.staging / WAITING, ignore_errors=True)
+    if tracker.run is not None:
+        due = {"run_id": tracker.run.run_id, "experiment": tracker.run.experiment}
+        write_text(output.staging / DUE, json.dumps(due) + "\n")
     output.finish(KEPT)
     reporter.finish_stage()
-    told = tracker.run is None or attach(tracker.run, str(output.target), report)
+    told = tracker.run is None or _tracked(tracker.run, output.target, report)
     tracker.delivered()
-    code = show(output.target, report)
-    if not told:
-        reporter.say(f"error: the tracking server did not take the search's files; they are in {output.target}")
-        return FAILED
-    return code
+    return _shown(output.target, report, told, reporter)
+
+
+def _tracked(run: Run, folder: Path, report: SearchReport) -> bool:
+    """Give the tracker what is due to it; return whether it took everything."""
+    if not (deliver_waiting(run, folder / WAITING, report.trials) and attach(run, str(folder), report)):
+        return False
+    (folder / DUE).unlink()
+    shutil.rmtree(folder / WAITING, ignore_errors=True)
+    return True
+
+
+def _shown(folder: Path, report: SearchReport, told: bool, reporter: Reporter) -> int:
+    code = show(folder, report)
+    if told:
+        return code
+    reporter.say(
+        f"error: the tracking server did not take all of the search; it is in {folder}, and the same command delivers it once "
+        "the server answers"
+    )
+    return FAILED
 
 
 def config_of(report: SearchReport, target: Path, asked: RunConfig) -> RunConfig:
@@ -97,9 +119,37 @@ def chosen_config(target: Path, asked: RunConfig) -> RunConfig:
     return config_of(SearchReport.model_validate_json((target / RECORD).read_text()), target, asked)
 
 
-def show_complete(folder: Path, _uri: str | None, _reporter: Reporter) -> int:
-    """Print a finished search."""
-    return show(folder, SearchReport.model_validate_json((folder / RECORD).read_text()))
+def show_complete(folder: Path, uri: str | None, reporter: Reporter) -> int:
+    """Print a finished search; give the tracker first what is still due to it. Return the exit code."""
+    report = SearchReport.model_validate_json((folder / RECORD).read_text())
+    if uri is None or not (folder / DUE).exists():
+        return show(folder, report)
+    due = json.loads((folder / DUE).read_text())
+    try:
+        run = Run.reopen(
+            uri, due["experiment"], str(folder), run_id=due["run_id"], identity=report.run_id, name=report.run_id[:8],
+            config=report.config,
+        )  # fmt: skip
+        told = _tracked(run, folder, report)
+    except UserError as error:
+        reporter.say(f"error: {error}")
+        told = False
+    return _shown(folder, report, told, reporter)
+
+
+def show_failed(trials: Sequence[Trial], reporter: Reporter) -> int:
+    """Say why no trial of a search came to anything; return the exit code.
+
+    Raises:
+        UserError: it is one thing, and the user's to mend.
+    """
+    reasons = Counter(trial.reason for trial in trials)
+    if len(reasons) == 1 and all(trial.mistake for trial in trials):
+        raise UserError(f"every trial ended with this: {trials[0].reason}")
+    reporter.finish_stage()
+    told = "; ".join(f"{count} of {len(trials)}: {reason}" for reason, count in reasons.most_common())
+    reporter.say(f"error: every trial failed, and the same command tries them again: {told}")
+    return FAILED
 
 
 def show(folder: Path, report: SearchReport) -> int:

@@ -43,7 +43,12 @@ class Shared:
 
     def storage(self, trial: str) -> Path:
         """Return the folder of a trial that is a Ray Train run of its own."""
-        return Path(self.folder) / "runs" / trial
+        return run_folder(Path(self.folder), trial)
+
+
+def run_folder(folder: Path, trial: str = "") -> Path:
+    """Return where a trial that is a Ray Train run of its own keeps what it goes on from; without one, where all do."""
+    return folder / "runs" / trial
 
 
 def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:

@@ -1,20 +1,24 @@
 """One trial as Ray Tune runs it: an epoch is a step, and what a step says is what schedulers, table and page go by."""
 
+import gc
 import time
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
-from beear.orchestration.checkpoint import HISTORY
+from beear.orchestration.checkpoint import HISTORY, read_history, write_history
 from beear.orchestration.search.cold import ColdTraining
 from beear.orchestration.search.shared import Shared
 from beear.orchestration.search.warm import WarmTraining
 from beear.orchestration.worker import fault_of
+from beear.report.schema import EpochRecord
 
 # What a trial that failed is taken for by schedulers.
 WORST = 3.0
 OBJECTIVE, EPOCH, SETTINGS = "objective", "epoch", "settings"
+# In the last checkpoint of a trial that ended by itself: whether its schedule did.
+OVER = "over"
 
 
 def settings_of(config: dict[str, Any]) -> dict[str, Any]:
@@ -45,7 +49,11 @@ class Trial(tune.Trainable):
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
-        self.settings, self.began, self.failed, self.ended = settings_of(config), 0.0, "", False
+        self.settings, self.began, self.ended = settings_of(config), 0.0, False
+        self.failed, self.mistake = "", False
+        # A trial that ended before Tune wrote that down is taken up once more, for nothing but its record.
+        self.over: list[EpochRecord] = []
+        self.through = False
 
     def _open(self) -> WarmTraining | ColdTraining:
         if self.course is None:
@@ -58,6 +66,8 @@ class Trial(tune.Trainable):
         Raises:
             Exception: a crash, which Tune answers by another try.
         """
+        if self.over:
+            return self._said(self.through)
         final = True
         try:
             course = self._open()
@@ -67,41 +77,60 @@ class Trial(tune.Trainable):
             fault = fault_of(error, self.shared.job.config)
             if fault is None:
                 raise
-            self.failed = fault["message"]
+            self.failed, self.mistake = fault["message"], fault["kind"] == "user_error"
         return self._said(final)
+
+    @property
+    def history(self) -> list[EpochRecord]:
+        """The epochs so far."""
+        return self.over or (self.course.history if self.course else [])
 
     def _said(self, final: bool) -> dict[str, Any]:
         yardstick = self.shared.yardstick
-        epochs = [yardstick.epoch(record) for record in (self.course.history if self.course else [])]
+        epochs = [yardstick.epoch(record) for record in self.history]
         usable = epochs if not self.failed else []
         met = bool(usable) and yardstick.success(usable[-1])
-        self.ended = bool(self.failed) or met or final
+        self.ended, self.through = bool(self.failed) or met or final, final and not self.failed
         return {
             EPOCH: epochs[-1].epoch if epochs else 0,
             OBJECTIVE: yardstick.objective(usable[-1]) if usable else WORST,
             "epochs": [epoch.model_dump(mode="json") for epoch in epochs],
             "failed": self.failed,
+            "mistake": self.mistake,
             "met": met,
             "began": self.began,
-            "through": final and not self.failed,
+            "through": self.through,
             tune.result.DONE: self.ended,
         }
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Write what the trial goes on from."""
-        if self.course is not None and self.course.history and not self.failed:
-            self.course.save(Path(checkpoint_dir), weights=not self.ended)
+        """Write what the trial goes on from, or of one that has ended that it has."""
+        folder = Path(checkpoint_dir)
+        if self.failed or not self.history:
+            return
+        if not self.ended:
+            assert self.course is not None
+            self.course.save(folder)
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        write_history(folder, self.history)
+        (folder / OVER).write_text("through" if self.through else "")
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:  # type: ignore[override]
         """Go on from there."""
-        if (Path(checkpoint_dir) / HISTORY).exists():
-            self._open().resume(Path(checkpoint_dir))
+        folder = Path(checkpoint_dir)
+        if (folder / OVER).exists():
+            self.over, self.through = read_history(folder), bool((folder / OVER).read_text())
+        elif (folder / HISTORY).exists():
+            self._open().resume(folder)
 
     def cleanup(self) -> None:
-        """Let the training go."""
+        """Let the training go: models that refer to themselves wait for Python to notice, and a GPU has no room for two."""
         if self.course is not None:
             self.course.close()
             self.course = None
+        # Also after a training that could not be built, of which half may be there.
+        gc.collect()
 
 
 class WarmTrial(Trial):

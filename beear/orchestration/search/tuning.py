@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from ray import tune
 
@@ -15,11 +16,13 @@ from beear.orchestration import growth
 from beear.orchestration.beside import run_beside
 from beear.orchestration.cluster import Plan
 from beear.orchestration.search import plans
-from beear.orchestration.search.shared import Shared
+from beear.orchestration.search.shared import Shared, run_folder
 from beear.orchestration.search.trial import ColdTrial, WarmTrial
 from beear.orchestration.search.watch import Watch
 
-EXPERIMENT, PROCESSES = "trials", "processes"
+EXPERIMENT, PROCESSES = "trials", "processes.json"
+# What Tune takes a search up from, the trials' own first.
+STATES = ("experiment_state-*.json", "basic-variant-state-*.json", "search_gen_state-*.json")
 # What a trial that only starts a Ray Train run holds itself; Tune refuses none at all.
 LITTLE = 0.01
 
@@ -36,17 +39,27 @@ def run_trials(shared: Shared, space: Space, search: SearchConfig, watch: Watch,
     # What a killed driver is taken up from must not be older than the checkpoints that are there.
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1")
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    warm = is_warm(search, shared.plan)
+    warm = is_warm(shared, search)
     trainable = tune.with_resources(
         tune.with_parameters(WarmTrial if warm else ColdTrial, shared=shared), resources_of(shared.plan, warm)
     )
-    tuner = _tuner(trainable, shared, space, search, watch, seed, warm)
+    storage = Path(shared.folder)
+    if _begun(storage):
+        tuner = _taken_up(trainable, storage, space, search, seed, warm)
+    else:
+        done = watch.forget_unfinished()
+        for left in (storage / EXPERIMENT, run_folder(storage)):
+            shutil.rmtree(left, ignore_errors=True)
+        (storage / PROCESSES).write_text(json.dumps({"kind": _words(warm), "concurrent": at_a_time(shared, search)}))
+        if len(done) >= plans.wanted(space, search, seed):
+            return
+        tuner = _new(trainable, shared, space, search, watch, seed, done)
     run_beside(tuner.fit)
 
 
-def is_warm(search: SearchConfig, plan: Plan) -> bool:
-    """Say whether trials share processes: those of several workers are Ray Train runs."""
-    return search.warm and plan.workers == 1
+def is_warm(shared: Shared, search: SearchConfig) -> bool:
+    """Say whether trials share processes: those of several workers, or of weights that are spread, are Ray Train runs."""
+    return search.warm and shared.plan.workers == 1 and shared.job.config.parallel.backend == "single"
 
 
 def resources_of(plan: Plan, warm: bool) -> tune.PlacementGroupFactory:
@@ -54,38 +67,42 @@ def resources_of(plan: Plan, warm: bool) -> tune.PlacementGroupFactory:
     return tune.PlacementGroupFactory([plan.share if warm else {"CPU": LITTLE}])
 
 
-def at_a_time(search: SearchConfig, plan: Plan, warm: bool) -> int:
-    """Return how many trials the cluster has room for at once, or as many as were asked for."""
-    there = growth.possible()
+def at_a_time(shared: Shared, search: SearchConfig) -> int:
+    """Return how many trials the cluster has room for at once, or as many as were asked for; it stays so after a resume."""
+    kept = Path(shared.folder) / PROCESSES
+    if kept.exists() and _begun(kept.parent):
+        return int(json.loads(kept.read_text())["concurrent"])
+    there, plan, warm = growth.possible(), shared.plan, is_warm(shared, search)
     cpus, gpus = (plan.cpus_per_worker, plan.gpus_per_worker) if warm else (plan.cpus + LITTLE, plan.gpus)
     rooms = [there.get("CPU", 1.0) / cpus, *([there.get("GPU", 0.0) / gpus] if gpus else [])]
     room = max(1, int(min(rooms) + 1e-9))
     return min(room, search.concurrent or room, search.trials)
 
 
-def _tuner(
-    trainable: object, shared: Shared, space: Space, search: SearchConfig, watch: Watch, seed: int, warm: bool
+def _new(
+    trainable: object,
+    shared: Shared,
+    space: Space,
+    search: SearchConfig,
+    watch: Watch,
+    seed: int,
+    done: list[dict[str, Any]],
 ) -> tune.Tuner:
-    storage = Path(shared.folder)
-    path, concurrent = storage / EXPERIMENT, at_a_time(search, shared.plan, warm)
-    space_of_trials = plans.param_space(space, search, seed)
-    if _begun(storage, warm):
-        return tune.Tuner.restore(str(path), trainable, resume_unfinished=True, param_space=space_of_trials)  # type: ignore[arg-type]
-    shutil.rmtree(path, ignore_errors=True)
-    (storage / PROCESSES).write_text(_words(warm))
+    """Return an experiment of all settings but those that are ``done``."""
+    concurrent = at_a_time(shared, search)
     return tune.Tuner(
         trainable,  # type: ignore[arg-type]
-        param_space=space_of_trials,
+        param_space=plans.param_space(space, search, seed, done),
         tune_config=tune.TuneConfig(
             search_alg=plans.algorithm(search, seed, concurrent),
             scheduler=plans.scheduler(search, shared.job.config.method.epochs),
-            num_samples=plans.samples(search),
+            num_samples=plans.samples(search, len(done)),
             max_concurrent_trials=concurrent if search.algorithm == "optuna" else None,
-            reuse_actors=warm,
+            reuse_actors=is_warm(shared, search),
         ),
         run_config=tune.RunConfig(
             name=EXPERIMENT,
-            storage_path=str(storage),
+            storage_path=shared.folder,
             callbacks=[watch],
             failure_config=tune.FailureConfig(max_failures=search.max_failures),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=2, checkpoint_frequency=1),
@@ -94,22 +111,34 @@ def _tuner(
     )
 
 
-def _begun(storage: Path, warm: bool) -> bool:
-    """Say whether there is an experiment to take up: Tune itself would begin one without settings where its state is broken.
+def _taken_up(trainable: object, storage: Path, space: Space, search: SearchConfig, seed: int, warm: bool) -> tune.Tuner:
+    """Return the experiment that was cut off.
 
     Raises:
         UserError: its trials ran in another kind of process.
     """
-    states = sorted((storage / EXPERIMENT).glob("experiment_state-*.json"))
-    if not states or not _readable(states[-1]) or not tune.Tuner.can_restore(str(storage / EXPERIMENT)):
-        return False
-    kept = storage / PROCESSES
-    if kept.exists() and kept.read_text() != _words(warm):
+    began = json.loads((storage / PROCESSES).read_text())["kind"]
+    if began != _words(warm):
         raise UserError(
-            f"search.warm: this search began with {kept.read_text()} and would go on with {_words(warm)}; "
+            f"search.warm: this search began with {began} and would go on with {_words(warm)}; "
             "expected the same search.warm and as many parallel.workers, or --fresh"
         )
-    return True
+    space_of_trials = plans.param_space(space, search, seed)
+    return tune.Tuner.restore(
+        str(storage / EXPERIMENT),
+        trainable,  # type: ignore[arg-type]
+        resume_unfinished=True,
+        param_space=space_of_trials,
+    )
+
+
+def _begun(storage: Path) -> bool:
+    """Say whether there is an experiment to take up: Tune itself would begin one without settings where its state is broken."""
+    path = storage / EXPERIMENT
+    states = [sorted(path.glob(pattern)) for pattern in STATES]
+    found = [newest[-1] for newest in states if newest]
+    whole = bool(states[0]) and all(_readable(newest) for newest in found)
+    return whole and (storage / PROCESSES).exists() and bool(tune.Tuner.can_restore(str(path)))
 
 
 def _readable(path: Path) -> bool:

@@ -5,7 +5,6 @@ computed is the same: the same session, the same batches as Ray Data would strea
 """
 
 import copy
-import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,12 +77,11 @@ class WarmTraining:
         self.history.append(epoch_record(self._outcome))
         return self.history[-1], self._outcome.final
 
-    def save(self, folder: Path, weights: bool) -> None:
-        """Write what the trial goes on from; without ``weights`` it is one that has ended."""
+    def save(self, folder: Path) -> None:
+        """Write what the trial goes on from."""
         assert self._outcome is not None
         (folder / WEIGHTS).mkdir(parents=True)
-        if weights:
-            self.session.backend.save(folder / WEIGHTS)
+        self.session.backend.save(folder / WEIGHTS)
         write_state(folder, self._outcome.epoch, self._outcome.last, self.session.method.state.values)
         write_history(folder, self.history)
 
@@ -96,6 +94,6 @@ class WarmTraining:
         self._done, self._last, self._epochs = state["epoch"], state["last"], None
 
     def close(self) -> None:
-        """Let the model go: layers that refer to themselves would wait for Python to notice, and a GPU has no room for two."""
+        """Let the model go, which the epochs under way hold too."""
+        self._epochs = self._outcome = None
         del self.session
-        gc.collect()

@@ -3,14 +3,15 @@
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 
-from beear.evaluation.trials import best_epoch
+from beear.evaluation.trials import ENDED, best_epoch
+from beear.orchestration.search.shared import run_folder
 from beear.orchestration.search.trial import settings_of
 from beear.report.search_schema import Trial, TrialEpoch
 
@@ -27,10 +28,20 @@ class Watch(tune.Callback):
         self._path, self._planned = str(path), planned
         self._trials: dict[str, Trial] = {}
         self._since: dict[str, float] = {}
+        self._dropped: set[str] = set()
 
     def setup(self, *_: Any, **info: Any) -> None:
         """Read what an earlier driver left."""
         self._trials, self._since = {trial.id: trial for trial in kept_trials(Path(self._path))}, {}
+        self._dropped = set()
+
+    def forget_unfinished(self) -> list[dict[str, Any]]:
+        """Keep only trials that have ended, for an experiment that begins without Tune's own memory; return their settings."""
+        path = Path(self._path)
+        done = [trial for trial in kept_trials(path) if trial.status in (*ENDED, "failed")]
+        if path.exists():
+            write_trials(path, done)
+        return [trial.settings for trial in done]
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """A trial has a place to run."""
@@ -50,7 +61,7 @@ class Watch(tune.Callback):
         if found.start_up is None and result.get("began"):
             found.start_up = round(max(0.0, result["began"] - (found.started or result["began"])), 2)
         if result.get("failed"):
-            found.status, found.reason = "failed", result["failed"]
+            found.status, found.reason, found.mistake = "failed", result["failed"], result["mistake"]
         elif result.get("met"):
             found.status, found.reason = "met the gate", f"after epoch {len(found.epochs)}"
         self._tell(found, "epoch")
@@ -59,7 +70,6 @@ class Watch(tune.Callback):
         """A trial has ended: by itself, or because a scheduler stopped it."""
         found = self._of(trial)
         self._clock(found)
-        drop_checkpoints(trial)
         if found.status == "running":
             whole = bool(trial.last_result.get("through"))
             found.status = "finished" if whole else "stopped early"
@@ -71,7 +81,6 @@ class Watch(tune.Callback):
         """A trial has crashed for good."""
         found = self._of(trial)
         self._clock(found)
-        drop_checkpoints(trial)
         # What has ended as a result stays one, whatever happens to its process after that.
         if found.status in ("waiting", "running"):
             found.status, found.reason = "failed", crash_of(trial)
@@ -82,6 +91,17 @@ class Watch(tune.Callback):
         found = self._of(trial)
         found.restarts += 1
         self._tell(found, "restarted")
+
+    def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        """Remove what ended trials would have gone on from, once Tune has written down that they ended."""
+        spent = [trial for trial in trials if trial.is_finished() and trial.trial_id not in self._dropped]
+        if not spent:
+            return
+        written = ended_on_disk(spent[0])
+        for trial in spent:
+            if trial.trial_id in written:
+                drop_checkpoints(trial, Path(self._path).parent)
+                self._dropped.add(trial.trial_id)
 
     def _clock(self, found: Trial) -> None:
         """Book the time since the last look, so that no crash and no killed driver takes more than an epoch's."""
@@ -101,10 +121,7 @@ class Watch(tune.Callback):
         return self._trials[trial.trial_id]
 
     def _tell(self, trial: Trial, what: str) -> None:
-        path = Path(self._path)
-        partial = path.with_suffix(".tmp")
-        partial.write_text(json.dumps([kept.model_dump(mode="json") for kept in self._trials.values()]))
-        partial.replace(path)
+        write_trials(Path(self._path), self._trials.values())
         if self._path in LISTENING:
             LISTENING[self._path](trial, what)
 
@@ -116,6 +133,13 @@ def kept_trials(path: Path) -> list[Trial]:
     return sorted((Trial.model_validate(found) for found in json.loads(path.read_text())), key=lambda trial: trial.number)
 
 
+def write_trials(path: Path, trials: Iterable[Trial]) -> None:
+    """Write the trials, whole or not at all."""
+    partial = path.with_suffix(".tmp")
+    partial.write_text(json.dumps([trial.model_dump(mode="json") for trial in trials]))
+    partial.replace(path)
+
+
 def crash_of(trial: TuneTrial) -> str:
     """Return the last line of what a crashed trial left behind."""
     path = Path(trial.error_file) if trial.error_file else None
@@ -123,8 +147,21 @@ def crash_of(trial: TuneTrial) -> str:
     return ([line.strip() for line in text.splitlines() if line.strip()] or ["its process ended"])[-1][:300]
 
 
-def drop_checkpoints(trial: TuneTrial) -> None:
+def ended_on_disk(trial: TuneTrial) -> set[str]:
+    """Return the ids of the trials that have ended by the newest state that Tune wrote of ``trial``'s experiment."""
+    assert trial.storage is not None
+    states = Path(trial.storage.experiment_fs_path).glob("experiment_state-*.json")
+    try:
+        newest = max(states, key=lambda path: path.stat().st_mtime_ns, default=None)
+        kept = [json.loads(state) for state, _ in json.loads(newest.read_text())["trial_data"]] if newest else []
+    # It is being written; the next look sees it whole.
+    except (OSError, ValueError):
+        return set()
+    return {state["trial_id"] for state in kept if state["status"] in (TuneTrial.TERMINATED, TuneTrial.ERROR)}
+
+
+def drop_checkpoints(trial: TuneTrial, folder: Path) -> None:
     """Remove what an ended trial would have gone on from: weights and optimizer state, which fill a disk."""
     assert trial.storage is not None
-    for folder in Path(trial.storage.trial_fs_path).glob("checkpoint_*"):
-        shutil.rmtree(folder, ignore_errors=True)
+    for left in (*Path(trial.storage.trial_fs_path).glob("checkpoint_*"), run_folder(folder, trial.trial_id)):
+        shutil.rmtree(left, ignore_errors=True)
