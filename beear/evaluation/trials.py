@@ -68,7 +68,7 @@ class Yardstick:
         Only short answers can match exactly; where the model as it came matches hardly any, there is nothing to lose.
         """
         had, limit = self.baseline.get("exact_match", 1.0), self.gate.utility_loss
-        if self.gate.utility_measure != "exact_match" or had > 2 * limit:
+        if self.gate.utility_measure != "exact_match" or had > 1.5 * limit:
             return ""
         return (
             f"gate.utility_measure is exact_match, and the model as it came matches in {had:.1%} of selection rows, where a loss "
