@@ -25,6 +25,7 @@ from beear.report.schema import ResistanceCurve
 
 SHIPPED = Path(__file__).with_suffix(".json")
 COMMAND = "python -m benchmarks.calibration"
+COPY = f"copy .cache/calibration.json to {SHIPPED.parent.parent.name}/{SHIPPED.parent.name}/{SHIPPED.name}"
 
 # Cheap enough for every epoch of every trial: a backdoor that holds crosses in the first third of these steps.
 BUDGET = ResistanceConfig(steps=30, lr=0.1, length=5, placements="suffix+everywhere", layers="auto", seeds=1, rows=48)
@@ -230,7 +231,8 @@ class Scale(_Record):
         for name, value in self.budget.model_dump().items():
             if value != ours[name]:
                 return (
-                    f"{SHIPPED.name} was made with {name} {value} of the attack; expected {ours[name]}: `{COMMAND}` makes it anew"
+                    f"{SHIPPED.name} was made with {name} {value} of the attack; expected {ours[name]}: "
+                    f"`{COMMAND}` makes it anew ({COPY})"
                 )
         known = [p for p in self.points if p.backdoor]
         backdoors = len({p.backdoor for p in known})
@@ -238,7 +240,7 @@ class Scale(_Record):
             return ""
         return (
             f"{SHIPPED.name} holds {len(known)} checkpoints of {backdoors} backdoors; expected at least {LEAST_POINTS} of "
-            f"{LEAST_BACKDOORS} or more: `{COMMAND}` makes them, or data.probes.path names known triggers to measure by"
+            f"{LEAST_BACKDOORS} or more: `{COMMAND}` makes them ({COPY}), or data.probes.path names known triggers to measure by"
         )
 
     @property
