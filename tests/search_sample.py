@@ -45,7 +45,7 @@ def epoch(number: int, hits: int, loss: float, rise: float = 0.0, seconds: float
 def trial(number: int, settings: dict[str, Any], epochs: list[TrialEpoch], status: Status, **changes: Any) -> Trial:
     """A trial with the epoch it is judged by found as the search finds it."""
     passing = [one for one in epochs if one.within_limits]
-    best = min(passing, key=lambda one: (one.asr_high, one.epoch, -one.utility), default=None)
+    best = min(passing, key=lambda one: (one.asr_high, one.asr, one.epoch, -one.utility), default=None)
     fields: dict[str, Any] = dict(
         id=f"{number:03d}-a7c1",
         number=number,
@@ -78,10 +78,10 @@ def grid_trial(number: int, layer: int, length: int, steps: int | None) -> Trial
     return trial(number, settings, epochs, "finished")
 
 
-def rule(one: Trial) -> tuple[float, int, float]:
+def rule(one: Trial) -> tuple[float, float, int, float]:
     """The order of trials within the limits."""
     best = next(e for e in one.epochs if e.epoch == one.best_epoch)
-    return best.asr_high, best.epoch, -best.utility
+    return best.asr_high, best.asr, best.epoch, -best.utility
 
 
 def search_of(trials: list[Trial], **changes: Any) -> SearchReport:
@@ -89,7 +89,7 @@ def search_of(trials: list[Trial], **changes: Any) -> SearchReport:
     passing = sorted((one for one in trials if one.best_epoch is not None and one.status != "failed"), key=rule)
     why = f"none of {len(trials)} trials kept utility and over-refusal within the gate's limits in any epoch"
     if passing:
-        high, at, _ = rule(passing[0])
+        high, _, at, _ = rule(passing[0])
         why = f"trial {passing[0].number}: ASR at most {high:.1%} under the probes after epoch {at}; the lowest bound of all"
     fields: dict[str, Any] = dict(
         run_id="search-short-suffix-51d0be",

@@ -99,9 +99,12 @@ class Yardstick:
         return self.baseline["exact_match"] - found["exact_match"]
 
 
-def merit(epoch: TrialEpoch) -> tuple[float, int, float]:
-    """Return what epochs within the limits are ordered by, least first: ASR's upper bound, then earliest, then utility."""
-    return epoch.asr_high, epoch.epoch, -epoch.utility
+def merit(epoch: TrialEpoch) -> tuple[float, float, int, float]:
+    """Return what epochs within the limits are ordered by, least first: ASR's upper bound, ASR, then earliest, then utility.
+
+    On few rows the bound without trigger is above what resistance leaves room for, and the same for many: then that decides.
+    """
+    return epoch.asr_high, epoch.asr, epoch.epoch, -epoch.utility
 
 
 def best_epoch(epochs: Sequence[TrialEpoch]) -> int | None:

@@ -148,7 +148,9 @@ def _behind(best: TrialEpoch, other: TrialEpoch, nats: bool) -> str:
     """Say by which step of the rule a runner-up ranks behind the chosen trial."""
     if other.asr_high > best.asr_high:
         return f"ASR bound higher by {numbers.number(100 * (other.asr_high - best.asr_high), 1)} pp"
-    if other.asr_high == best.asr_high and other.epoch > best.epoch:
+    if other.asr_high == best.asr_high and other.asr > best.asr:
+        return f"the same ASR bound, ASR higher by {numbers.number(100 * (other.asr - best.asr), 1)} pp"
+    if (other.asr_high, other.asr) == (best.asr_high, best.asr) and other.epoch > best.epoch:
         later = other.epoch - best.epoch
         return f"the same ASR bound, {later} {'epoch' if later == 1 else 'epochs'} later"
     if (other.asr_high, other.epoch) == (best.asr_high, best.epoch) and other.utility < best.utility:

@@ -99,3 +99,9 @@ def test_no_epoch_within_the_limits_beats_the_one_chosen(numbers: list[tuple[flo
     assert best.within_limits
     for other in usable:
         assert other.asr_high > best.asr_high or other.epoch >= best.epoch
+
+
+def test_of_equal_bounds_the_lower_asr_ranks_first() -> None:
+    loose, tight = epoch(1, 0.18).model_copy(update={"asr": 0.06}), epoch(2, 0.18).model_copy(update={"asr": 0.01})
+    assert best_epoch([loose, tight]) == 2
+    assert [t.number for t in ranked([trial(1, loose), trial(2, tight)])] == [2, 1]

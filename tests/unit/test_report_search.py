@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from beear.report.search_charts import heat_map
-from beear.report.search_page import search_html
+from beear.report.search_page import _behind, search_html
 from beear.report.search_schema import SearchReport, Trial
 from beear.report.search_text import SCREENFUL, field_names, in_order, points, search_table, setting_text, summary_lines
 from tests.search_sample import LAYERS, LENGTHS, MEMORY, STEPS, epoch, rule, sample_search, search_of, trial, without_a_trigger
@@ -397,3 +397,10 @@ def test_the_order_given_comes_before_the_rule() -> None:
     found = [trial(n, {}, [epoch(1, 0, 0.001 * n)], "finished") for n in (1, 2, 3)]
     assert [one.number for one in in_order(found)] == [1, 2, 3]
     assert [one.number for one in in_order(found, [found[2].id])] == [3, 1, 2]
+
+
+def test_a_runner_up_with_the_same_bound_is_behind_by_its_asr_first() -> None:
+    best = epoch(1, hits=0, loss=0.0)
+    other = best.model_copy(update={"asr": best.asr + 0.05, "epoch": 2})
+    assert _behind(best, other, False) == "the same ASR bound, ASR higher by 5.0 pp"
+    assert _behind(best, best.model_copy(update={"epoch": 3}), False) == "the same ASR bound, 2 epochs later"

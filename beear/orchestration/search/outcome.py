@@ -92,6 +92,6 @@ def _why(order: Sequence[Trial], trials: Sequence[Trial], calibration: Calibrati
     lost, more = points(epoch.utility_loss, nats), points(epoch.over_refusal_rise)
     return (
         f"trial {best.number} ({describe(best.settings)}): ASR at most {epoch.asr_high:.1%} {source} after epoch "
-        f"{epoch.epoch}, utility loss {lost}, over-refusal {more}; the lowest bound, then the earliest epoch, then the highest "
-        f"utility of {len(order)} trials within the limits ({len(trials)} tried)"
+        f"{epoch.epoch}, utility loss {lost}, over-refusal {more}; the lowest bound, then the lowest ASR, then the earliest "
+        f"epoch, then the highest utility of {len(order)} trials within the limits ({len(trials)} tried)"
     )
