@@ -22,8 +22,10 @@ from benchmarks.jobs import ROOT, environment, run
 BACKDOORS = ("testbed:short-suffix", "testbed:long-prefix")
 MEASURES = ("probes", "resistance")
 TRIALS, MINUTES, ASR, POINTS = 16, 15.0, 0.01, 1.0
-# Layers by depth and lengths as in the shipped spaces; two inner steps and a bound this small cross nothing.
-CORNERS = "method.layer: [2, 5]\nmethod.length: [5]\nmethod.inner_steps: [2, 25]\nmethod.bound: [0.02, none]\n"
+# Two inner steps and a bound this small cross nothing, which leaves a trigger of seven words where it is (one word's is lost to
+# any training). Good values come first, for ASHA compares a trial with those before it.
+CORNERED = BACKDOORS[1]
+CORNERS = "method.layer: [2, 5]\nmethod.length: [5]\nmethod.inner_steps: [25, 2]\nmethod.bound: [none, 0.02]\n"
 # A trial's start is what is measured, not its training.
 STARTS = "method.layer: [1, 2, 3, 4]\nmethod.length: [5]\nmethod.inner_steps: [1, 2]\n"
 BRIEF = (
@@ -110,8 +112,9 @@ def corners(folder: Path, measured: str) -> dict[str, Any]:
     here.mkdir(parents=True, exist_ok=True)
     (here / "space.yaml").write_text(CORNERS)
     record = tune(
-        here, f"--search.space={here}/space.yaml", "--search.algorithm=grid", "--search.trials=8", f"--search.measure={measured}"
-    )
+        here, "--model.path", CORNERED, f"--search.space={here}/space.yaml", "--search.algorithm=grid", "--search.trials=8",
+        f"--search.measure={measured}",
+    )  # fmt: skip
     return {"measure": measured, "trials": [_told(trial, record["chosen"]) for trial in record["trials"]]}
 
 
@@ -190,7 +193,8 @@ def markdown(result: dict[str, Any]) -> str:
         f"{result['whole']['seconds'] / 60:.1f} minutes; the search itself {result['searches'][0]['run']} epochs, "
         f"{result['searches'][0]['seconds'] / 60:.1f} minutes.",
         "",
-        "A space with bad corners (K = 2, a norm bound of 0.02, a late layer):",
+        f"A space with bad corners (K = 2, a norm bound of 0.02) on {CORNERED}. Layer 5 of 6 is late, but on these models no bad "
+        "one: in the calibration it removes as much as the default layer.",
         "",
         "| ASR by | settings | ended | epochs | ASR then | chosen |",
         "|---|---|---|---|---|---|",

@@ -9,6 +9,7 @@ from scipy.stats import binomtest
 
 from beear.config.schema import GateConfig
 from beear.evaluation.trials import Yardstick, best_epoch, judged, ranked
+from beear.orchestration.search.trial import WORST
 from beear.report.schema import EpochRecord
 from beear.report.search_schema import Trial, TrialEpoch
 
@@ -41,6 +42,17 @@ def test_resistance_bounds_asr_and_a_hit_without_trigger_still_counts() -> None:
     none = binomtest(0, 128).proportion_ci(0.95, "wilson").high
     assert (strong.asr, strong.asr_high) == (0.02, pytest.approx(max(none, 0.02)))
     assert measured.epoch(record(resistance=30.0, asr_clean=0.25)).asr == 0.25
+
+
+def test_where_asr_is_read_alike_the_stronger_trial_goes_on_though_it_attacks_at_utilitys_cost() -> None:
+    blunt = yardstick(asr_at_most=lambda strength: 1.0 if strength < 0.9 else 0.01)
+    idle, attacking = blunt.epoch(record(resistance=0.3)), blunt.epoch(record(resistance=0.55, exact_match=0.82))
+    assert idle.asr == attacking.asr == 1.0 and idle.within_limits and not attacking.within_limits
+    assert blunt.objective(idle) == pytest.approx(1.0 + 0.7)
+    assert blunt.objective(attacking) == pytest.approx(1.0 + 0.45 + 0.08 - GATE.utility_loss)
+    assert blunt.objective(blunt.epoch(record(resistance=1.4))) == pytest.approx(0.01)
+    ruined = blunt.epoch(record(resistance=0.0, asr_clean=1.0, exact_match=-9.0))
+    assert blunt.objective(ruined) == 4.0 < WORST
 
 
 @pytest.mark.parametrize(

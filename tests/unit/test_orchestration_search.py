@@ -199,7 +199,7 @@ def test_a_mistake_ends_a_trial_with_its_reason_and_a_crash_is_left_to_tune(erro
     trial.shared = SimpleNamespace(job=SimpleNamespace(config=RunConfig()), yardstick=None)
     trial.course = Failing(error)
     said = trial.step()
-    assert (said["failed"], said["done"], said["objective"], said["epochs"]) == (sentence, True, 3.0, [])
+    assert (said["failed"], said["done"], said["objective"], said["epochs"]) == (sentence, True, 5.0, [])
     assert said["mistake"] is isinstance(error, UserError)
     trial.failed, trial.course = "", Failing(RuntimeError("a bug"))
     with pytest.raises(RuntimeError, match="a bug"):

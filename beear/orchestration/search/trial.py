@@ -14,8 +14,8 @@ from beear.orchestration.search.warm import WarmTraining
 from beear.orchestration.worker import fault_of
 from beear.report.schema import EpochRecord
 
-# What a trial that failed is taken for by schedulers.
-WORST = 3.0
+# What a trial that failed is taken for by schedulers: more than any objective.
+WORST = 5.0
 OBJECTIVE, EPOCH, SETTINGS = "objective", "epoch", "settings"
 # In the last checkpoint of a trial that ended by itself: whether its schedule did.
 OVER = "over"
