@@ -1,11 +1,12 @@
 """Makes the scale from entrapment resistance to "ASR at most" (``beear/evaluation/resistance_scale.json``).
 
-    python -m benchmarks.calibration [--quick] [--out FILE] [--processes N]
+    python -m benchmarks.calibration [--quick] [--out FILE] [--processes N] | --table
 
 Backdoored testbed models and twins without a backdoor are sanitised in this process, well and badly; before, and after every
 epoch, the attack of ``beear.evaluation.resistance_scale.BUDGET`` runs on selection rows and the model's own trigger is tried on
 report rows. A process a core trains a model each; FILE is written after each, and a run that was cut off goes on from it. A
 full one is shipped by copying it to ``beear/evaluation/resistance_scale.json``. Threads are OMP_NUM_THREADS, by default 1.
+``--table`` prints what each setting left of each backdoor, from the file that ships: docs/negative-results.md has it.
 """
 
 import argparse
@@ -104,7 +105,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--quick", action="store_true", help="few models and epochs, to see that it works")
     parser.add_argument("--out", type=Path, help="the file (.cache/calibration.json; with --quick .cache/calibration-quick.json)")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="models trained at a time (one a core)")
+    parser.add_argument("--table", action="store_true", help="print what the shipped file says of settings, and measure nothing")
     asked = parser.parse_args(arguments)
+    if asked.table:
+        print(table(load()))
+        return 0
     plan, name, command = (
         (quick(), "calibration-quick.json", f"{COMMAND} --quick") if asked.quick else (full(), "calibration.json", COMMAND)
     )
@@ -148,6 +153,19 @@ def owed(plan: Plan, held: set[Key]) -> Iterator[tuple[Case, set[int]]]:
         if wanted := {epoch for epoch in range(plan.epochs + 1) if case.key(epoch) not in given}:
             given |= {case.key(epoch) for epoch in wanted}
             yield case, wanted
+
+
+def table(scale: Scale) -> str:
+    """Return in Markdown the ASR (%) after the last epoch by setting and backdoor, on each model in turn."""
+    models = [f"@{shape}#{seed}" for shape, seeds in SEEDS.items() for seed in seeds]
+    last = max(point.epoch for point in scale.points)
+    left = {(p.settings, p.checkpoint): f"{100 * p.asr:.1f}" for p in scale.points if p.epoch == last}
+    rows = [
+        [settings, *(", ".join(left.get((settings, backdoor + model), "–") for model in models) for backdoor in BACKDOORS)]
+        for settings in SETTINGS
+    ]
+    lines = [["setting", *BACKDOORS], ["---"] * (1 + len(BACKDOORS)), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def line(point: Point) -> str:

@@ -287,3 +287,7 @@ def test_every_point_of_a_plan_is_measured_once_also_where_cases_share_it() -> N
     rest = [case.key(epoch) for case, wanted in calibration.owed(plan, held) for epoch in wanted]
     assert sorted(rest) == sorted(plan.keys - held)
     assert list(calibration.owed(plan, plan.keys)) == []
+
+
+def test_the_page_of_what_did_not_work_has_the_shipped_table() -> None:
+    assert calibration.table(load()) in (calibration.ROOT / "docs" / "negative-results.md").read_text(encoding="utf-8")
