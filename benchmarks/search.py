@@ -23,9 +23,9 @@ BACKDOORS = ("testbed:short-suffix", "testbed:long-prefix")
 MEASURES = ("probes", "resistance")
 TRIALS, MINUTES, ASR, POINTS = 16, 15.0, 0.01, 1.0
 # Two inner steps and a bound this small cross nothing, which leaves a trigger of seven words where it is (one word's is lost to
-# any training). Good values come first, for ASHA compares a trial with those before it.
+# any training).
 CORNERED = BACKDOORS[1]
-CORNERS = "method.layer: [2, 5]\nmethod.length: [5]\nmethod.inner_steps: [25, 2]\nmethod.bound: [none, 0.02]\n"
+CORNERS = "method.layer: [2, 5]\nmethod.length: [5]\nmethod.inner_steps: [2, 25]\nmethod.bound: [0.02, none]\n"
 # A trial's start is what is measured, not its training.
 STARTS = "method.layer: [1, 2, 3, 4]\nmethod.length: [5]\nmethod.inner_steps: [1, 2]\n"
 BRIEF = (

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule
+from ray.tune.schedulers import FIFOScheduler, MedianStoppingRule
 
 from beear.config.dump import config_digest
 from beear.config.schema import RunConfig
@@ -22,6 +22,7 @@ from beear.orchestration.search import plans, tuning
 from beear.orchestration.search.cold import ColdTraining
 from beear.orchestration.search.job import uses_probes
 from beear.orchestration.search.outcome import best_config, search_report
+from beear.orchestration.search.rungs import Rungs
 from beear.orchestration.search.shared import with_settings
 from beear.orchestration.search.trial import Trial as TuneTrainable
 from beear.orchestration.search.watch import LISTENING, Watch, kept_trials
@@ -56,13 +57,30 @@ def test_a_grid_larger_than_its_trials_is_spread_over_every_field() -> None:
     assert plans.settings_to_try(SPACE, SearchConfig(algorithm="grid", trials=50), 0) == SPACE.grid()
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [("asha", AsyncHyperBandScheduler), ("median", MedianStoppingRule), ("none", FIFOScheduler)]
-)
+@pytest.mark.parametrize(("name", "kind"), [("asha", Rungs), ("median", MedianStoppingRule), ("none", FIFOScheduler)])
 def test_schedulers_go_by_our_own_epoch(name: Any, kind: type) -> None:
     found = plans.scheduler(SearchConfig(scheduler=name, grace_epochs=9), 4)
     assert type(found) is kind
     assert getattr(found, "_time_attr", "epoch") == "epoch"
+
+
+def test_a_trial_that_came_first_is_held_to_what_others_reach_later() -> None:
+    found: Any = plans.scheduler(SearchConfig(), 6)
+    first, second, third = (SimpleNamespace(trial_id=name) for name in "abc")
+    for trial in (first, second, third):
+        found.on_trial_add(None, trial)
+
+    def said(trial: Any, epoch: int, objective: float) -> str:
+        return str(found.on_trial_result(None, trial, {"epoch": epoch, "objective": objective}))
+
+    assert said(first, 1, 1.5) == "CONTINUE"
+    assert said(second, 1, 0.4) == "CONTINUE"
+    assert said(first, 2, 1.5) == "CONTINUE", "nobody else is on its last rung yet"
+    assert said(second, 2, 0.1) == "CONTINUE"
+    assert said(first, 3, 1.5) == "STOP"
+    # Alone at the top, or as good as the others, it goes on.
+    assert said(second, 3, 0.1) == said(second, 4, 0.1) == said(second, 5, 0.1) == "CONTINUE"
+    assert said(third, 1, 0.4) == said(third, 2, 0.1) == said(third, 3, 0.1) == "CONTINUE"
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from ray import tune
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.schedulers import FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
 
 from beear.config.search import SearchConfig
 from beear.config.space import Between, Choice, Space
+from beear.orchestration.search.rungs import Rungs
 from beear.orchestration.search.trial import EPOCH, OBJECTIVE, SETTINGS
 
 
@@ -67,7 +68,7 @@ def algorithm(search: SearchConfig, seed: int, concurrent: int) -> Searcher | Se
 def scheduler(search: SearchConfig, epochs: int) -> TrialScheduler:
     """Return what stops trials: by ASR at our own epochs, since Tune's iteration counts anew after a restart."""
     if search.scheduler == "asha":
-        return AsyncHyperBandScheduler(
+        return Rungs(
             time_attr=EPOCH,
             metric=OBJECTIVE,
             mode="min",
