@@ -22,7 +22,10 @@ ROWS, STEPS = 7, 3
 
 @dataclass(frozen=True)
 class Job:
-    """``epochs`` (first, last): the run goes through them; ``load`` and ``save`` name checkpoint folders."""
+    """``epochs`` (first, last): the run goes through them; ``load`` and ``save`` name checkpoint folders.
+
+    In float64: Adam divides by gradients that are all but nothing, and float32's rounding of those is what δ then differs by.
+    """
 
     backend: str = "single"
     tied: bool = True
@@ -33,7 +36,7 @@ class Job:
     load: Path | None = None
     save: Path | None = None
     clip: float = 1.0
-    dtype: torch.dtype = torch.float32
+    dtype: torch.dtype = torch.float64
 
 
 def model_of(job: Job) -> nn.Module:

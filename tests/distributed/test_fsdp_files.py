@@ -75,7 +75,7 @@ def test_a_restart_trains_on_as_if_never_stopped_whatever_the_workers(
     merge(tmp_path / "own", tmp_path / "merged")
     assert complete(tmp_path / "merged") and complete(tmp_path / "own" / "0") == (before != "fsdp2")
     found = pool.run(run, second)[0] if after.endswith("2") else run(0, 1, second)
-    assert largest_gap(found, alone(job)) <= 1e-5
+    assert largest_gap(found, alone(job)) <= 1e-9
 
 
 def test_a_checkpoint_of_deepspeeds_own_is_refused_elsewhere(tmp_path: Path) -> None:
