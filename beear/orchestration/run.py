@@ -18,9 +18,8 @@ from beear.orchestration.outputs import OutputFolder, check_output, place_of
 from beear.orchestration.prepare import Job, prepare
 from beear.orchestration.publish import Tracker
 from beear.orchestration.spreading import check_measuring, settle, settle_blind
+from beear.parallel.memory import MASTER
 from beear.testbed import ensure
-
-FLOAT32 = 4
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def _settle(job: Job, plan: cluster.Plan, reporter: Reporter, together: int) -> 
     # Several trainings share a node's memory as workers do, and on a CPU each keeps the checkpoint as it came beside its own.
     device = cluster.device_of(parallel, replace(plan, workers=max(plan.workers, together)))
     if device and not device.gpu and together > 1:
-        device = replace(device, memory=max(0.0, device.memory - FLOAT32 * shape.parameters))
+        device = device.beside(MASTER * shape.parameters)
     if job.kind != "evaluate":
         settled = settle(job.config, shape, job.lengths, device) if device else settle_blind(job.config)
         job.config = settled.config

@@ -1,6 +1,6 @@
 """How much a device holds, and how much of that tensors may take."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 GIB = 2**30
 # What a GPU's context and its libraries hold, and the share that an allocator loses to fragments.
@@ -23,6 +23,10 @@ class Device:
         if self.gpu:
             return max(0.0, self.memory - CONTEXT) * (1 - FRAGMENTS)
         return max(0.0, self.memory - PROCESS) * (1 - SPARE)
+
+    def beside(self, held: float) -> "Device":
+        """Return what is left of it beside ``held`` bytes."""
+        return replace(self, memory=max(0.0, self.memory - held))
 
 
 # What their drivers report.
