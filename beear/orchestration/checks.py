@@ -55,8 +55,10 @@ def check_template(tokenizer: PreTrainedTokenizerBase, where: str, seconds: floa
         signal.signal(signal.SIGALRM, before)
 
 
-def check_lengths(config: RunConfig, facts: ModelFacts, data: LoadedData, tokenizer: PreTrainedTokenizerBase) -> None:
+def check_lengths(config: RunConfig, facts: ModelFacts, data: LoadedData, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     """Make sure that the template works, that the longest rows fit and that n positions exist in the shortest prompt.
+
+    Return how many do, by what they are counted from (``method.suffix_from``).
 
     Raises:
         UserError: one of them does not hold, or a row to be measured leaves no room for its completion.
@@ -69,7 +71,9 @@ def check_lengths(config: RunConfig, facts: ModelFacts, data: LoadedData, tokeni
         else:
             encode_anchor(row, template, longest, facts.context)
     _check_measured(config, facts.context, data, template)
-    _check_positions(config, data.shortest, template)
+    room = _room(data.shortest, template)
+    _check_positions(config, room, data.shortest.origin)
+    return room
 
 
 def _check_measured(config: RunConfig, context: int, data: LoadedData, template: Template) -> None:
@@ -107,19 +111,17 @@ def _check_completion(
         )
 
 
-def _check_positions(config: RunConfig, shortest: DefenseRow, template: Template) -> None:
+def _room(shortest: DefenseRow, template: Template) -> dict[str, int]:
+    tokens = len(template.prompt_ids(shortest.messages))
+    return {"prompt": tokens, "user": tokens - template.user_end(shortest.messages)}
+
+
+def _check_positions(config: RunConfig, room: dict[str, int], shortest: str) -> None:
     method = config.method
     if method.name == "finetune" or not {"suffix", "prefix"} & set(method.placements):
         return
-    room = positions(method.suffix_from, shortest, template)
-    if method.length > room:
+    if method.length > room[method.suffix_from]:
         raise UserError(
-            f"method.length: found {method.length}, expected at most {room}, "
-            f"the tokens of the shortest prompt ({shortest.origin})"
+            f"method.length: found {method.length}, expected at most {room[method.suffix_from]}, "
+            f"the tokens of the shortest prompt ({shortest})"
         )
-
-
-def positions(suffix_from: str, shortest: DefenseRow, template: Template) -> int:
-    """Return the positions that a perturbation by ``suffix`` or ``prefix`` may take: the shortest prompt's tokens."""
-    tokens = len(template.prompt_ids(shortest.messages))
-    return tokens - (template.user_end(shortest.messages) if suffix_from == "user" else 0)

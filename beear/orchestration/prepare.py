@@ -34,7 +34,10 @@ Find = Callable[[str], TestbedModel]
 
 @dataclass
 class Job:
-    """A checked run. ``config`` is resolved; ``asked`` is what ``model.path`` said."""
+    """A checked run. ``config`` is resolved; ``asked`` is what ``model.path`` said.
+
+    ``room``: positions that every prompt has for δ, by what they are counted from (``method.suffix_from``).
+    """
 
     kind: Kind
     config: RunConfig
@@ -42,6 +45,7 @@ class Job:
     facts: ModelFacts
     data: LoadedData
     lengths: Lengths
+    room: dict[str, int]
     choices: list[Choice]
     template: dict[str, Any]
     identity: str
@@ -96,7 +100,7 @@ def prepare(config: RunConfig, kind: Kind, reporter: Reporter, find: Find) -> Jo
         training_plan(data, config, facts.context)
     tokenizer = load_tokenizer(facts, config.model.chat_template)
     check_template(tokenizer, config.model.chat_template or asked)
-    check_lengths(config, facts, data, tokenizer)
+    room = check_lengths(config, facts, data, tokenizer)
     for what, count in data.overlaps.items():
         if count:
             reporter.say(f"  note: {count} {what}; each counts once, and none trains that also reports")
@@ -109,6 +113,7 @@ def prepare(config: RunConfig, kind: Kind, reporter: Reporter, find: Find) -> Jo
         facts,
         data,
         longest_lengths(config, data, tokenizer),
+        room,
         choices,
         template_report(facts, config.model.reference),
         run_identity(config, facts, data.digests, kind),

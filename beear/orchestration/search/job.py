@@ -13,12 +13,9 @@ from beear.config.resolve import resolve
 from beear.config.schema import RunConfig
 from beear.config.search import SearchConfig, TuneConfig
 from beear.config.space import Space, family_of, load_space
-from beear.data.templates import Template
 from beear.errors import UserError
 from beear.evaluation import resistance_scale
 from beear.evaluation.trials import ENDED, Yardstick
-from beear.models.loading import load_tokenizer
-from beear.orchestration.checks import positions
 from beear.orchestration.kinds import JobKind
 from beear.orchestration.outputs import place_of
 from beear.orchestration.prepare import Job, absolute
@@ -90,10 +87,8 @@ def space_of(search: SearchConfig, job: Job) -> Space:
     """Return what is searched: of the space asked for, no length that the shortest prompt has no room for."""
     also = [part for part in (search.also or "").split("+") if part]
     space, method = load_space(search.space or family_of(job.facts.architecture), also, job.facts.layers), job.config.method
-    shortest, template = job.data.shortest, Template(load_tokenizer(job.facts, job.config.model.chat_template))
-    counted_from = "user" if "method.suffix_from" in space.domains else method.suffix_from
-    room = positions(counted_from, shortest, template)
-    return space.at_most("method.length", room, f"the tokens of the shortest prompt ({shortest.origin})")
+    room = job.room["user" if "method.suffix_from" in space.domains else method.suffix_from]
+    return space.at_most("method.length", room, f"the tokens of the shortest prompt ({job.data.shortest.origin})")
 
 
 def scale_of(search: SearchConfig, job: Job) -> resistance_scale.Scale | None:
@@ -144,7 +139,7 @@ def _work(running: Running, search: SearchConfig, asked: RunConfig) -> int:
 
         LISTENING[str(path)] = told
         try:
-            tuning.run_trials(shared, space, search, Watch(path, job.config.method.epochs), job.config.seed)
+            tuning.run_trials(shared, space, search, Watch(path, job.config.method.epochs), job.config.seed, concurrent)
         finally:
             del LISTENING[str(path)]
     trials = kept_trials(path)

@@ -15,20 +15,20 @@ from beear.errors import UserError
 from beear.orchestration import growth
 from beear.orchestration.beside import run_beside
 from beear.orchestration.cluster import Plan
-from beear.orchestration.search import plans
+from beear.orchestration.search import plans, state
 from beear.orchestration.search.shared import Shared, run_folder
 from beear.orchestration.search.trial import ColdTrial, WarmTrial
 from beear.orchestration.search.watch import Watch
 
 EXPERIMENT, PROCESSES = "trials", "processes.json"
-# What Tune takes a search up from, the trials' own first.
-STATES = ("experiment_state-*.json", "basic-variant-state-*.json", "search_gen_state-*.json")
 # What a trial that only starts a Ray Train run holds itself; Tune refuses none at all.
 LITTLE = 0.01
 
 
-def run_trials(shared: Shared, space: Space, search: SearchConfig, watch: Watch, seed: int) -> None:
-    """Run all trials of the search, or those that an interrupted one has left; their records are the watch's.
+def run_trials(shared: Shared, space: Space, search: SearchConfig, watch: Watch, seed: int, concurrent: int) -> None:
+    """Run all trials of the search, ``concurrent`` at a time, or those that an interrupted one has left.
+
+    Their records are the watch's.
 
     Raises:
         UserError: the interrupted one ran its trials in another kind of process.
@@ -50,10 +50,10 @@ def run_trials(shared: Shared, space: Space, search: SearchConfig, watch: Watch,
         done = watch.forget_unfinished()
         for left in (storage / EXPERIMENT, run_folder(storage)):
             shutil.rmtree(left, ignore_errors=True)
-        (storage / PROCESSES).write_text(json.dumps({"kind": _words(warm), "concurrent": at_a_time(shared, search)}))
+        (storage / PROCESSES).write_text(json.dumps({"kind": _words(warm), "concurrent": concurrent}))
         if len(done) >= plans.wanted(space, search, seed):
             return
-        tuner = _new(trainable, shared, space, search, watch, seed, done)
+        tuner = _new(trainable, shared, space, search, watch, seed, concurrent, done)
     run_beside(tuner.fit)
 
 
@@ -69,9 +69,8 @@ def resources_of(plan: Plan, warm: bool) -> tune.PlacementGroupFactory:
 
 def at_a_time(shared: Shared, search: SearchConfig) -> int:
     """Return how many trials the cluster has room for at once, or as many as were asked for; it stays so after a resume."""
-    kept = Path(shared.folder) / PROCESSES
-    if kept.exists() and _begun(kept.parent):
-        return int(json.loads(kept.read_text())["concurrent"])
+    if _begun(storage := Path(shared.folder)):
+        return int(json.loads((storage / PROCESSES).read_text())["concurrent"])
     there, plan, warm = growth.possible(), shared.plan, is_warm(shared, search)
     cpus, gpus = (plan.cpus_per_worker, plan.gpus_per_worker) if warm else (plan.cpus + LITTLE, plan.gpus)
     rooms = [there.get("CPU", 1.0) / cpus, *([there.get("GPU", 0.0) / gpus] if gpus else [])]
@@ -86,10 +85,10 @@ def _new(
     search: SearchConfig,
     watch: Watch,
     seed: int,
+    concurrent: int,
     done: list[dict[str, Any]],
 ) -> tune.Tuner:
     """Return an experiment of all settings but those that are ``done``."""
-    concurrent = at_a_time(shared, search)
     return tune.Tuner(
         trainable,  # type: ignore[arg-type]
         param_space=plans.param_space(space, search, seed, done),
@@ -133,19 +132,8 @@ def _taken_up(trainable: object, storage: Path, space: Space, search: SearchConf
 
 
 def _begun(storage: Path) -> bool:
-    """Say whether there is an experiment to take up: Tune itself would begin one without settings where its state is broken."""
-    path = storage / EXPERIMENT
-    states = [sorted(path.glob(pattern)) for pattern in STATES]
-    found = [newest[-1] for newest in states if newest]
-    whole = bool(states[0]) and all(_readable(newest) for newest in found)
-    return whole and (storage / PROCESSES).exists() and bool(tune.Tuner.can_restore(str(path)))
-
-
-def _readable(path: Path) -> bool:
-    try:
-        return bool(json.loads(path.read_text()))
-    except (OSError, ValueError):
-        return False
+    """Say whether there is an experiment to take up."""
+    return (storage / PROCESSES).exists() and state.whole(storage / EXPERIMENT)
 
 
 def _words(warm: bool) -> str:

@@ -11,6 +11,7 @@ from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 
 from beear.evaluation.trials import ENDED, best_epoch
+from beear.orchestration.search import state
 from beear.orchestration.search.shared import run_folder
 from beear.orchestration.search.trial import settings_of
 from beear.report.search_schema import Trial, TrialEpoch
@@ -97,7 +98,8 @@ class Watch(tune.Callback):
         spent = [trial for trial in trials if trial.is_finished() and trial.trial_id not in self._dropped]
         if not spent:
             return
-        written = ended_on_disk(spent[0])
+        assert spent[0].storage is not None
+        written = state.ended(Path(spent[0].storage.experiment_fs_path))
         for trial in spent:
             if trial.trial_id in written:
                 drop_checkpoints(trial, Path(self._path).parent)
@@ -145,19 +147,6 @@ def crash_of(trial: TuneTrial) -> str:
     path = Path(trial.error_file) if trial.error_file else None
     text = path.read_text() if path is not None and path.exists() else ""
     return ([line.strip() for line in text.splitlines() if line.strip()] or ["its process ended"])[-1][:300]
-
-
-def ended_on_disk(trial: TuneTrial) -> set[str]:
-    """Return the ids of the trials that have ended by the newest state that Tune wrote of ``trial``'s experiment."""
-    assert trial.storage is not None
-    states = Path(trial.storage.experiment_fs_path).glob("experiment_state-*.json")
-    try:
-        newest = max(states, key=lambda path: path.stat().st_mtime_ns, default=None)
-        kept = [json.loads(state) for state, _ in json.loads(newest.read_text())["trial_data"]] if newest else []
-    # It is being written; the next look sees it whole.
-    except (OSError, ValueError):
-        return set()
-    return {state["trial_id"] for state in kept if state["status"] in (TuneTrial.TERMINATED, TuneTrial.ERROR)}
 
 
 def drop_checkpoints(trial: TuneTrial, folder: Path) -> None:
