@@ -130,11 +130,15 @@ def check_output(target: Path) -> None:
         raise UserError(f"output.dir {target}: it is a file, expected a folder")
     if os.path.ismount(target):
         raise UserError(f"output.dir {target}: it is a mount point, which cannot be moved; expected a folder below it")
+    missing = [folder for folder in target.parents if not folder.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         probe = target.parent / f".{target.name}.{os.getpid()}.probe"
         probe.touch()
         probe.unlink()
+        # A run that is refused after this leaves nothing behind.
+        for folder in missing:
+            folder.rmdir()
     except OSError as error:
         raise UserError(f"output.dir {target}: cannot write there ({error.strerror}); expected a writable folder") from error
 

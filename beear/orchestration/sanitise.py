@@ -50,12 +50,13 @@ def _work(running: Running) -> int:
         if event["kind"] == "epoch":
             tracker.epoch(EpochRecord.model_validate(event["record"]))
 
-    trained = train(job.worker_spec(), plan, staging / TRAINING, staging / "model", sink)
+    model = staging / "model"
+    history = train(job.worker_spec(), plan, staging / TRAINING, sink, export=model)
 
     reporter.stage("after", "measuring the exported files, reloaded from disk")
-    exported = inspect_checkpoint(str(trained.model))
+    exported = inspect_checkpoint(str(model))
     after = once(staging / "after.json", scoring.Scored, lambda: scoring.score(job.scoring, exported, plan))
     drift = once(staging / "drift.json", Drift, lambda: scoring.drift(job.scoring, job.facts, exported, plan))
     reporter.finish_stage()
-    report = assemble.sanitize_report(job, before, after, drift, trained.history, reporter.seconds)
+    report = assemble.sanitize_report(job, before, after, drift, history, reporter.seconds)
     return publish.deliver(report, output, tracker, reporter)

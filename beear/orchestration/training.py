@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import ray.data
@@ -26,16 +25,10 @@ class Diverged(Exception):
     """A loss or gradient was not finite; what earlier epochs saved stays in the staging folder."""
 
 
-@dataclass
-class Trained:
-    """A finished training: its epochs and the exported model's folder."""
-
-    history: list[EpochRecord]
-    model: Path
-
-
-def train(spec: WorkerSpec, plan: Plan, storage: Path, target: Path, sink: Callable[[Event], None]) -> Trained:
-    """Run (or resume) training and copy the exported model to ``target``.
+def train(
+    spec: WorkerSpec, plan: Plan, storage: Path, sink: Callable[[Event], None], export: Path | None = None
+) -> list[EpochRecord]:
+    """Run (or resume) training, copy the exported model to the folder ``export`` (if given) and return the epochs.
 
     The Ray Train run is named by the identity, so the same command finds its own checkpoints in ``storage``.
 
@@ -71,9 +64,10 @@ def train(spec: WorkerSpec, plan: Plan, storage: Path, target: Path, sink: Calla
         raise failure
     assert result is not None and result.checkpoint is not None
     with result.checkpoint.as_directory() as folder:
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(Path(folder) / EXPORT, target)
-        return Trained(read_history(Path(folder)), target)
+        if export is not None:
+            shutil.rmtree(export, ignore_errors=True)
+            shutil.copytree(Path(folder) / EXPORT, export)
+        return read_history(Path(folder))
 
 
 def _run_name(spec: WorkerSpec) -> str:

@@ -93,3 +93,8 @@ def test_a_submitted_jobs_results_outlive_its_working_directory(tmp_path: Path, 
 def test_a_mount_point_cannot_be_moved() -> None:
     with pytest.raises(UserError, match="it is a mount point"):
         check_output(Path("/proc"))
+
+
+def test_looking_leaves_nothing_behind(tmp_path: Path) -> None:
+    check_output(tmp_path / "outputs" / "family" / "run")
+    assert list(tmp_path.iterdir()) == []

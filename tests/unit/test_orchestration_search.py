@@ -26,7 +26,6 @@ from beear.orchestration.search.rungs import Rungs
 from beear.orchestration.search.shared import with_settings
 from beear.orchestration.search.trial import Trial as TuneTrainable
 from beear.orchestration.search.watch import LISTENING, Watch, kept_trials
-from beear.orchestration.training import Trained
 from beear.report.schema import EpochRecord
 from beear.report.search_schema import Trial, TrialEpoch
 
@@ -228,11 +227,11 @@ def test_a_cold_training_knows_every_epoch_whoever_missed_one(monkeypatch: pytes
     records = [EpochRecord(epoch=number) for number in (1, 2, 3)]
     plain = [one.model_dump(mode="json") for one in records]
 
-    def train(_spec: Any, _plan: Any, _storage: Path, target: Path, sink: Any) -> Trained:
+    def train(_spec: Any, _plan: Any, _storage: Path, sink: Any) -> list[EpochRecord]:
         # The run has stored epochs 1 and 2, of which Tune has seen the first.
         sink({"kind": "started", "history": plain[:2], "group": None})
         sink({"kind": "epoch", "record": plain[2], "final": True})
-        return Trained(records, target)
+        return records
 
     monkeypatch.setattr("beear.orchestration.search.cold.train", train)
     shared: Any = SimpleNamespace(

@@ -72,9 +72,10 @@ class ColdTraining:
 
     def _run(self) -> None:
         try:
-            trained = train(self._spec, self._plan, self._storage, self._storage / "model", self._take)
-            self._known |= {record.epoch: record for record in trained.history}
-            self._seen.put((trained.history[-1].epoch, True))
+            # Its export stays in its last checkpoint: a search makes the chosen model anew, as the main job does.
+            history = train(self._spec, self._plan, self._storage, self._take)
+            self._known |= {record.epoch: record for record in history}
+            self._seen.put((history[-1].epoch, True))
         # Whatever it is, the trial is told.
         except BaseException as error:
             self._seen.put(error)
