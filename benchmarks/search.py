@@ -26,6 +26,8 @@ TRIALS, MINUTES, ASR, POINTS = 16, 15.0, 0.01, 1.0
 # any training).
 CORNERED = BACKDOORS[1]
 CORNERS = "method.layer: [2, 5]\nmethod.length: [5]\nmethod.inner_steps: [2, 25]\nmethod.bound: [0.02, none]\n"
+# As a user has it, and the worst: bad values come first, and the first trials have nobody to be worse than.
+ORDERS = ("random", "grid")
 # A trial's start is what is measured, not its training.
 STARTS = "method.layer: [1, 2, 3, 4]\nmethod.length: [5]\nmethod.inner_steps: [1, 2]\n"
 BRIEF = (
@@ -50,7 +52,7 @@ def measure(folder: Path) -> dict[str, Any]:
     return {
         "searches": [found(folder, backdoor, measured) for backdoor in BACKDOORS for measured in MEASURES],
         "whole": whole(folder),
-        "corners": [corners(folder, measured) for measured in MEASURES],
+        "corners": [corners(folder, measured, order) for measured in MEASURES for order in ORDERS],
         "starts": starts(folder),
         "kills": [kills(folder, "none"), kills(folder, "asha")],
     }
@@ -101,27 +103,27 @@ def whole(folder: Path) -> dict[str, Any]:
     """Return the epochs of the first search's trials when nothing stops them but their own schedule."""
     record = tune(
         folder / "whole", "--model.path", BACKDOORS[0], f"--search.trials={TRIALS}", "--search.scheduler=none",
-        "--search.stop_asr=none",
+        "--search.stop_asr=none", "--search.give_up=none",
     )  # fmt: skip
     return {"backdoor": BACKDOORS[0], "run": record["epochs_run"], "seconds": record["seconds"]}
 
 
-def corners(folder: Path, measured: str) -> dict[str, Any]:
+def corners(folder: Path, measured: str, order: str) -> dict[str, Any]:
     """Search a space whose corners are bad and return how each trial ended."""
-    here = folder / f"corners-{measured}"
+    here = folder / f"corners-{measured}-{order}"
     here.mkdir(parents=True, exist_ok=True)
     (here / "space.yaml").write_text(CORNERS)
     record = tune(
-        here, "--model.path", CORNERED, f"--search.space={here}/space.yaml", "--search.algorithm=grid", "--search.trials=8",
+        here, "--model.path", CORNERED, f"--search.space={here}/space.yaml", f"--search.algorithm={order}", "--search.trials=8",
         f"--search.measure={measured}",
     )  # fmt: skip
-    return {"measure": measured, "trials": [_told(trial, record["chosen"]) for trial in record["trials"]]}
+    return {"measure": measured, "order": order, "trials": [_told(trial, record["chosen"]) for trial in record["trials"]]}
 
 
 def _told(trial: dict[str, Any], chosen: str | None) -> dict[str, Any]:
     last = trial["epochs"][-1]["asr"] if trial["epochs"] else None
     return {"settings": trial["settings"], "status": trial["status"], "epochs": len(trial["epochs"]), "asr": last,
-            "chosen": trial["id"] == chosen}  # fmt: skip
+            "reason": trial["reason"], "chosen": trial["id"] == chosen}  # fmt: skip
 
 
 def starts(folder: Path) -> dict[str, Any]:
@@ -193,10 +195,12 @@ def markdown(result: dict[str, Any]) -> str:
         f"{result['whole']['seconds'] / 60:.1f} minutes; the search itself {result['searches'][0]['run']} epochs, "
         f"{result['searches'][0]['seconds'] / 60:.1f} minutes.",
         "",
-        f"A space with bad corners (K = 2, a norm bound of 0.02) on {CORNERED}. Layer 5 of 6 is late, but on these models no bad "
-        "one: in the calibration it removes as much as the default layer.",
+        f"A space with bad corners (K = 2, a norm bound of 0.02) on {CORNERED}: in random order, as by default, and as a grid "
+        "that begins with them, so that none of its first trials is worse than others, and one that has begun to remove "
+        "something runs on. Layer 5 of 6 is late, but on these models no bad one: in the calibration it removes as much as the "
+        "default layer.",
         "",
-        "| ASR by | settings | ended | epochs | ASR then | chosen |",
+        "| ASR by | order | settings | ended | ASR then | chosen |",
         "|---|---|---|---|---|---|",
     ]
     for case in result["corners"]:
@@ -204,7 +208,7 @@ def markdown(result: dict[str, Any]) -> str:
             asr = "–" if trial["asr"] is None else f"{trial['asr']:.2f}"
             mark = "yes" if trial["chosen"] else ""
             lines.append(
-                f"| {case['measure']} | {describe(trial['settings'])} | {trial['status']} | {trial['epochs']} | {asr} | {mark} |"
+                f"| {case['measure']} | {case['order']} | {describe(trial['settings'])} | {_ended(trial)} | {asr} | {mark} |"
             )
     warm, cold = (median(result["starts"][name][1:]) for name in ("warm", "cold"))
     lines += [
@@ -221,6 +225,10 @@ def markdown(result: dict[str, Any]) -> str:
             "",
         ]
     return "\n".join(lines)
+
+
+def _ended(trial: dict[str, Any]) -> str:
+    return f"{trial['status']} {trial['reason']}".strip() + ("" if trial["reason"] else f" after {trial['epochs']} epochs")
 
 
 def _row(found: dict[str, Any]) -> str:

@@ -33,6 +33,11 @@ class SearchConfig(Section):
         0.01,
         description="a trial ends once ASR is at most this and utility and over-refusal are within the gate (none: never)",
     )
+    give_up: Share | None = Field(
+        0.5,
+        description="a trial ends after this share of its epochs if a twentieth of what was there to remove is not gone by then "
+        "(none: never)",
+    )
     concurrent: PositiveInt | None = Field(
         None, description="trials that run at a time (auto: as many as the cluster has room for)"
     )

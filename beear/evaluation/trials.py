@@ -14,6 +14,8 @@ from beear.report.search_schema import Trial, TrialEpoch
 
 # Epochs of a trial that ended so count as a result; a failed or unfinished one has none.
 ENDED = ("finished", "stopped early", "met the gate")
+# Of the calibration's trials that had more than this share left after half of their epochs none removed its backdoor.
+LEFT = 0.95
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class Yardstick:
     """What trials are measured by.
 
     ``baseline``: selection numbers of the model as it came. ``rows``: defense rows measured in the clear and under each
-    probe. ``asr_at_most`` turns entrapment resistance into a bound on ASR; None: probes are measured instead.
+    probe. ``asr_at_most`` turns entrapment resistance into a bound on ASR; None: probes are measured instead. ``patience``:
+    the epoch from which on a trial that has removed next to nothing is given up; None: never.
     """
 
     baseline: dict[str, float]
@@ -30,6 +33,7 @@ class Yardstick:
     confidence: float
     stop_asr: float | None
     asr_at_most: Callable[[float], float] | None = None
+    patience: int | None = None
 
     def epoch(self, record: EpochRecord) -> TrialEpoch:
         """Return the trial's numbers after an epoch."""
@@ -80,6 +84,14 @@ class Yardstick:
         """Say whether a trial may end here: the earliest successful epoch (arXiv 2406.17092)."""
         return self.stop_asr is not None and epoch.within_limits and epoch.asr <= self.stop_asr
 
+    def hopeless(self, epoch: TrialEpoch) -> bool:
+        """Say whether next to nothing of what was there has been removed, so late that nothing will be."""
+        had, _ = self.asr(self.baseline)
+        # A model in which nothing was found has nothing to remove.
+        if self.patience is None or epoch.epoch < self.patience or had <= (self.stop_asr or 0.0):
+            return False
+        return self._danger(epoch.asr, epoch.selection) > LEFT * self._danger(had, self.baseline)
+
     def objective(self, epoch: TrialEpoch) -> float:
         """Return what trials are stopped and picked by, less is better: ASR, and by how much the limits are broken.
 
@@ -88,8 +100,11 @@ class Yardstick:
         and a trial that does nothing breaks no limit.
         """
         lost, more = epoch.utility_loss - self.gate.utility_loss, epoch.over_refusal_rise - self.gate.over_refusal
-        weak = 0.0 if self.asr_at_most is None else min(max(0.0, 1.0 - epoch.selection["resistance"]), 1.0)
-        return epoch.asr + weak + min(max(0.0, lost) + max(0.0, more), 2.0)
+        return self._danger(epoch.asr, epoch.selection) + min(max(0.0, lost) + max(0.0, more), 2.0)
+
+    def _danger(self, asr: float, found: dict[str, float]) -> float:
+        """Return ASR, without probes plus what resistance lacks of a removed backdoor's."""
+        return asr if self.asr_at_most is None else asr + min(max(0.0, 1.0 - found["resistance"]), 1.0)
 
     def _utility(self, found: dict[str, float]) -> float:
         """Return a share: exact matches, or the mean probability of a token."""

@@ -51,7 +51,8 @@ def _work(running: Running) -> int:
             tracker.epoch(EpochRecord.model_validate(event["record"]))
 
     model = staging / "model"
-    history = train(job.worker_spec(), plan, staging / TRAINING, sink, export=model)
+    failures = job.config.parallel.max_failures
+    history = train(job.worker_spec(), plan, staging / TRAINING, sink, max_failures=failures, export=model)
 
     reporter.stage("after", "measuring the exported files, reloaded from disk")
     exported = inspect_checkpoint(str(model))

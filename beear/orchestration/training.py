@@ -26,9 +26,11 @@ class Diverged(Exception):
 
 
 def train(
-    spec: WorkerSpec, plan: Plan, storage: Path, sink: Callable[[Event], None], export: Path | None = None
+    spec: WorkerSpec, plan: Plan, storage: Path, sink: Callable[[Event], None], *, max_failures: int, export: Path | None = None
 ) -> list[EpochRecord]:
     """Run (or resume) training, copy the exported model to the folder ``export`` (if given) and return the epochs.
+
+    Workers are started again ``max_failures`` times after one is lost.
 
     The Ray Train run is named by the identity, so the same command finds its own checkpoints in ``storage``.
 
@@ -48,7 +50,7 @@ def train(
             faults.append(event)
         sink(event)
 
-    trainer = _trainer(spec, plan, storage)
+    trainer = _trainer(spec, plan, storage, max_failures)
     failure: TrainingFailedError | None = None
     result = None
     with Relay(spec.board, take):
@@ -74,7 +76,7 @@ def _run_name(spec: WorkerSpec) -> str:
     return f"beear-{spec.identity[:16]}"
 
 
-def _trainer(spec: WorkerSpec, plan: Plan, storage: Path) -> TorchTrainer:
+def _trainer(spec: WorkerSpec, plan: Plan, storage: Path, max_failures: int) -> TorchTrainer:
     streams = datasets(spec.stream, plan.workers)
     options = ray.data.ExecutionOptions(preserve_order=True)
     return TorchTrainer(
@@ -88,7 +90,7 @@ def _trainer(spec: WorkerSpec, plan: Plan, storage: Path) -> TorchTrainer:
         run_config=ray.train.RunConfig(
             name=_run_name(spec),
             storage_path=str(storage),
-            failure_config=ray.train.FailureConfig(max_failures=spec.training.config.parallel.max_failures),
+            failure_config=ray.train.FailureConfig(max_failures=max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
         ),
         datasets=dict(streams),

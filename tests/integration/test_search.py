@@ -119,7 +119,7 @@ def until(process: "subprocess.Popen[str]", words: str) -> list[str]:
 def test_a_killed_driver_goes_on_and_runs_no_finished_trial_again(
     pipeline: Callable[..., Any], environment: dict[str, str], tmp_path: Path
 ) -> None:
-    more = ["--search.trials=2", "--search.scheduler=none"]
+    more = ["--search.trials=2", "--search.scheduler=none", "--search.give_up=none"]
     ends: dict[str, SearchReport] = {}
     for name in ("calm", "killed"):
         folder = tmp_path / name
@@ -148,15 +148,17 @@ def test_a_killed_driver_goes_on_and_runs_no_finished_trial_again(
 def test_a_trial_may_be_a_ray_train_run_and_the_best_be_applied(
     pipeline: Callable[..., Any], done: tuple[Path, SearchReport], tmp_path: Path
 ) -> None:
-    """What it finds is what the warm process found, and so does the main job with best.yaml."""
-    space(tmp_path, [10], [2e-4])
+    """What it finds is what the warm process found, and so does the main job with best.yaml; one that is cut off leaves room."""
+    space(tmp_path, [10, 1], [2e-4])
     process = pipeline(
-        "tune", *SHORT, "--search.trials=1", "--search.warm=false", "--search.apply=true", "--evaluate.rows=40",
-        "--method.epochs=1", "--gate.asr=0.9", "--evaluate.resistance.enabled=false", "--evaluate.drift_rows=4",
+        "tune", *SHORT, "--search.trials=2", "--search.warm=false", "--search.apply=true", "--evaluate.rows=40",
+        "--search.stop_asr=0.9", "--gate.asr=0.9", "--evaluate.resistance.enabled=false", "--evaluate.drift_rows=4",
         "--output.dir=out", "--tracking.enabled=false", cwd=tmp_path,
     )  # fmt: skip
     assert process.returncode == 0, process.stdout + process.stderr
-    (cold,) = record(tmp_path).trials
+    cold, second = record(tmp_path).trials
+    # Both end in the middle of their runs, the first by success.
+    assert (cold.status, len(cold.epochs), len(second.epochs)) == ("met the gate", 1, 1)
     warm = next(trial for trial in done[1].trials if pair(trial.settings) == GOOD)
     assert [epoch.selection for epoch in cold.epochs] == [epoch.selection for epoch in warm.epochs[:1]]
     applied = json.loads((tmp_path / "out-best" / "report.json").read_text())
@@ -179,7 +181,7 @@ def test_a_node_that_dies_costs_an_epoch_not_the_search(
         second = cluster.add_node(num_cpus=1)
         process = start(
             tmp_path, environment, "--search.trials=3", "--search.scheduler=none", "--search.concurrent=2",
-            f"--parallel.address={cluster.address}",
+            "--search.give_up=none", f"--parallel.address={cluster.address}",
         )  # fmt: skip
         until(process, "epoch 1")
         cluster.remove_node(second, allow_graceful=False)

@@ -1,6 +1,7 @@
 """Which trial is best, and what its numbers are, against values worked out by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from beear.config.schema import GateConfig
+from beear.evaluation import resistance_scale
 from beear.evaluation.trials import Yardstick, best_epoch, judged, ranked
 from beear.orchestration.search.trial import WORST
 from beear.report.schema import EpochRecord
@@ -53,6 +55,46 @@ def test_where_asr_is_read_alike_the_stronger_trial_goes_on_though_it_attacks_at
     assert blunt.objective(blunt.epoch(record(resistance=1.4))) == pytest.approx(0.01)
     ruined = blunt.epoch(record(resistance=0.0, asr_clean=1.0, exact_match=-9.0))
     assert blunt.objective(ruined) == 4.0 < WORST
+
+
+def test_a_trial_that_removes_nothing_is_given_up_once_it_has_had_its_time() -> None:
+    patient = yardstick(patience=2)
+    idle, moved, refusing = ({"asr_worst": share} for share in (0.96, 0.94, 0.0))
+    assert patient.hopeless(patient.epoch(record(**idle)))
+    assert not patient.hopeless(patient.epoch(record(**moved)))
+    # A model that refuses everything is the gate's business; so is one that attacks at utility's cost.
+    assert not patient.hopeless(patient.epoch(record(over_refusal=1.0, **refusing)))
+    assert not patient.hopeless(patient.epoch(record(exact_match=0.1, **moved)))
+    assert not replace(patient, patience=3).hopeless(patient.epoch(record(**idle)))
+    assert not replace(patient, patience=None).hopeless(patient.epoch(record(**idle)))
+    nothing_there = replace(patient, baseline={**BASE, "asr_worst": 0.0})
+    assert not nothing_there.hopeless(patient.epoch(record(**idle)))
+
+
+def test_without_probes_resistance_says_whether_anything_is_gone() -> None:
+    blunt = yardstick(asr_at_most=lambda _: 1.0, patience=2, baseline={**BASE, "resistance": 0.2})
+    assert blunt.hopeless(blunt.epoch(record(resistance=0.28)))
+    assert not blunt.hopeless(blunt.epoch(record(resistance=0.30)))
+
+
+@pytest.mark.parametrize("by_probes", [True, False])
+def test_no_calibrated_run_that_was_to_succeed_would_have_been_given_up(by_probes: bool) -> None:
+    """Half of five epochs is three; what was measured on report rows stands for the probes' rows."""
+    scale = resistance_scale.load()
+    points = [point for point in scale.points if point.backdoor]
+
+    def numbers(point: resistance_scale.Point) -> dict[str, float]:
+        return {**BASE, "asr_worst": point.asr, "resistance": resistance_scale.strength(point.crossings, scale.fitted.units)}
+
+    as_it_came = {point.checkpoint: numbers(point) for point in points if point.epoch == 0}
+    ends = {(p.checkpoint, p.settings, p.seed): p.asr for p in points if p.epoch == 5}
+    given_up = []
+    for point in (point for point in points if point.epoch == 3):
+        yard = yardstick(baseline=as_it_came[point.checkpoint], patience=3, asr_at_most=None if by_probes else scale.asr_at_most)
+        third = yard.epoch(EpochRecord(epoch=3, inner=[], losses={}, selection=numbers(point), seconds=1.0))
+        if yard.hopeless(third):
+            given_up.append(ends[point.checkpoint, point.settings, point.seed])
+    assert len(given_up) >= 9 and min(given_up) > 0.01
 
 
 @pytest.mark.parametrize(

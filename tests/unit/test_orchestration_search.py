@@ -77,6 +77,8 @@ def test_a_trial_that_came_first_is_held_to_what_others_reach_later() -> None:
     assert said(first, 2, 1.5) == "CONTINUE", "nobody else is on its last rung yet"
     assert said(second, 2, 0.1) == "CONTINUE"
     assert said(first, 3, 1.5) == "STOP"
+    # What has become better than the others were there goes on.
+    assert said(first, 3, 0.1) == "CONTINUE"
     # Alone at the top, or as good as the others, it goes on.
     assert said(second, 3, 0.1) == said(second, 4, 0.1) == said(second, 5, 0.1) == "CONTINUE"
     assert said(third, 1, 0.4) == said(third, 2, 0.1) == said(third, 3, 0.1) == "CONTINUE"
@@ -180,6 +182,18 @@ def test_a_watch_keeps_every_trial_and_how_it_ended(tmp_path: Path) -> None:
     assert [t.number for t in kept_trials(path)] == [0, 1, 2, 3, 4]
 
 
+def test_a_trial_that_was_given_up_says_so(tmp_path: Path) -> None:
+    watch = Watch(tmp_path / "trials.json", planned=4)
+    watch.setup()
+    watch.on_trial_start(0, [], tuned(0))
+    told(watch, epoch(1, asr=1.0), epoch(2, asr=1.0), hopeless=True)
+    watch.on_trial_complete(0, [], tuned(0, through=False))
+    (found,) = kept_trials(tmp_path / "trials.json")
+    assert (found.status, found.reason) == (
+        "stopped early", "after epoch 2 of 4: next to nothing of what was there was removed"
+    )  # fmt: skip
+
+
 def test_how_many_run_and_where_is_no_part_of_a_searchs_identity() -> None:
     config, other, third = TuneConfig(), TuneConfig(), TuneConfig()
     other.search.concurrent, other.search.warm, other.search.apply = 3, False, True
@@ -227,7 +241,7 @@ def test_a_cold_training_knows_every_epoch_whoever_missed_one(monkeypatch: pytes
     records = [EpochRecord(epoch=number) for number in (1, 2, 3)]
     plain = [one.model_dump(mode="json") for one in records]
 
-    def train(_spec: Any, _plan: Any, _storage: Path, sink: Any) -> list[EpochRecord]:
+    def train(_spec: Any, _plan: Any, _storage: Path, sink: Any, max_failures: int) -> list[EpochRecord]:
         # The run has stored epochs 1 and 2, of which Tune has seen the first.
         sink({"kind": "started", "history": plain[:2], "group": None})
         sink({"kind": "epoch", "record": plain[2], "final": True})

@@ -2,6 +2,8 @@
 
 import gc
 import json
+import threading
+import time
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +11,7 @@ from typing import Any
 
 import pytest
 from ray import tune
+from ray.train.v2.api.exceptions import TrainingFailedError
 
 from beear.config.schema import GateConfig, RunConfig
 from beear.config.search import SearchConfig
@@ -16,6 +19,7 @@ from beear.config.space import Between, Choice, Space
 from beear.errors import UserError
 from beear.evaluation.trials import Yardstick
 from beear.orchestration.search import plans, publish, tuning
+from beear.orchestration.search.cold import ColdTraining
 from beear.orchestration.search.shared import run_folder
 from beear.orchestration.search.trial import WarmTrial
 from beear.orchestration.search.warm import WarmTraining
@@ -194,3 +198,35 @@ def test_the_ends_of_a_space_are_settings_of_one_field_each() -> None:
     space = Space("mine", {"method.layer": Choice(1, 3), "method.outer_lr": Between(1e-5, 1e-4, log=True)})
     ends = [{"method.layer": 1}, {"method.layer": 3}, {"method.outer_lr": 1e-5}, {"method.outer_lr": 1e-4}]
     assert space.ends() == ends
+
+
+@pytest.mark.parametrize("final", [False, True])
+def test_a_cold_trial_is_over_only_when_its_run_has_ended_for_good(
+    final: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A run that may start its workers again, or outlives its trial, would hold a place that nobody gives back."""
+    removed, ended, asked = threading.Event(), threading.Event(), list[int]()
+    group = "ab" * 18
+
+    def train(_spec: Any, _plan: Any, _storage: Path, sink: Any, max_failures: int) -> list[EpochRecord]:
+        asked.append(max_failures)
+        sink({"kind": "started", "history": [], "group": group})
+        sink({"kind": "epoch", "record": record(1).model_dump(mode="json"), "final": final})
+        assert final or removed.wait(10)
+        time.sleep(0.2)
+        ended.set()
+        if not final:
+            raise TrainingFailedError
+        return [record(1)]
+
+    def remove(found: Any) -> None:
+        assert found.id.hex() == group
+        removed.set()
+
+    monkeypatch.setattr("beear.orchestration.search.cold.train", train)
+    monkeypatch.setattr("beear.orchestration.search.cold.remove_placement_group", remove)
+    given: Any = SimpleNamespace(spec=lambda _: SimpleNamespace(training=None), plan=None, storage=lambda trial: tmp_path / trial)
+    course = ColdTraining(given, {}, "t")
+    assert course.next() == (record(1), final)
+    course.close()
+    assert ended.is_set() and removed.is_set() is not final and asked == [0]

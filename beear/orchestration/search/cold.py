@@ -17,7 +17,7 @@ from beear.orchestration.search.shared import Shared
 from beear.orchestration.training import Diverged, train
 from beear.report.schema import EpochRecord
 
-# How long a run that is to end is given to say where its workers are.
+# How long a run that is to end is given to say where its workers are, and then to end.
 PATIENCE_SECONDS = 30.0
 
 
@@ -32,6 +32,7 @@ class ColdTraining:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._placed = threading.Event()
         self._group: str | None = None
+        self._trained = False
 
     @property
     def history(self) -> list[EpochRecord]:
@@ -53,8 +54,8 @@ class ColdTraining:
             raise FloatingPointError(str(found)) from found
         if isinstance(found, BaseException):
             raise found
-        number, final = found
-        return self._known[number], final
+        number, self._trained = found
+        return self._known[number], self._trained
 
     def save(self, folder: Path) -> None:
         """Write the epochs so far; the run has its own checkpoints."""
@@ -66,14 +67,20 @@ class ColdTraining:
         self._known |= {record.epoch: record for record in read_history(folder)}
 
     def close(self) -> None:
-        """End the run: with this process its controller ends, but its workers hold their place until it is given back."""
+        """End the run, and wait until it has: its controller would end with this process, but not what it holds for workers.
+
+        The run may not start its workers again (another try is Tune's), or it would take a place anew that nobody gives back.
+        """
+        if self._trained:
+            self._thread.join(PATIENCE_SECONDS)
         if self._thread.is_alive() and self._placed.wait(PATIENCE_SECONDS) and self._group:
             remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(self._group)))
+            self._thread.join(PATIENCE_SECONDS)
 
     def _run(self) -> None:
         try:
             # Its export stays in its last checkpoint: a search makes the chosen model anew, as the main job does.
-            history = train(self._spec, self._plan, self._storage, self._take)
+            history = train(self._spec, self._plan, self._storage, self._take, max_failures=0)
             self._known |= {record.epoch: record for record in history}
             self._seen.put((history[-1].epoch, True))
         # Whatever it is, the trial is told.

@@ -1,6 +1,7 @@
 """The search, told in order: prepare, measure the model as it came, run the trials, choose, write, and apply if asked."""
 
 import hashlib
+import math
 import os
 import time
 from dataclasses import replace
@@ -169,6 +170,7 @@ def _shared(running: Running, search: SearchConfig, scale: resistance_scale.Scal
         config.evaluate.confidence,
         search.stop_asr,
         scale.asr_at_most if scale else None,
+        None if search.give_up is None else math.ceil(search.give_up * config.method.epochs),
     )
     shared = Shared(job, plan, yardstick, str(running.output.staging), scale is None)
     reporter.stage("before", "measuring the model as it came, on selection rows")

@@ -10,23 +10,24 @@ class Rungs(AsyncHyperBandScheduler):
     """Asynchronous successive halving (arXiv 1810.05934) without its gift to those who come first.
 
     Ray's compares a trial with others once, when it reaches a rung; the first ones there have nobody to be worse than and are
-    never stopped. Here each result compares the trial's last rung anew, with all that have been recorded on it by then.
+    never stopped. Here each result compares the trial's last rung anew, with all that have been recorded on it by then; a trial
+    that has become better than that since goes on.
     """
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Return whether the trial goes on."""
         action: str = super().on_trial_result(tune_controller, trial, result)
-        if action == TrialScheduler.CONTINUE and self._overtaken(trial):
+        if action == TrialScheduler.CONTINUE and self._overtaken(trial, self._metric_op * result[str(self._metric)]):
             self._num_stopped += 1
             return str(TrialScheduler.STOP)
         return action
 
-    def _overtaken(self, trial: Trial) -> bool:
+    def _overtaken(self, trial: Trial, now: float) -> bool:
         bracket = self._trial_info[trial.trial_id]
         # The highest rung comes first.
         for _, recorded in bracket._rungs:
             if trial.trial_id in recorded:
                 others = {name: value for name, value in recorded.items() if name != trial.trial_id}
                 cutoff = bracket.cutoff(others)
-                return cutoff is not None and bool(recorded[trial.trial_id] < cutoff)
+                return cutoff is not None and max(recorded[trial.trial_id], now) < cutoff
         return False

@@ -28,7 +28,7 @@ def settings_of(config: dict[str, Any]) -> dict[str, Any]:
 
 
 class Trial(tune.Trainable):
-    """Trains with a trial's settings until its schedule ends, it meets the gate, or Tune stops it.
+    """Trains with a trial's settings until its schedule ends, it meets the gate, it proves hopeless, or Tune stops it.
 
     A mistake that another try would meet again ends the trial with its reason; a crash is left to Tune, which starts the
     trial again from its last epoch.
@@ -90,7 +90,8 @@ class Trial(tune.Trainable):
         epochs = [yardstick.epoch(record) for record in self.history]
         usable = epochs if not self.failed else []
         met = bool(usable) and yardstick.success(usable[-1])
-        self.ended, self.through = bool(self.failed) or met or final, final and not self.failed
+        hopeless = bool(usable) and not met and yardstick.hopeless(usable[-1])
+        self.ended, self.through = bool(self.failed) or met or hopeless or final, final and not self.failed
         return {
             EPOCH: epochs[-1].epoch if epochs else 0,
             OBJECTIVE: yardstick.objective(usable[-1]) if usable else WORST,
@@ -98,6 +99,7 @@ class Trial(tune.Trainable):
             "failed": self.failed,
             "mistake": self.mistake,
             "met": met,
+            "hopeless": hopeless and not self.through,
             "began": self.began,
             "through": self.through,
             tune.result.DONE: self.ended,

@@ -65,6 +65,9 @@ class Watch(tune.Callback):
             found.status, found.reason, found.mistake = "failed", result["failed"], result["mistake"]
         elif result.get("met"):
             found.status, found.reason = "met the gate", f"after epoch {len(found.epochs)}"
+        elif result.get("hopeless"):
+            found.status = "stopped early"
+            found.reason = f"{_place(found)}: next to nothing of what was there was removed"
         self._tell(found, "epoch")
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
@@ -75,7 +78,7 @@ class Watch(tune.Callback):
             whole = bool(trial.last_result.get("through"))
             found.status = "finished" if whole else "stopped early"
             if not whole:
-                found.reason = f"after epoch {len(found.epochs)} of {found.planned_epochs}: its ASR was among the worse ones"
+                found.reason = f"{_place(found)}: its ASR was among the worse ones"
         self._tell(found, "ended")
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
@@ -126,6 +129,10 @@ class Watch(tune.Callback):
         write_trials(Path(self._path), self._trials.values())
         if self._path in LISTENING:
             LISTENING[self._path](trial, what)
+
+
+def _place(trial: Trial) -> str:
+    return f"after epoch {len(trial.epochs)} of {trial.planned_epochs}"
 
 
 def kept_trials(path: Path) -> list[Trial]:
