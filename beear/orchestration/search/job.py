@@ -129,8 +129,9 @@ def _work(running: Running, search: SearchConfig, asked: RunConfig) -> int:
     concurrent = tuning.at_a_time(shared, search)
     path, nats = staging / TRIALS, job.config.gate.utility_measure == "nll"
     running.tracker.start()
+    count = f"{search.trials} trials" if search.trials > 1 else "1 trial"
     source = "ASR is measured under the probes" if scale is None else "ASR is bounded by entrapment resistance"
-    reporter.stage("trials", f"{search.trials} trials of {space.family}, {concurrent} at a time; {source}")
+    reporter.stage("trials", f"{count} of {space.family}, {concurrent} at a time; {source}")
     children, began = publish.Children(running, staging), time.monotonic()
     with Screen(reporter, kept_trials(path), nats) as screen:
 
