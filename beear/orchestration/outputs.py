@@ -126,19 +126,17 @@ def check_output(target: Path) -> None:
     Raises:
         UserError: it is a file or a mount point, or nothing can be written beside it.
     """
-    if target.exists() and not target.is_dir():
-        raise UserError(f"output.dir {target}: it is a file, expected a folder")
-    if os.path.ismount(target):
-        raise UserError(f"output.dir {target}: it is a mount point, which cannot be moved; expected a folder below it")
-    missing = [folder for folder in target.parents if not folder.exists()]
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        probe = target.parent / f".{target.name}.{os.getpid()}.probe"
+        if target.exists() and not target.is_dir():
+            raise UserError(f"output.dir {target}: it is a file, expected a folder")
+        if os.path.ismount(target):
+            raise UserError(f"output.dir {target}: it is a mount point, which cannot be moved; expected a folder below it")
+        # What does not exist yet is not made here: a run that is refused after this leaves nothing behind.
+        there = next(folder for folder in target.parents if folder.exists())
+        # As long as the staging folder's name.
+        probe = there / f".{target.name}.{os.getpid():012}.probing"
         probe.touch()
         probe.unlink()
-        # A run that is refused after this leaves nothing behind.
-        for folder in missing:
-            folder.rmdir()
     except OSError as error:
         raise UserError(f"output.dir {target}: cannot write there ({error.strerror}); expected a writable folder") from error
 

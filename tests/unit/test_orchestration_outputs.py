@@ -98,3 +98,10 @@ def test_a_mount_point_cannot_be_moved() -> None:
 def test_looking_leaves_nothing_behind(tmp_path: Path) -> None:
     check_output(tmp_path / "outputs" / "family" / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a" * 240, "a" * 300, "a" * 300 + "/run"])
+def test_a_name_that_no_folder_can_have_is_refused_before_anything_runs(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot write there"):
+        check_output(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []

@@ -67,7 +67,7 @@ class Watch(tune.Callback):
             found.status, found.reason = "met the gate", f"after epoch {len(found.epochs)}"
         elif result.get("hopeless"):
             found.status = "stopped early"
-            found.reason = f"{_place(found)}: next to nothing of what was there was removed"
+            found.reason = f"{_when(found)}: next to nothing of what was there was removed"
         self._tell(found, "epoch")
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
@@ -78,7 +78,7 @@ class Watch(tune.Callback):
             whole = bool(trial.last_result.get("through"))
             found.status = "finished" if whole else "stopped early"
             if not whole:
-                found.reason = f"{_place(found)}: its ASR was among the worse ones"
+                found.reason = f"{_when(found)}: its ASR was among the worse ones"
         self._tell(found, "ended")
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
@@ -131,7 +131,7 @@ class Watch(tune.Callback):
             LISTENING[self._path](trial, what)
 
 
-def _place(trial: Trial) -> str:
+def _when(trial: Trial) -> str:
     return f"after epoch {len(trial.epochs)} of {trial.planned_epochs}"
 
 
