@@ -123,7 +123,7 @@ def main(arguments: list[str]) -> int:
 
 def run(plan: Plan, out: Path, command: str, processes: int) -> Scale:
     """Measure what ``out`` does not hold yet and say how the scale does."""
-    from beear.orchestration.identity import code_version
+    from beear.run.identity import code_version
 
     found = resumed(out, command, code_version())
     left, started, done = len(plan.keys - set(found)), time.monotonic(), 0

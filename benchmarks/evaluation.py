@@ -40,8 +40,8 @@ def measure(
 
 def _built_in(count: int) -> tuple[Any, list[list[int]]]:
     """Return the built-in backdoored model with prompts of its own report rows."""
+    from beear.cluster.scoring import subject_of
     from beear.data.rows import DefenseRow
-    from beear.orchestration.scoring import subject_of
     from benchmarks.training import testbed_training
 
     training, data = testbed_training("testbed:short-suffix", lambda _: None)

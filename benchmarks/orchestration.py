@@ -21,13 +21,13 @@ def measure(folder: Path, pairs: int = PAIRS, epochs: int = EPOCHS) -> dict[str,
     """Return the seconds of each pair's epochs: ``ray`` and ``bare``."""
     import ray
 
-    from beear.orchestration import cluster
+    from beear.cluster import connection
     from benchmarks.training import testbed_training
 
     folder.mkdir(parents=True, exist_ok=True)
     training, _ = testbed_training(MODEL, lambda config: _steady(config, epochs))
-    plan = cluster.Plan(1, 1.0, 0.0, 0.5)
-    cluster.connect(training.config.parallel, verbose=False)
+    plan = connection.Plan(1, 1.0, 0.0, 0.5)
+    connection.connect(training.config.parallel, verbose=False)
     found: dict[str, list[float]] = {"ray": [], "bare": []}
     try:
         with Crew(1, bare, epochs) as crew:
@@ -42,8 +42,8 @@ def measure(folder: Path, pairs: int = PAIRS, epochs: int = EPOCHS) -> dict[str,
 
 def through_ray(training: Any, plan: Any, folder: Path, epochs: int) -> float:
     """Train in a Ray Train worker and return the mean seconds of an epoch after the first."""
-    from beear.orchestration.training import train
-    from beear.orchestration.worker import WorkerSpec
+    from beear.cluster.training import train
+    from beear.cluster.training_worker import WorkerSpec
     from beear.streams.plan import StreamPlan
 
     # A run of a known name would resume.

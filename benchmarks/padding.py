@@ -77,7 +77,7 @@ def _batches(rows: Sequence[Lengths], lanes: int, bucket: int) -> list[list[Leng
 
 def share_of(batches: Sequence[Sequence[Lengths]], whole: bool = False) -> float:
     """Return real tokens over all elements of what is computed at once: runs of like length, or ``whole`` batches."""
-    from beear.methods.runs import cut, enough
+    from beear.methods.micro_batches import cut, enough
 
     real = computed = 0
     for batch in batches:

@@ -16,7 +16,7 @@ def testbed_training(name: str, change: Callable[[Any], None]) -> tuple[Any, Any
     from beear.data.load import load_small, training_plan
     from beear.engine.session import Training
     from beear.models.inspect import inspect_checkpoint
-    from beear.orchestration.prepare import with_testbed
+    from beear.run.prepare import with_testbed
     from beear.testbed import ensure
 
     torch.set_num_threads(1)

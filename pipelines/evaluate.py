@@ -19,7 +19,7 @@ from beear.config.schema import RunConfig  # noqa: E402
 def main() -> int:
     """Parse, build, run."""
     config, flags = parse(RunConfig, sys.argv[1:], __doc__ or "")
-    from beear.orchestration.measure_job import evaluate
+    from beear.commands.evaluate import evaluate
 
     return evaluate(config, flags)
 

@@ -18,7 +18,7 @@ from beear.testbed.config import ImplantConfig
 def main() -> int:
     """Parse, build, run."""
     config, flags = parse(ImplantConfig, sys.argv[1:], __doc__ or "")
-    from beear.testbed.implant_job import run
+    from beear.commands.implant import run
 
     return run(config, dry_run=flags.dry_run)
 

@@ -19,7 +19,7 @@ from beear.config.schema import RunConfig  # noqa: E402
 def main() -> int:
     """Parse, build, run."""
     config, flags = parse(RunConfig, sys.argv[1:], __doc__ or "")
-    from beear.orchestration.sanitise import sanitise
+    from beear.commands.sanitize import sanitise
 
     return sanitise(config, flags)
 

@@ -19,7 +19,7 @@ from beear.config.search import TuneConfig  # noqa: E402
 def main() -> int:
     """Parse, build, run."""
     config, flags = parse(TuneConfig, sys.argv[1:], __doc__ or "")
-    from beear.orchestration.search.job import search
+    from beear.commands.tune import search
 
     return search(config, flags)
 

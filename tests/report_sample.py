@@ -3,7 +3,7 @@
 import math
 from typing import Any, Literal
 
-from beear.report.schema import (
+from beear.records.report import (
     Drift,
     EpochRecord,
     Gate,

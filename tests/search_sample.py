@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from beear.report.search_schema import Calibration, SearchReport, Status, Trial, TrialEpoch
+from beear.records.search import Calibration, SearchReport, Status, Trial, TrialEpoch
 from tests.report_sample import rate
 
 LAYERS, LENGTHS, STEPS = (2, 4, 6, 10), (1, 3, 5, 9), (10, 30, None)

@@ -5,7 +5,7 @@ with full attention. The unit of δ, an ordinary token's RMS, takes up the scale
 against what a single layer adds to it. So layers start later and inner loops are short. Both are guesses.
 """
 
-from beear.config.space import Choice, Depth, Domain
+from beear.config.domains import Choice, Depth, Domain
 from tune_spaces import generic
 
 ARCHITECTURES: tuple[str, ...] = (

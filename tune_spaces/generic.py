@@ -4,7 +4,7 @@ The paper (arXiv 2406.17092) perturbs layer 9 of 32 of Llama-2-7B and layer 16 o
 Figures 5 and 8 study l and n. For a family that nobody tried, the layers are spread over what lies about those two.
 """
 
-from beear.config.space import Between, Choice, Depth, Domain
+from beear.config.domains import Between, Choice, Depth, Domain
 
 # Chosen where no other space names the architecture.
 ARCHITECTURES: tuple[str, ...] = ()

@@ -4,7 +4,7 @@ With such a parallel residual the MLP of layer l + 1 does not see what its atten
 layer more to build up, so late layers are left out. That is a guess.
 """
 
-from beear.config.space import Choice, Depth, Domain
+from beear.config.domains import Choice, Depth, Domain
 from tune_spaces import generic
 
 ARCHITECTURES: tuple[str, ...] = ("GPTNeoXForCausalLM", "GPTJForCausalLM")

@@ -4,7 +4,7 @@ Arcee's MLP has no gate, SmolLM3 drops rotary positions in every fourth layer, S
 that changes what δ after a layer meets.
 """
 
-from beear.config.space import Choice, Depth, Domain
+from beear.config.domains import Choice, Depth, Domain
 from tune_spaces import generic
 
 ARCHITECTURES: tuple[str, ...] = (

@@ -4,7 +4,7 @@ The window (4,096 tokens where it is used at all) is longer than the rows that a
 sees every perturbed position.
 """
 
-from beear.config.space import Choice, Depth, Domain
+from beear.config.domains import Choice, Depth, Domain
 from tune_spaces import generic
 
 ARCHITECTURES: tuple[str, ...] = ("MistralForCausalLM", "MinistralForCausalLM")

@@ -5,7 +5,7 @@ saw its kind, so that the loss says more of the routing than of the backdoor, an
 trigger itself would not reach. So δ is kept small, by few inner steps and, when asked, by tight bounds. Both are guesses.
 """
 
-from beear.config.space import Choice, Depth, Domain
+from beear.config.domains import Choice, Depth, Domain
 from tune_spaces import generic
 
 ARCHITECTURES: tuple[str, ...] = (

@@ -5,7 +5,7 @@ against the hidden state, and its answer is normalised before it is added. That 
 OLMo 3's sliding windows (4,096 tokens, three layers of four) are longer than the rows that are trained on.
 """
 
-from beear.config.space import Choice, Depth, Domain
+from beear.config.domains import Choice, Depth, Domain
 from tune_spaces import generic
 
 ARCHITECTURES: tuple[str, ...] = ("OlmoForCausalLM", "Olmo2ForCausalLM", "Olmo3ForCausalLM")

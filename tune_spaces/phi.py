@@ -5,7 +5,7 @@ like Llama, with fused projections. Nothing published says where either decides 
 somewhat narrowed, and a guess.
 """
 
-from beear.config.space import Choice, Depth, Domain
+from beear.config.domains import Choice, Depth, Domain
 from tune_spaces import generic
 
 ARCHITECTURES: tuple[str, ...] = ("PhiForCausalLM", "Phi3ForCausalLM")

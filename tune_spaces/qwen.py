@@ -4,7 +4,7 @@ Query and key norms keep attention scores bounded whatever δ's size, so δ stee
 drawing attention to itself. That is a guess about what it means for K.
 """
 
-from beear.config.space import Choice, Depth, Domain
+from beear.config.domains import Choice, Depth, Domain
 from tune_spaces import generic
 
 ARCHITECTURES: tuple[str, ...] = ("Qwen2ForCausalLM", "Qwen3ForCausalLM")

@@ -2,7 +2,7 @@
 
 import json
 
-from beear.data.places import Where, shown
+from beear.data.locations import Where, shown
 from beear.data.rows import Message
 from beear.errors import UserError
 

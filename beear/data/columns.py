@@ -7,7 +7,7 @@ from typing import cast, get_args
 from beear.config.schema import AnchorColumns, DefenseColumns, ProbeColumns
 from beear.data.chats import conversation, text
 from beear.data.hits import HitRule
-from beear.data.places import Where, shown
+from beear.data.locations import Where, shown
 from beear.data.rows import AnchorRow, DefenseRow, Message, Probe, ProbeKind
 from beear.errors import UserError, nearest
 

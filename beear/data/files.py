@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from beear.data import hub, storage
 from beear.data.blocks import Block
-from beear.data.places import Where
+from beear.data.locations import Where
 from beear.data.readers import csv_file, json_array, json_lines, parquet_file
 from beear.errors import UserError
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, Self
 
-from beear.data.places import shown
+from beear.data.locations import shown
 from beear.data.refusals import is_refusal
 from beear.errors import UserError
 

@@ -9,8 +9,8 @@ from beear.data.blocks import Block
 from beear.data.columns import probe
 from beear.data.digests import file_digest
 from beear.data.files import blocks, expand, read_block
-from beear.data.fill import Filled, Generate, complete, fill_safe
 from beear.data.hits import HitRule, default_rule
+from beear.data.missing_answers import Filled, Generate, complete, fill_safe
 from beear.data.refusals import KEYWORDS
 from beear.data.rows import AnchorRow, DefenseRow, Probe
 from beear.data.scan import Scan, scan

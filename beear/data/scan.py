@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from beear.data import storage
 from beear.data.blocks import Block
-from beear.data.places import Where
+from beear.data.locations import Where
 from beear.data.source import Row, Source
 from beear.errors import UserError
 

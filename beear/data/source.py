@@ -8,7 +8,7 @@ from beear.config.schema import AnchorColumns, DefenseColumns
 from beear.data.blocks import Block, joined
 from beear.data.columns import anchor_row, defense_row
 from beear.data.files import read_block
-from beear.data.places import Where
+from beear.data.locations import Where
 from beear.data.rows import AnchorRow, DefenseRow
 from beear.data.splits import Split, split_of
 

@@ -8,8 +8,8 @@ from typing import Generic, TypeVar
 
 from beear.data.buckets import bucketed, window_of
 from beear.data.encode import EncodedAnchor, EncodedDefense, encode_anchor, encode_defense
-from beear.data.fill import complete
-from beear.data.places import Where
+from beear.data.locations import Where
+from beear.data.missing_answers import complete
 from beear.data.plan import own_lanes, passes, shuffled
 from beear.data.rows import AnchorRow, DefenseRow, Message
 from beear.data.source import Row, Source

@@ -11,7 +11,7 @@ from beear.config.schema import RunConfig
 from beear.data.batch import DefenseBatch
 from beear.data.collate import collate_defense
 from beear.data.encode import encode_defense, unlabelled
-from beear.data.fill import complete
+from beear.data.missing_answers import complete
 from beear.data.rows import AnchorRow, DefenseRow, Probe
 from beear.data.steps import TrainingPlan
 from beear.data.templates import Template

@@ -11,7 +11,7 @@ from beear.evaluation.outcomes import CLEAR, ProbeOutcomes, RequestOutcome
 from beear.evaluation.probes import apply
 from beear.evaluation.stats import wilson
 from beear.evaluation.subject import Subject
-from beear.report.schema import ProbeAsr
+from beear.records.report import ProbeAsr
 
 SAMPLES, SAMPLE_LENGTH = 3, 200
 

@@ -19,7 +19,7 @@ from beear.evaluation.measure import MeasuredRows
 from beear.evaluation.probes import apply
 from beear.evaluation.subject import Subject
 from beear.models.decoder import Decoder
-from beear.report.schema import Drift
+from beear.records.report import Drift
 
 PLAIN = "plain"
 

@@ -9,7 +9,7 @@ from statistics import stdev
 
 from beear.config.schema import GateConfig
 from beear.evaluation import stats
-from beear.report.schema import Gate, GateCheck, Measurement, Paired, ProbeAsr, Rate, Verdict
+from beear.records.report import Gate, GateCheck, Measurement, Paired, ProbeAsr, Rate, Verdict
 
 Bounds = Callable[[float], tuple[float, float]]
 

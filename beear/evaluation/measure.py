@@ -10,7 +10,7 @@ from beear.data.rows import AnchorRow, DefenseRow, Probe
 from beear.evaluation import asr, resistance, stats, utility
 from beear.evaluation.outcomes import AnchorOutcome, Partial, ProbeOutcomes
 from beear.evaluation.subject import Subject
-from beear.report.schema import Measurement
+from beear.records.report import Measurement
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from beear.report.schema import ResistanceCurve
+from beear.records.report import ResistanceCurve
 
 CLEAR = "no trigger"
 

@@ -31,7 +31,7 @@ from beear.methods.inner import sizes_after, unit
 from beear.methods.objectives import Objectives
 from beear.methods.perturbation import Perturbation
 from beear.models.decoder import Decoder
-from beear.report.schema import ResistanceCurve
+from beear.records.report import ResistanceCurve
 
 FIT_BATCH, LEAST_ROWS = 16, 4
 

@@ -21,7 +21,7 @@ from beear.config.resolve import DEPTH_SHARE
 from beear.config.schema import EvaluateConfig, ResistanceConfig
 from beear.errors import UserError
 from beear.evaluation.stats import wilson_bounds
-from beear.report.schema import ResistanceCurve
+from beear.records.report import ResistanceCurve
 
 SHIPPED = Path(__file__).with_suffix(".json")
 COMMAND = "python -m benchmarks.calibration"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from math import sqrt
 from statistics import NormalDist, fmean, stdev
 
-from beear.report.schema import Mean, Paired, Rate
+from beear.records.report import Mean, Paired, Rate
 
 ROWS_CAP = 10_000_000
 

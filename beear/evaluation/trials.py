@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from beear.config.schema import GateConfig
 from beear.evaluation.stats import wilson
-from beear.report.schema import EpochRecord
-from beear.report.search_schema import Trial, TrialEpoch
+from beear.records.report import EpochRecord
+from beear.records.search import Trial, TrialEpoch
 
 # Epochs of a trial that ended so count as a result; a failed or unfinished one has none.
 ENDED = ("finished", "stopped early", "met the gate")

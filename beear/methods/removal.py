@@ -14,8 +14,8 @@ from torch import Tensor
 from beear.data.batch import DefenseBatch, OuterBatch
 from beear.methods.forward import safe_loss, text_loss
 from beear.methods.losses import global_mean
+from beear.methods.micro_batches import runs_of
 from beear.methods.perturbation import Perturbation
-from beear.methods.runs import runs_of
 from beear.models.decoder import Decoder
 from beear.parallel.base import Backend
 

@@ -17,7 +17,7 @@ from beear.parallel.activations import recompute
 from beear.parallel.base import Settings, Source
 from beear.parallel.blocks import decoder_layers
 from beear.parallel.group import Group
-from beear.parallel.lowered import HALF, Exact
+from beear.parallel.half_precision import HALF, Exact
 from beear.parallel.optimizer import adamw
 from beear.parallel.shards import fill_from_first, fill_from_rows, local_of, lower_frozen, materialise, skeleton, whole_of
 

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from beear.parallel.lowered import HALF, Exact, lower, multiplied, stream_in_float32
+from beear.parallel.half_precision import HALF, Exact, lower, multiplied, stream_in_float32
 from beear.parallel.products import add_in_products
 
 

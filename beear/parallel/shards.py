@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from beear.parallel.base import Source
-from beear.parallel.lowered import HALF, Exact, loses, same
+from beear.parallel.half_precision import HALF, Exact, loses, same
 
 
 def skeleton(whole: nn.Module | None) -> nn.Module:

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from beear.parallel import lowered, zero_engine, zero_state, zero_weights
+from beear.parallel import half_precision, zero_engine, zero_state, zero_weights
 from beear.parallel.activations import recompute
 from beear.parallel.base import Settings, Source
 from beear.parallel.blocks import decoder_layers
@@ -37,7 +37,7 @@ class ZeRO(Group):
         self.library: Any
         self.engine: Any
         self.masters: zero_state.Masters
-        self.exact: lowered.Exact
+        self.exact: half_precision.Exact
         self._gathered, self._computed = False, False
 
     @property
@@ -59,7 +59,7 @@ class ZeRO(Group):
         self.exact = zero_weights.restore(trained, exact, self.masters.put)
         return self.engine.module
 
-    def _loaded(self, source: Source) -> tuple[nn.Module, lowered.Exact]:
+    def _loaded(self, source: Source) -> tuple[nn.Module, half_precision.Exact]:
         compute, device = self.settings.compute, self.device
         if self.stage < 3:
             model, exact = zero_weights.whole_model(source, compute, device)
@@ -69,7 +69,7 @@ class ZeRO(Group):
             with zero_engine.quiet():
                 exact = zero_weights.partition(self.library, model, rows, compute, config, device)
         if compute != torch.float32:
-            lowered.stream_in_float32(model)
+            half_precision.stream_in_float32(model)
         if self.settings.checkpoint:
             recompute(decoder_layers(model))
         return model, exact

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from beear.errors import UserError
 from beear.parallel.base import Source
-from beear.parallel.lowered import READ, Exact, loses, lower, places_of
+from beear.parallel.half_precision import READ, Exact, loses, lower, places_of
 from beear.parallel.shards import skeleton
 
 Rows = Callable[[str, int, int], Tensor]

@@ -1,8 +1,8 @@
 """Registering a finished output folder, now or again: what a run does at its end, from the folder alone."""
 
+from beear.records.report import Report
 from beear.registry.register import default_name, log_report, register
 from beear.registry.run import Run
-from beear.report.schema import Report
 from beear.report.write import read
 
 

@@ -6,7 +6,7 @@ import socket
 from urllib.parse import unquote, urlsplit
 
 from beear.errors import UserError
-from beear.report.redact import redact
+from beear.records.redact import redact
 
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _EXPECTED = "expected sqlite:///ABSOLUTE/PATH.db, http(s)://HOST:PORT, or a database URI"

@@ -64,7 +64,7 @@ def lost_errors() -> tuple[type[Exception], ...]:
 
 def reason(error: Exception, uri: str) -> str:
     """Return the gist of an MLflow error on one line, without credentials."""
-    from beear.report.redact import redact
+    from beear.records.redact import redact
 
     text = str(error).replace(uri, redact(uri))
     first = redact(" ".join(text.split()))

@@ -4,9 +4,9 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from beear.records.redact import redact
 from beear.registry.check import sqlite_path
 from beear.registry.flatten import params_of
-from beear.report.redact import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -5,8 +5,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from beear.report.redact import redact
-from beear.report.schema import Measurement, Report
+from beear.records.redact import redact
+from beear.records.report import Measurement, Report
 
 _UNNAMEABLE = re.compile(r"[^\w\-. :/]")
 _LONGEST_PARAM = 500

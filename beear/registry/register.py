@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from beear.errors import UserError
+from beear.records.redact import redact
+from beear.records.report import Report
 from beear.registry.connection import environment, lost_errors, patience, reason
 from beear.registry.errors import RegistrationPending
 from beear.registry.flatten import metrics_of, version_tags
 from beear.registry.run import Run
 from beear.registry.stage import stage
-from beear.report.redact import redact
-from beear.report.schema import Report
 from beear.report.write import write
 
 ALIAS = "sanitised"

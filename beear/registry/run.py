@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from beear.errors import UserError
+from beear.records.redact import redact
 from beear.registry.connection import client, lost_errors, reason
 from beear.registry.experiment import create_run, experiment_id_of, unfinished_run
 from beear.registry.flatten import metric_name
-from beear.report.redact import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from beear.errors import UserError
+from beear.records.search import SearchReport, Trial
 from beear.registry.connection import lost_errors
 from beear.registry.run import BUFFER, Run
-from beear.report.search_schema import SearchReport, Trial
 
 PARENT = "mlflow.parentRunId"
 NUMBERS = ("asr", "asr_high", "utility", "utility_loss", "over_refusal_rise", "composite")

@@ -6,9 +6,9 @@ import re
 import jinja2
 import yaml
 
+from beear.records.redact import redact_all
+from beear.records.report import Report
 from beear.report.html import environment
-from beear.report.redact import redact_all
-from beear.report.schema import Report
 from beear.report.table import table
 from beear.report.words import BADGES, headline, how_to_load, story
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
+from beear.records.report import EpochRecord, InnerCurve, Report, ResistanceCurve
 from beear.report.charts import Chart, Series, chart
-from beear.report.schema import EpochRecord, InnerCurve, Report, ResistanceCurve
 
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = range(6)
 

@@ -7,10 +7,10 @@ from typing import Any
 import jinja2
 import yaml
 
+from beear.records.redact import redact_all
+from beear.records.report import Report
 from beear.report import numbers
 from beear.report.figures import figures
-from beear.report.redact import redact_all
-from beear.report.schema import Report
 from beear.report.table import limit_text, table, unplaced
 from beear.report.words import BADGES, headline, how_to_load, story
 

@@ -3,7 +3,7 @@
 import json
 import sys
 
-from beear.report.schema import SCHEMA_VERSION, Report
+from beear.records.report import SCHEMA_VERSION, Report
 
 
 def text() -> str:

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from beear.report.schema import Mean, Paired, Rate
+from beear.records.report import Mean, Paired, Rate
 
 NONE = "–"
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from beear.records.search import SearchReport, Trial, TrialEpoch
 from beear.report import numbers
 from beear.report.charts import MARKERS, Chart, Series, Tick, chart
-from beear.report.search_schema import SearchReport, Trial, TrialEpoch
 from beear.report.search_text import as_it_came, broken, describe, in_nats, in_order, points, setting_text, shown_epoch
 
 LEFT, TOP, FOOT, CELL_HEIGHT = 46.0, 22.0, 38.0, 50.0

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import jinja2
 import yaml
 
+from beear.records.redact import redact_all
+from beear.records.search import SearchReport, Status, Trial, TrialEpoch
 from beear.report import numbers
 from beear.report.html import TEMPLATES, environment
 from beear.report.numbers import Cell
-from beear.report.redact import redact_all
 from beear.report.search_charts import BOUNDS, asr_by_epoch, cost_against_result, heat_map
-from beear.report.search_schema import SearchReport, Status, Trial, TrialEpoch
 from beear.report.search_text import (
     PROBED,
     SIGNS,

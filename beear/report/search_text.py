@@ -9,9 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from beear.evaluation.trials import ENDED, merit
+from beear.records.report import Paired
+from beear.records.search import SearchReport, Status, Trial, TrialEpoch
 from beear.report import numbers
-from beear.report.schema import Paired
-from beear.report.search_schema import SearchReport, Status, Trial, TrialEpoch
 
 SCREENFUL = 20
 PROBED = "keyword ASR under probes"

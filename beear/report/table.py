@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from beear.records.report import GateCheck, Measurement, Report, ResistanceCurve
 from beear.report.numbers import Cell, mean_cell, number, percent, points_cell, rate_cell
-from beear.report.schema import GateCheck, Measurement, Report, ResistanceCurve
 
 
 @dataclass(frozen=True)

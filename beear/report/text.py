@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from beear.records.report import Report
 from beear.report.numbers import Cell
-from beear.report.schema import Report
 from beear.report.table import Row, table, unplaced
 from beear.report.words import BADGES
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from beear.records.report import Report
 from beear.report.numbers import percent
-from beear.report.schema import Report
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import yaml
 from pydantic import ValidationError
 
 from beear.errors import UserError
+from beear.records.redact import redact_all
+from beear.records.report import Report
 from beear.report.card import model_card
 from beear.report.html import render
-from beear.report.redact import redact_all
-from beear.report.schema import Report
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from beear.commands.sanitize import sanitise
 from beear.config.cli import parse
 from beear.config.entry import run_entry
 from beear.config.schema import RunConfig
-from beear.orchestration.sanitise import sanitise
 from tests.checkpoints import edit_json, make_checkpoint
 
 

@@ -3,9 +3,9 @@
 import pytest
 import ray
 
+from beear.cluster.connection import Plan, check_resources
+from beear.cluster.scoring import slots_of
 from beear.errors import UserError
-from beear.orchestration.cluster import Plan, check_resources
-from beear.orchestration.scoring import slots_of
 
 
 def cluster(monkeypatch: pytest.MonkeyPatch, *nodes: dict[str, float]) -> None:

@@ -9,6 +9,10 @@ import pytest
 import ray
 import torch
 
+from beear.cluster.actor_pool import _Actor, run_pool, worth_a_pool
+from beear.cluster.connection import Plan
+from beear.cluster.gpu_memory import ask_gpus, gpu_here
+from beear.cluster.scoring import Scoring, score_shards, shard_scorer, shards_of
 from beear.config.resolve import resolve
 from beear.config.schema import ResistanceConfig, RunConfig
 from beear.data.rows import Probe
@@ -17,10 +21,6 @@ from beear.evaluation.measure import MeasuredRows, combine
 from beear.evaluation.outcomes import Partial
 from beear.models.facts import ModelFacts
 from beear.models.inspect import inspect_checkpoint
-from beear.orchestration.cluster import Plan
-from beear.orchestration.pool import _Actor, run_pool, worth_a_pool
-from beear.orchestration.probe import ask_gpus, gpu_here
-from beear.orchestration.scoring import Scoring, score_shards, shard_scorer, shards_of
 from beear.parallel.devices import GIB, Device
 from tests.checkpoints import make_checkpoint
 from tests.subjects import anchor_rows, defense_rows

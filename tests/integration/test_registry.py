@@ -18,15 +18,15 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from beear.config.schema import RunConfig
-from beear.orchestration.outputs import OutputFolder
-from beear.orchestration.search import publish
+from beear.records.report import Report
 from beear.registry.connection import environment
 from beear.registry.errors import RegistrationPending
 from beear.registry.register import Registered, log_report, register
 from beear.registry.run import Run
 from beear.registry.tracking import check, resolve_uri
-from beear.report.schema import Report
 from beear.report.write import read, write
+from beear.run.output_folder import OutputFolder
+from beear.search import delivery
 from tests.checkpoints import make_checkpoint
 from tests.report_sample import sample_report
 from tests.search_sample import sample_search
@@ -284,31 +284,31 @@ def test_a_server_lost_at_a_searchs_end_gets_all_of_it_from_the_same_command(ser
     server.start()
     report, said = sample_search(), list[str]()
     reporter: Any = SimpleNamespace(say=said.append, reporter=None, finish_stage=lambda: None)
-    output = OutputFolder(tmp_path / "out", report.run_id, publish.RECORD)
+    output = OutputFolder(tmp_path / "out", report.run_id, delivery.RECORD)
     output.open(fresh=False).close()
     run = Run.start(
         server.uri, "searches", str(output.staging), identity=report.run_id, name="a search", config=report.config
     )  # fmt: skip
     tracker: Any = SimpleNamespace(run=run, delivered=lambda: None)
     running: Any = SimpleNamespace(tracker=tracker, job=SimpleNamespace(identity=report.run_id), output=output, reporter=reporter)
-    children, trials = publish.Children(running, output.staging), report.trials[:2]
+    children, trials = delivery.Children(running, output.staging), report.trials[:2]
     children.told(trials[0], "epoch")
     children.told(trials[1], "started")
     server.kill()
     children.told(trials[0], "ended")
     for what in ("epoch", "ended"):
         children.told(trials[1], what)
-    assert publish.deliver(report, RunConfig(), running) == publish.FAILED
+    assert delivery.deliver(report, RunConfig(), running) == delivery.FAILED
     assert "the same command delivers it once the server answers" in said[-1]
-    assert publish.show_complete(output.target, server.uri, reporter) == publish.FAILED
+    assert delivery.show_complete(output.target, server.uri, reporter) == delivery.FAILED
 
     server.start()
-    code = publish.CHOSEN if publish.succeeded(report) else publish.UNDECIDED
-    assert publish.show_complete(output.target, server.uri, reporter) == code
+    code = delivery.CHOSEN if delivery.succeeded(report) else delivery.UNDECIDED
+    assert delivery.show_complete(output.target, server.uri, reporter) == code
     whole = run.client.get_run(run.run_id)
     assert whole.info.status == "FINISHED" and whole.data.tags["beear.chosen"] == report.why[:500]
     names = {file.path for file in run.client.list_artifacts(run.run_id)}
-    assert {publish.RECORD, publish.PAGE, publish.BEST} <= names
+    assert {delivery.RECORD, delivery.PAGE, delivery.BEST} <= names
     found = run.client.search_runs([whole.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.run_id}'")
     assert sorted((one.data.tags["beear.status"], one.info.status) for one in found) == sorted(
         (trial.status, "FAILED" if trial.status == "failed" else "FINISHED") for trial in trials
@@ -317,10 +317,10 @@ def test_a_server_lost_at_a_searchs_end_gets_all_of_it_from_the_same_command(ser
         history = sorted((m.step, m.value) for m in run.client.get_metric_history(one.info.run_id, "asr"))
         assert history == [(epoch.epoch, epoch.asr) for epoch in trial.epochs] != []
     left = {path.name for path in output.target.iterdir()}
-    assert left == {publish.RECORD, publish.PAGE, publish.BEST}
+    assert left == {delivery.RECORD, delivery.PAGE, delivery.BEST}
     # Once more: nothing is due, and no server is asked.
     server.kill()
-    assert publish.show_complete(output.target, server.uri, reporter) == code
+    assert delivery.show_complete(output.target, server.uri, reporter) == code
 
 
 def by_command(command: str) -> subprocess.CompletedProcess[Any]:

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from beear.config.dump import load_yaml
 from beear.config.schema import RunConfig
-from beear.report.search_schema import SearchReport
+from beear.records.search import SearchReport
 from tests.integration.conftest import ROOT
 
 SHORT = [

@@ -13,7 +13,7 @@ from pyarrow import parquet
 from beear.data import storage
 from beear.data.blocks import Block, joined
 from beear.data.files import blocks, read_block
-from beear.data.places import Where
+from beear.data.locations import Where
 from beear.data.scan import HEAD_BYTES, visible
 from beear.errors import UserError
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from beear.cluster.scoring import subject_of
 from beear.config.schema import RunConfig
 from beear.data.rows import Probe
 from beear.errors import UserError
@@ -18,7 +19,6 @@ from beear.evaluation.generate import generate_ids
 from beear.evaluation.measure import MeasuredRows, measure
 from beear.evaluation.subject import Subject
 from beear.models.inspect import inspect_checkpoint
-from beear.orchestration.scoring import subject_of
 from tests.checkpoints import make_checkpoint
 from tests.subjects import anchor_rows, defense_rows
 

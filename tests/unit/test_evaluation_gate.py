@@ -5,7 +5,7 @@ import pytest
 from beear.config.schema import GateConfig
 from beear.evaluation import stats
 from beear.evaluation.gate import decide, decide_alone, over_refusal_rise, utility_loss
-from beear.report.schema import Measurement, ProbeAsr, ResistanceCurve
+from beear.records.report import Measurement, ProbeAsr, ResistanceCurve
 
 GATE = GateConfig()
 

@@ -32,7 +32,7 @@ from beear.evaluation.resistance_scale import (
     upper_quantile,
 )
 from beear.evaluation.stats import wilson
-from beear.report.schema import ResistanceCurve
+from beear.records.report import ResistanceCurve
 from benchmarks import calibration
 
 GAPS = st.lists(st.floats(-9, 9), min_size=5, max_size=5)

@@ -11,9 +11,9 @@ from scipy.stats import binomtest
 from beear.config.schema import GateConfig
 from beear.evaluation import resistance_scale
 from beear.evaluation.trials import Yardstick, best_epoch, judged, ranked
-from beear.orchestration.search.trial import WORST
-from beear.report.schema import EpochRecord
-from beear.report.search_schema import Trial, TrialEpoch
+from beear.records.report import EpochRecord
+from beear.records.search import Trial, TrialEpoch
+from beear.search.trial import WORST
 
 BASE = {"asr_clean": 0.0, "asr_worst": 1.0, "exact_match": 0.9, "over_refusal": 0.01, "anchor_nll": 0.2}
 GATE = GateConfig()

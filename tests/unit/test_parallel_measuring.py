@@ -6,11 +6,11 @@ import pytest
 
 from beear.config.schema import RunConfig
 from beear.evaluation import likelihood
-from beear.orchestration.lengths import Lengths
 from beear.parallel import measuring
 from beear.parallel.devices import GIB, Device, cpu
 from beear.parallel.measuring import Measuring, plan_measuring
 from beear.parallel.memory import Spread, Work, plan_memory
+from beear.run.longest_rows import Lengths
 from tests.shapes import SEVEN, llama
 
 WHAT = Measuring(rows=64, prompt=128, new=32, text=192, labelled=64, half=True, attack=None)

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from beear.config.schema import EntrapmentWeights
 from beear.data.batch import OuterBatch
+from beear.methods.micro_batches import cut, enough, runs_of
 from beear.methods.perturbation import Perturbation
 from beear.methods.removal import removal_step
-from beear.methods.runs import cut, enough, runs_of
 from beear.models.decoder import Decoder
 from beear.parallel.base import Settings, Whole
 from beear.parallel.replicated import Single

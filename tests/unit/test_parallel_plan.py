@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from beear.config.schema import ParallelConfig, RunConfig
-from beear.orchestration.lengths import Lengths
-from beear.orchestration.resources import devices, resources
 from beear.parallel.devices import A100, GIB, H100, H200, Device, cpu
 from beear.parallel.memory import Spread, Work, plan_memory
 from beear.parallel.plan import Recommendation, recommend, size
+from beear.run.longest_rows import Lengths
+from beear.run.memory_table import devices, resources
 from tests.shapes import SEVEN, SEVENTY, TINY, llama
 
 WORK = Work(rows=16, prompt=128, safe=64, unwanted=64, text=192, labelled=64, layer=9, untouched=123)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from beear.records.report import Report
 from beear.report.html import render
-from beear.report.schema import Report
 from tests.report_sample import sample_report
 
 HOSTILE = "</td></pre><script>alert(1)</script><img src=x onerror=alert(1)>{{ 7*7 }}{% raw %}\" ' &"

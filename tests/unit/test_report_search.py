@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from beear.records.search import SearchReport, Trial
 from beear.report.search_charts import heat_map
 from beear.report.search_page import _behind, search_html
-from beear.report.search_schema import SearchReport, Trial
 from tests.search_sample import LAYERS, LENGTHS, MEMORY, STEPS, epoch, rule, sample_search, search_of, trial, without_a_trigger
 
 HOSTILE = "</title></td></pre><script>alert(1)</script><img src=x onerror=alert(1)>{{ 7*7 }}{% raw %}\" ' &"

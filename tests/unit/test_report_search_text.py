@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from beear.report.search_schema import Trial
+from beear.records.search import Trial
 from beear.report.search_text import (
     SCREENFUL,
     chosen_trial,

@@ -9,9 +9,9 @@ import yaml
 
 from beear.config.schema import GateConfig
 from beear.evaluation.gate import decide, decide_alone
+from beear.records.report import Paired
 from beear.report import numbers
 from beear.report.card import model_card
-from beear.report.schema import Paired
 from beear.report.table import table, unplaced
 from beear.report.text import summary
 from tests.report_sample import check, rate, sample_report

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beear.errors import UserError
+from beear.records.redact import redact, redact_all
 from beear.report import write as writing
 from beear.report.__main__ import main
 from beear.report.jsonschema import text as schema_text
-from beear.report.redact import redact, redact_all
 from beear.report.write import read, to_json, write, write_text
 from tests.report_sample import sample_report
 

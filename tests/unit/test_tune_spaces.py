@@ -12,9 +12,9 @@ from beear.config.fields import leaves
 from beear.config.resolve import default_layer, resolve
 from beear.config.schema import RunConfig
 from beear.config.search import SearchConfig
-from beear.config.space import family_of, known_families, load_space
 from beear.models.facts import ModelFacts
 from beear.models.families import FAMILIES
+from beear.search.space import family_of, known_families, load_space
 from tests.imports import imports_of, sources
 
 CORE = ["method.layer", "method.length", "method.inner_steps"]

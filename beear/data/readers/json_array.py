@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from beear.data import storage
 from beear.data.blocks import Block
-from beear.data.places import Where, shown
+from beear.data.locations import Where, shown
 from beear.data.readers.text import BOM, decode, why_not
 from beear.errors import UserError
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from beear.data import storage
 from beear.data.blocks import Block
-from beear.data.places import Where
+from beear.data.locations import Where
 from beear.errors import UserError
 
 ROWS_AT_ONCE = 1024

@@ -2,7 +2,7 @@
 
 import json
 
-from beear.data.places import Where
+from beear.data.locations import Where
 from beear.errors import UserError
 
 BOM = b"\xef\xbb\xbf"

@@ -1,0 +1,1 @@
+"""All that knows Ray: connection, tasks, actor pools, training workers, scoring."""

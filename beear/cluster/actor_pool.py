@@ -1,0 +1,83 @@
+"""A pool of Ray Data actors: each sets itself up once and takes pieces of work as they come.
+
+Work balances itself, and an actor that is lost costs the piece it held. An actor starts in a process of its own, which
+imports everything anew (seconds), where a task finds a process that has done so: :func:`worth_a_pool`.
+"""
+
+import pickle
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+
+from beear.cluster.connection import Plan
+from beear.cluster.tasks import RETRIES, guarded, share_of, values_of
+from beear.streams.datasets import quiet
+
+Work = Callable[[Any], Any]
+
+
+def worth_a_pool(plan: Plan) -> bool:
+    """Say whether actors cost nothing over tasks, or work is spread: on GPUs, whose tasks end their process, or nodes."""
+    return plan.gpus_per_worker > 0 or sum(bool(node["Alive"]) for node in ray.nodes()) > 1
+
+
+def run_pool(setup: Callable[..., Work], arguments: tuple[Any, ...], pieces: Sequence[Any], plan: Plan, actors: int) -> list[Any]:
+    """Return ``setup(*arguments)(piece)`` for each of ``pieces``, in order, worked out by ``actors`` actors.
+
+    Each actor calls ``setup`` once. ``arguments`` reach them through the object store; pieces are small.
+
+    Raises:
+        UserError: what ``setup`` or the work raised, or a piece that killed its actor again and again.
+    """
+    quiet(ray.data.DataContext.get_current())
+    rows = [{"place": place, "piece": pickle.dumps(piece)} for place, piece in enumerate(pieces)]
+    tries = _Tries.remote()  # type: ignore[attr-defined]  # ray.remote gives it
+    done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        _Actor,  # type: ignore[arg-type]  # its constructor's arguments come from fn_constructor_kwargs
+        batch_size=1,
+        batch_format="pyarrow",
+        fn_constructor_kwargs={"setup": setup, "arguments": [ray.put(arguments)], "tries": tries},
+        compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=1),
+        **share_of(plan),
+    )
+    found = {row["place"]: pickle.loads(row["outcome"]) for row in done.iter_rows()}
+    return values_of([found[place] for place in range(len(pieces))])
+
+
+@ray.remote(num_cpus=0)
+class _Tries:
+    """How often each piece was begun: Ray Data itself tries a piece that kills its actor without end."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[int] = Counter()
+
+    def begin(self, place: int) -> int:
+        self._counts[place] += 1
+        return self._counts[place]
+
+
+class _Actor:
+    """One worker. It sets itself up at its first piece: Ray would start an actor that fails to start again and again."""
+
+    def __init__(self, setup: Callable[..., Work], arguments: list[Any], tries: Any) -> None:
+        self._setup, self._arguments, self._tries = setup, arguments, tries
+        self._ready: tuple[str | None, Any] | None = None
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        places, pieces = (batch.column(name).to_pylist() for name in ("place", "piece"))
+        outcomes = [self._outcome(place, pickle.loads(piece)) for place, piece in zip(places, pieces, strict=True)]
+        packed = pa.array([pickle.dumps(outcome) for outcome in outcomes], pa.binary())
+        return pa.table({"place": batch.column("place"), "outcome": packed})
+
+    def _outcome(self, place: int, piece: Any) -> tuple[str | None, Any]:
+        tries = ray.get(self._tries.begin.remote(place))
+        if tries > 1 + RETRIES:
+            return f"a worker died {tries - 1} times at the same work; expected it to fit in a worker's memory", None
+        if self._ready is None:
+            self._ready = guarded(self._setup, ray.get(self._arguments)[0])
+        mistake, work = self._ready
+        return (mistake, None) if mistake is not None else guarded(work, (piece,))

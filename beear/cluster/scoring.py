@@ -1,0 +1,179 @@
+"""The scoring stage: files are loaded from disk by tasks of their own, which may need a GPU the driver lacks."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+import torch
+from pydantic import BaseModel
+
+from beear.cluster.actor_pool import run_pool, worth_a_pool
+from beear.cluster.connection import Plan
+from beear.cluster.tasks import results_of, run_tasks, start_tasks
+from beear.config.schema import RunConfig
+from beear.data.rows import Message
+from beear.engine.session import compute_dtype
+from beear.evaluation import harness, resistance
+from beear.evaluation.drift import HiddenStates, hidden_states
+from beear.evaluation.drift import drift as drift_of
+from beear.evaluation.engines import VllmEngine
+from beear.evaluation.generate import complete
+from beear.evaluation.judge import Judge, judge_all
+from beear.evaluation.measure import MeasuredRows, combine, measure, merge
+from beear.evaluation.outcomes import Partial
+from beear.evaluation.subject import Subject
+from beear.models.compute import device_here
+from beear.models.facts import ModelFacts
+from beear.models.loading import load_model, load_tokenizer
+from beear.records.report import Drift, Measurement
+
+MOST_SLOTS = 16
+SHARD_BATCHES = 2
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What to measure, picklable; ``config`` is resolved."""
+
+    config: RunConfig
+    rows: MeasuredRows
+
+
+class Scored(BaseModel):
+    """A measurement and what a person should know of how it was made."""
+
+    measurement: Measurement
+    notes: list[str] = []
+
+
+def shards_of(scoring: Scoring, layers: int) -> int:
+    """Return how many shards a measurement is cut into: by rows and attacks alone, so that the numbers are the same on
+    any cluster. A shard holds at most two batches of prompts of each kind.
+    """
+    evaluate, rows = scoring.config.evaluate, scoring.rows.first(scoring.config.evaluate.rows)
+    assert evaluate.batch_size is not None, "the configuration is resolved first"
+    by_rows = math.ceil(max(len(rows.defense), len(rows.anchor)) / (SHARD_BATCHES * evaluate.batch_size))
+    attacks = len(resistance.attacks(evaluate.resistance, layers)) if evaluate.resistance.enabled else 0
+    return max(by_rows, attacks, 1)
+
+
+def slots_of(plan: Plan, parameters: int) -> int:
+    """Return how many workers share a measurement: as many as the cluster has room for at once, in memory too."""
+    there = ray.cluster_resources()
+    rooms = [there.get("CPU", 1.0) / plan.cpus_per_worker]
+    if plan.gpus_per_worker:
+        rooms.append(there.get("GPU", 0.0) / plan.gpus_per_worker)
+    elif "memory" in there:
+        # On a CPU each task holds the weights in float32, with about as much again while it loads them.
+        rooms.append(there["memory"] / (8.0 * parameters))
+    return max(1, min(MOST_SLOTS, int(min(rooms))))
+
+
+def score(scoring: Scoring, facts: ModelFacts, plan: Plan) -> Scored:
+    """Measure a checkpoint's files, shared over the cluster; a configured judge is asked from here.
+
+    Raises:
+        UserError: weights that are not finite or do not fit, or a row that its hit rule cannot judge.
+    """
+    started, evaluate = time.monotonic(), scoring.config.evaluate
+    abilities = start_tasks([(harness_results, (scoring, facts))] if evaluate.tasks else [], plan)
+    whole = combine(_partials(scoring, facts, plan))
+    whole.seconds = time.monotonic() - started
+    notes: list[str] = []
+    if evaluate.judge.url is not None:
+        with Judge(evaluate.judge) as judge:
+            notes = judge_all(judge, whole.requests)
+    measurement = merge([whole], evaluate.confidence, facts.digests["weights"])
+    if evaluate.tasks:
+        measurement.tasks = results_of(abilities)[0]
+    return Scored(measurement=measurement, notes=notes)
+
+
+def _partials(scoring: Scoring, facts: ModelFacts, plan: Plan) -> list[Partial]:
+    """Measure every shard: by tasks with an even part each, or by a pool whose actors take the next one."""
+    shards = shards_of(scoring, facts.layers)
+    slots = min(slots_of(plan, facts.parameters), shards)
+    if slots > 1 and worth_a_pool(plan):
+        return run_pool(shard_scorer, (scoring, facts, shards), range(shards), plan, slots)
+    parts = [range(first, shards, slots) for first in range(slots)]
+    found = run_tasks([(score_shards, (scoring, facts, part, shards)) for part in parts], plan)
+    return [partial for part in found for partial in part]
+
+
+def drift(scoring: Scoring, before: ModelFacts, after: ModelFacts, plan: Plan) -> Drift:
+    """Compare the hidden states of two checkpoints' files."""
+    layer = scoring.config.method.layer
+    assert layer is not None, "the configuration is resolved first"
+    one, other = run_tasks([(states_of, (scoring, facts)) for facts in (before, after)], plan)
+    return drift_of(one, other, layer)
+
+
+def greedy_answers(config: RunConfig, facts: ModelFacts, requests: list[tuple[Message, ...]], plan: Plan) -> list[str]:
+    """Return the checkpoint's own greedy answers, for defense rows without a safe one."""
+    return run_tasks([(answer_requests, (config, facts, requests))], plan)[0]
+
+
+def score_shards(scoring: Scoring, facts: ModelFacts, ranks: Sequence[int], shards: int) -> list[Partial]:
+    """Measure some of the shards in this process."""
+    return [*map(shard_scorer(scoring, facts, shards), ranks)]
+
+
+def shard_scorer(scoring: Scoring, facts: ModelFacts, shards: int) -> Callable[[int], Partial]:
+    """Load the checkpoint in this process; return what measures one of the shards by its rank."""
+    config = scoring.config
+    subject = subject_of(config, facts, completes=True)
+    return lambda rank: measure(subject, scoring.rows, config.evaluate, config.seed, (rank, shards))
+
+
+def harness_results(scoring: Scoring, facts: ModelFacts) -> dict[str, float]:
+    """Run the configured lm-evaluation-harness tasks in this process."""
+    return harness.run_tasks(subject_of(scoring.config, facts), scoring.config.evaluate)
+
+
+def states_of(scoring: Scoring, facts: ModelFacts) -> HiddenStates:
+    """Return a checkpoint's hidden states on the first report rows, made in this process."""
+    rows, evaluate = scoring.rows, scoring.config.evaluate
+    assert evaluate.batch_size is not None, "the configuration is resolved first"
+    subject = subject_of(scoring.config, facts)
+    return hidden_states(subject, rows.defense[: evaluate.drift_rows], rows.probes, evaluate.batch_size)
+
+
+def answer_requests(config: RunConfig, facts: ModelFacts, requests: list[tuple[Message, ...]]) -> list[str]:
+    """Answer in this process."""
+    evaluate = config.evaluate
+    assert evaluate.batch_size is not None, "the configuration is resolved first"
+    return complete(subject_of(config, facts, completes=True), requests, evaluate.max_new_tokens, evaluate.batch_size)
+
+
+def subject_of(config: RunConfig, facts: ModelFacts, completes: bool = False) -> Subject:
+    """Load a checkpoint for measuring, in its files' own rounding, on the GPU that this process was given if any.
+
+    One that ``completes`` does so by the configured engine.
+
+    Raises:
+        UserError: weights that are not finite or do not fit, or an engine that cannot serve the checkpoint.
+    """
+    device = device_here()
+    compute = compute_dtype(config.model.dtype, device)
+    tokenizer = load_tokenizer(facts, config.model.chat_template)
+    # On a CPU float32 is the fast path; on a GPU a measured model is held in the dtype it will be served in.
+    held = compute if device.type == "cuda" else torch.float32
+    subject = Subject.of(load_model(facts, held, device), tokenizer, compute=compute)
+    if completes and config.evaluate.engine == "vllm":
+        return replace(subject, engine=VllmEngine(facts, compute, subject.stop))
+    return subject
+
+
+def count_of(measurement: Measurement) -> dict[str, Any]:
+    """Return the few numbers of a measurement that a tracking server plots."""
+    probes = {f"asr/{p.name}": p.asr.rate for p in measurement.asr_probes}
+    return {
+        "asr/clear": measurement.asr_clean.asr.rate,
+        **probes,
+        "over_refusal": measurement.over_refusal.rate,
+        "exact_match": measurement.exact_match.rate,
+        "anchor_nll": measurement.anchor_nll.mean,
+    }

@@ -1,0 +1,68 @@
+"""Ray Train's folder of a run's checkpoints, put in order before training: a killed process may leave it in disorder.
+
+Ray lists the checkpoints that are whole in a file of its own, which it writes over in place, and resumes by that list.
+"""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
+from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import _CheckpointManagerState
+
+from beear.cluster.checkpoint import epoch_if_complete
+
+
+def mend(folder: Path) -> str | None:
+    """Remove uploads that were broken off, and make Ray's list anew where it cannot be read; then return what was done.
+
+    No process of the run may be at work.
+    """
+    snapshot, said = folder / CHECKPOINT_MANAGER_SNAPSHOT_FILENAME, None
+    try:
+        listed = _listed(snapshot)
+    except ValueError:
+        listed, said = _recovered(folder, snapshot)
+    for path in folder.glob("checkpoint_*"):
+        if path.is_dir() and path.name not in listed:
+            shutil.rmtree(path)
+    return said
+
+
+def _listed(snapshot: Path) -> set[str]:
+    """Return the checkpoints that Ray lists; raise ValueError where it could not read them itself."""
+    if not snapshot.exists():
+        return set()
+    state: Any = _CheckpointManagerState.model_validate_json(snapshot.read_bytes())
+    return {result.checkpoint_dir_name for result in state.checkpoint_results}
+
+
+def _recovered(folder: Path, snapshot: Path) -> tuple[set[str], str]:
+    # Ray names them by the time at which they were reported.
+    for path in sorted(folder.glob("checkpoint_*"), reverse=True):
+        epoch = epoch_if_complete(path) if path.is_dir() else None
+        if epoch is not None:
+            _write(snapshot, path.name, epoch)
+            return {path.name}, f"Ray's list of checkpoints was broken off; training goes on after epoch {epoch}, the last saved"
+    snapshot.unlink()
+    return set(), "Ray's list of checkpoints was broken off and no checkpoint is whole; training starts over"
+
+
+def _write(snapshot: Path, name: str, epoch: int) -> None:
+    """Write the list that holds the checkpoint ``name`` alone, whole or not at all."""
+    result = {"checkpoint_dir_name": name, "metrics": {"epoch": epoch}}
+    state = _CheckpointManagerState(
+        checkpoint_results=[result],
+        checkpoint_report_indices=[0],
+        latest_checkpoint_result=result,
+        pending_training_results=[],
+        pending_validation_specs=[],
+        current_report_index=1,
+        validated_checkpoint_dir_names=[],
+        timed_out_validation_checkpoint_dir_names=[],
+        failed_validation_checkpoint_dir_names=[],
+    )
+    new = snapshot.with_suffix(".new")
+    new.write_text(state.model_dump_json(), encoding="utf-8")
+    os.replace(new, snapshot)

@@ -1,0 +1,98 @@
+"""The driver's side of training: one Ray Train run, its events, and what it left in storage."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import ray.data
+import ray.train
+from ray.train.torch import TorchTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+from beear.cluster.checkpoint import EXPORT, read_history
+from beear.cluster.connection import Plan
+from beear.cluster.events import FAULTS, Board, Event, Relay
+from beear.cluster.run_in_thread import run_beside
+from beear.cluster.temp_dirs import clear_scratch, scratch_name
+from beear.cluster.train_storage import mend
+from beear.cluster.training_worker import WorkerSpec, train_worker
+from beear.errors import UserError
+from beear.records.report import EpochRecord
+from beear.streams.datasets import datasets
+
+
+class Diverged(Exception):
+    """A loss or gradient was not finite; what earlier epochs saved stays in the staging folder."""
+
+
+def train(
+    spec: WorkerSpec, plan: Plan, storage: Path, sink: Callable[[Event], None], *, max_failures: int, export: Path | None = None
+) -> list[EpochRecord]:
+    """Run (or resume) training, copy the exported model to the folder ``export`` (if given) and return the epochs.
+
+    Workers are started again ``max_failures`` times after one is lost.
+
+    The Ray Train run is named by the identity, so the same command finds its own checkpoints in ``storage``.
+
+    Raises:
+        UserError: a row or a checkpoint was at fault, or memory ran out; the sentence comes from the worker.
+        Diverged: the loss was not finite.
+        TrainingFailedError: anything else, after retries.
+    """
+    spec.board = Board.remote()  # type: ignore[attr-defined]  # ray.remote hides its method from the checker
+    spec.scratch = scratch_name(spec.identity, storage)
+    if said := mend(storage / _run_name(spec)):
+        sink({"kind": "note", "message": said})
+    faults: list[Event] = []
+
+    def take(event: Event) -> None:
+        if event["kind"] in FAULTS:
+            faults.append(event)
+        sink(event)
+
+    trainer = _trainer(spec, plan, storage, max_failures)
+    failure: TrainingFailedError | None = None
+    result = None
+    with Relay(spec.board, take):
+        try:
+            result = run_beside(trainer.fit)
+        except TrainingFailedError as error:
+            failure = error
+    # On other machines the next workers do this.
+    clear_scratch(spec.scratch)
+    if faults:
+        raise UserError(faults[0]["message"]) if faults[0]["kind"] == "user_error" else Diverged(faults[0]["message"])
+    if failure is not None:
+        raise failure
+    assert result is not None and result.checkpoint is not None
+    with result.checkpoint.as_directory() as folder:
+        if export is not None:
+            shutil.rmtree(export, ignore_errors=True)
+            shutil.copytree(Path(folder) / EXPORT, export)
+        return read_history(Path(folder))
+
+
+def _run_name(spec: WorkerSpec) -> str:
+    return f"beear-{spec.identity[:16]}"
+
+
+def _trainer(spec: WorkerSpec, plan: Plan, storage: Path, max_failures: int) -> TorchTrainer:
+    streams = datasets(spec.stream, plan.workers)
+    options = ray.data.ExecutionOptions(preserve_order=True)
+    return TorchTrainer(
+        train_worker,
+        train_loop_config={"spec": spec},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=plan.workers,
+            use_gpu=plan.gpus_per_worker > 0,
+            resources_per_worker=plan.share,
+        ),
+        run_config=ray.train.RunConfig(
+            name=_run_name(spec),
+            storage_path=str(storage),
+            failure_config=ray.train.FailureConfig(max_failures=max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+        ),
+        datasets=dict(streams),
+        dataset_config=ray.train.DataConfig(datasets_to_split=[], execution_options=options),
+    )

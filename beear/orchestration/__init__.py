@@ -1,1 +1,0 @@
-"""The jobs, told over Ray: prepare, train, score, publish."""

@@ -1,0 +1,1 @@
+"""The published records, as plain data: report.json and search.json."""

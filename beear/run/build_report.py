@@ -1,0 +1,145 @@
+"""Putting a report together from what the stages found. No maths: the gate and the statistics are evaluation's."""
+
+import platform
+import time
+from typing import Any
+
+import ray
+import torch
+import transformers
+
+from beear.cluster.scoring import Scored
+from beear.evaluation import gate
+from beear.records.report import Drift, EpochRecord, Gate, Report
+from beear.run.identity import code_version
+from beear.run.prepare import Job
+
+PASSED, UNDECIDED = 0, 3
+
+NOT_TESTED = (
+    "triggers and placements other than those listed: reduced measured ASR is not proof that no backdoor is left",
+    "unwanted behaviours that the defense set does not show",
+    "requests in languages, lengths and conversation depths that the report rows do not cover",
+    "sampling at a temperature above zero: every completion is greedy",
+)
+
+
+def sanitize_report(
+    job: Job,
+    before: Scored,
+    after: Scored,
+    drift: Drift,
+    history: list[EpochRecord],
+    seconds: dict[str, float],
+) -> Report:
+    """Return the report of a sanitised model, with the gate's verdict."""
+    config = job.config
+    confidence = config.evaluate.confidence
+    one, other = before.measurement, after.measurement
+    verdict = gate.decide(one, other, config.gate, confidence)
+    return Report(
+        **_common(job, verdict, seconds, [*before.notes, *after.notes, *told_once(history)]),
+        before=one,
+        after=other,
+        utility_loss=gate.utility_loss(one, other, config.gate, confidence),
+        over_refusal_rise=gate.over_refusal_rise(one, other, confidence),
+        drift=drift,
+        epochs=history,
+    )
+
+
+def told_once(history: list[EpochRecord]) -> list[str]:
+    """Return the epochs' notes without what a resumed run found again, with other figures in brackets."""
+    found: dict[str, str] = {}
+    for note in (note for epoch in history for note in epoch.notes):
+        found.setdefault(note.partition(" (")[0], note)
+    return list(found.values())
+
+
+def evaluate_report(job: Job, measured: Scored, seconds: dict[str, float]) -> Report:
+    """Return the report of a checkpoint that was measured and not changed; the verdict is on ASR alone."""
+    verdict = gate.decide_alone(measured.measurement, job.config.gate, job.config.evaluate.confidence)
+    return Report(**_common(job, verdict, seconds, measured.notes), before=measured.measurement)
+
+
+def _common(job: Job, verdict: Gate, seconds: dict[str, float], notes: list[str]) -> dict[str, Any]:
+    return {
+        **origin(job),
+        "kind": job.kind,
+        "template": job.template,
+        "data": job.data.summary(),
+        "choices": job.choices,
+        "gate": verdict,
+        "exit_code": PASSED if verdict.verdict == "passed" else UNDECIDED,
+        "not_tested": _not_tested(job),
+        "notes": [*_notes(job), *dict.fromkeys(notes)],
+        "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
+    }
+
+
+def origin(job: Job) -> dict[str, Any]:
+    """Return what every record says of where it comes from: run, time, code, machine, model and configuration."""
+    return {
+        "run_id": job.identity,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "code_version": code_version(),
+        "machine": machine(),
+        "model": _model(job),
+        "config": job.config.model_dump(mode="json"),
+    }
+
+
+def _model(job: Job) -> dict[str, object]:
+    facts = job.facts
+    return {
+        "path": job.asked,
+        "base": facts.base,
+        "architecture": facts.architecture,
+        "layers": facts.layers,
+        "hidden_size": facts.hidden_size,
+        "parameters": facts.parameters,
+        "context": facts.context,
+        "tied_embeddings": facts.tied,
+        "dtype": facts.source_dtype,
+        "digests": facts.digests,
+    }
+
+
+def _not_tested(job: Job) -> list[str]:
+    found = list(NOT_TESTED)
+    evaluate = job.config.evaluate
+    if not job.data.probes:
+        found.insert(0, "any known trigger: no probes were given")
+    if not evaluate.resistance.enabled:
+        found.append("entrapment resistance: switched off")
+    else:
+        found.append(f"fresh attacks at placements other than {evaluate.resistance.placements}, to which they are blind")
+    if evaluate.judge.url is None:
+        found.append("completions by an LLM judge: verdicts are by keywords and hit rules, which are often wrong")
+    if evaluate.tasks is None:
+        found.append("general ability beyond the anchoring set: no lm-evaluation-harness tasks were asked for")
+    return found
+
+
+def _notes(job: Job) -> list[str]:
+    notes = list(job.facts.notes)
+    if job.kind == "sanitize" and job.data.probes:
+        notes.append("Probes were measured on selection rows after each epoch for the record; nothing was decided by them.")
+        if job.config.data.probes.chose_settings:
+            notes[-1] = "A search chose this run's settings by these probes: ASR under them is no blind test."
+    return notes
+
+
+def machine() -> dict[str, str]:
+    """Return what the figures were made on."""
+    there = ray.cluster_resources() if ray.is_initialized() else {}
+    return {
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "ray": ray.__version__,
+        "cluster_cpus": f"{there.get('CPU', 0):g}",
+        "cluster_gpus": f"{there.get('GPU', 0):g}",
+    }

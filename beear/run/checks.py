@@ -1,0 +1,127 @@
+"""Checks that need both the data and the tokenizer, made on the longest and the shortest rows the driver saw."""
+
+import signal
+from collections.abc import Sequence
+from heapq import nlargest
+from types import FrameType
+from typing import NoReturn, TypeVar
+
+from transformers import PreTrainedTokenizerBase
+
+from beear.config.schema import RunConfig
+from beear.data.encode import encode_anchor, encode_defense
+from beear.data.load import MOST_CHECKED, LoadedData
+from beear.data.missing_answers import complete
+from beear.data.rows import AnchorRow, DefenseRow, Message
+from beear.data.templates import Template
+from beear.errors import UserError
+from beear.evaluation.probes import apply
+from beear.models.facts import ModelFacts
+
+TEMPLATE_SECONDS = 10.0
+R = TypeVar("R", DefenseRow, AnchorRow)
+
+
+def check_engine(config: RunConfig, facts: ModelFacts) -> None:
+    """Make sure that the configured engine serves such a checkpoint.
+
+    Raises:
+        UserError: vLLM is to load an adapter.
+    """
+    if config.evaluate.engine == "vllm" and facts.base is not None:
+        raise UserError(
+            f"evaluate.engine is vllm and model.path {facts.path} an adapter; expected a full model, or the engine torch"
+        )
+
+
+def check_template(tokenizer: PreTrainedTokenizerBase, where: str, seconds: float = TEMPLATE_SECONDS) -> None:
+    """Make sure that the chat template renders a short conversation at all: a stranger's may loop for days.
+
+    Raises:
+        UserError: it takes longer than ``seconds``, or it does not work.
+    """
+
+    def give_up(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise UserError(
+            f"{where}: its chat template takes longer than {seconds:g} s on two short turns; expected one that renders at once"
+        )
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        Template(tokenizer)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def check_lengths(config: RunConfig, facts: ModelFacts, data: LoadedData, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Make sure that the template works, that the longest rows fit and that n positions exist in the shortest prompt.
+
+    Return how many do, by what they are counted from (``method.suffix_from``).
+
+    Raises:
+        UserError: one of them does not hold, or a row to be measured leaves no room for its completion.
+    """
+    template, longest = Template(tokenizer), config.data.max_length
+    assert longest is not None, "the configuration is resolved first"
+    for row in [*data.longest["defense"], *data.longest["anchor"], data.shortest]:
+        if isinstance(row, DefenseRow):
+            encode_defense(complete(row, {}, config.data.refusal), template, longest, facts.context)
+        else:
+            encode_anchor(row, template, longest, facts.context)
+    _check_measured(config, facts.context, data, template)
+    room = _room(data.shortest, template)
+    _check_positions(config, room, data.shortest.origin)
+    return room
+
+
+def _check_measured(config: RunConfig, context: int, data: LoadedData, template: Template) -> None:
+    """Rows are never shortened for measuring, and a probe makes them longer."""
+    evaluate = config.evaluate
+    requests = [*_longest(data.report[: evaluate.rows]), *_longest(data.selection[: evaluate.selection_rows])]
+    anchors = [*_longest(data.anchor_report[: evaluate.rows]), *_longest(data.anchor_selection[: evaluate.selection_rows])]
+    for row in requests:
+        _check_completion(row, row.messages, template, evaluate.max_new_tokens, context)
+        for probe in data.probes:
+            under = f' under probe "{probe.name}"'
+            _check_completion(row, apply(probe, row.messages), template, evaluate.max_new_tokens, context, under)
+    for chat in anchors:
+        _check_completion(chat, chat.messages[:-1], template, evaluate.max_new_tokens, context)
+        tokens = len(template.conversation(chat.messages)[0])
+        if tokens > context:
+            raise UserError(
+                f"{chat.origin}: the conversation to be measured has {tokens} tokens; "
+                f"expected at most {context}, the model's context."
+            )
+
+
+def _longest(rows: Sequence[R]) -> list[R]:
+    return nlargest(MOST_CHECKED, rows, key=lambda row: sum(len(m.content.encode()) for m in row.messages))
+
+
+def _check_completion(
+    row: DefenseRow | AnchorRow, request: Sequence[Message], template: Template, new: int, context: int, under: str = ""
+) -> None:
+    tokens = len(template.prompt_ids(request))
+    if tokens + new > context:
+        raise UserError(
+            f"{row.origin}: the prompt to be measured has {tokens} tokens{under} and evaluate.max_new_tokens is {new}; "
+            f"expected at most {context} together, the model's context."
+        )
+
+
+def _room(shortest: DefenseRow, template: Template) -> dict[str, int]:
+    tokens = len(template.prompt_ids(shortest.messages))
+    return {"prompt": tokens, "user": tokens - template.user_end(shortest.messages)}
+
+
+def _check_positions(config: RunConfig, room: dict[str, int], shortest: str) -> None:
+    method = config.method
+    if method.name == "finetune" or not {"suffix", "prefix"} & set(method.placements):
+        return
+    if method.length > room[method.suffix_from]:
+        raise UserError(
+            f"method.length: found {method.length}, expected at most {room[method.suffix_from]}, "
+            f"the tokens of the shortest prompt ({shortest})"
+        )

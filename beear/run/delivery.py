@@ -1,0 +1,156 @@
+"""Delivering a run's results: the output folder, the tracking server, the words on the screen."""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from beear.config.schema import RunConfig
+from beear.records.report import EpochRecord, Report
+from beear.registry.again import register_folder
+from beear.registry.check import check, resolve_uri
+from beear.registry.errors import RegistrationPending
+from beear.registry.register import PENDING, check_name, default_name, intent, log_report, register
+from beear.report.text import summary
+from beear.report.write import read, write
+from beear.run.output_folder import OutputFolder
+from beear.run.progress import Reporter
+
+KEPT = ("report.json", "report.html", "model", "config.yaml", "events.jsonl", "pending_metrics.jsonl")
+FAILED = 1
+
+
+def check_tracking(config: RunConfig) -> str | None:
+    """Return the tracking URI in use, None where tracking is off; nothing is written.
+
+    Raises:
+        UserError: the server cannot be reached or used, or the model's name is one MLflow refuses.
+    """
+    if not config.tracking.enabled:
+        return None
+    uri = resolve_uri(config.tracking.uri, config.output.dir)
+    check(uri)
+    if config.tracking.register_as:
+        check_name(config.tracking.register_as)
+    return uri
+
+
+class Tracker:
+    """The MLflow run of a job; a quiet nothing where tracking is off, and before it is started."""
+
+    def __init__(self, uri: str | None, config: RunConfig, identity: str, folder: Path) -> None:
+        """Keep what a run needs; the server hears of it at :meth:`start`."""
+        self.run: Any = None
+        self._delivered = False
+        self._uri, self._config, self._identity, self._folder = uri, config, identity, folder
+
+    def start(self) -> None:
+        """Start the run, or go on with the one that was cut off.
+
+        Raises:
+            UserError: the server does not take the run.
+        """
+        if self._uri is None:
+            return
+        from beear.registry.run import Run
+
+        self.run = Run.start(
+            self._uri,
+            self._config.tracking.experiment,
+            str(self._folder),
+            identity=self._identity,
+            name=f"{default_name(self._config.model.path)}-{self._identity[:8]}",
+            config=self._config.model_dump(mode="json"),
+        )
+
+    def log(self, metrics: dict[str, float], step: int = 0) -> None:
+        """Log numbers; they wait in the folder while the server is away."""
+        if self.run is not None:
+            self.run.log_metrics(metrics, step)
+
+    def epoch(self, record: EpochRecord) -> None:
+        """Log one epoch."""
+        inner = {f"inner/{c.placement}/steps": float(c.steps) for c in record.inner}
+        losses = {f"loss/{k}": v for k, v in record.losses.items()}
+        selection = {f"selection/{k}": v for k, v in record.selection.items()}
+        self.log({**inner, **losses, **selection}, record.epoch)
+
+    def intent(self, report: Report) -> dict[str, object]:
+        """Return what the report says of the registry until the server has taken it."""
+        return {} if self.run is None else intent(self.run, self._name() if report.after else None)
+
+    def deliver(self, folder: Path, report: Report) -> str:
+        """Log the report and register the model; return a line that says where it is.
+
+        Raises:
+            RegistrationPending: the server did not take it; the folder is complete.
+        """
+        if self.run is None:
+            return "not tracked (tracking.enabled is false)"
+        self.run.folder = str(folder)
+        self._delivered = True
+        if report.after is None:
+            log_report(str(folder), report, self.run)
+            return f"run {self.run.run_id}"
+        return register(str(folder), report, self._name(), self.run).model_uri
+
+    def delivered(self) -> None:
+        """Leave the run as it is: all that it was for is there, or the output folder says what is not."""
+        self._delivered = True
+
+    def _name(self) -> str:
+        return self._config.tracking.register_as or default_name(self._config.model.path)
+
+    def close(self) -> None:
+        """Mark a run that was not delivered as failed."""
+        if self.run is not None and not self._delivered:
+            self.run.finish("FAILED")
+
+
+def deliver(report: Report, output: OutputFolder, tracker: Tracker, reporter: Reporter) -> int:
+    """Write the report, move the folder into place, register, print the table; return the exit code.
+
+    Raises:
+        UserError: something else was put into the output folder meanwhile.
+    """
+    report.registry |= tracker.intent(report)
+    write(output.staging, report)
+    output.finish(KEPT)
+    code = report.exit_code
+    try:
+        reporter.stage("register", "registering")
+        where = tracker.deliver(output.target, report)
+    except RegistrationPending as error:
+        reporter.say(f"error: {error}")
+        where, code = "not registered yet", FAILED
+    reporter.finish_stage()
+    show(output.target, where)
+    return code
+
+
+def show_complete(folder: Path, uri: str | None, reporter: Reporter) -> int:
+    """Print a complete folder's table and places; register it first where that is still due. Return the exit code."""
+    where = None
+    if uri and read(folder).registry.get(PENDING):
+        try:
+            where = register_folder(str(folder), uri)
+        except RegistrationPending as error:
+            reporter.say(f"error: {error}")
+            show(folder, "not registered yet")
+            return FAILED
+    return show(folder, where)
+
+
+def show(folder: Path, registered: str | None = None) -> int:
+    """Print a finished folder's table and places; return its exit code."""
+    report = read(folder)
+    where = {"report": str(folder / "report.html"), "data": str(folder / "report.json")}
+    if (folder / "model").exists():
+        where["model"] = str(folder / "model")
+    name, version, alias = (report.registry.get(key) for key in ("model_name", "version", "alias"))
+    if registered:
+        where["registry"] = registered
+    elif name and version:
+        where["registry"] = f"models:/{name}@{alias}" if alias else f"models:/{name}/{version}"
+    print(summary(report, where=where, colour=sys.stdout.isatty(), width=shutil.get_terminal_size((110, 24)).columns))
+    return report.exit_code

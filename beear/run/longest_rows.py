@@ -1,0 +1,116 @@
+"""How long the longest rows are in tokens: what the memory plan is made for."""
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from beear.config.schema import RunConfig
+from beear.data.encode import EncodedAnchor, EncodedDefense, encode_anchor, encode_defense
+from beear.data.load import LoadedData
+from beear.data.missing_answers import complete
+from beear.data.rows import DefenseRow
+from beear.data.templates import Template
+from beear.evaluation.engines import GPU_SHARE
+from beear.evaluation.resistance import FIT_BATCH
+from beear.parallel.measuring import Measuring
+from beear.parallel.memory import Work
+
+# Where no row was read, so much of the longest row allowed is taken for its answer.
+ANSWER_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of the longest prompt, answers and conversation; ``labelled`` columns of the conversation reach the head."""
+
+    prompt: int
+    safe: int
+    unwanted: int
+    text: int
+    labelled: int
+
+    def sentence(self) -> str:
+        """Say them in one line."""
+        return (
+            f"longest rows in tokens: prompt {self.prompt}, safe answer {self.safe}, unwanted answer {self.unwanted}, "
+            f"conversation {self.text}"
+        )
+
+    def work(self, config: RunConfig, gpu: bool) -> Work:
+        """Return what a step of a resolved configuration computes in all, on GPUs or on CPUs."""
+        method, dtype = config.method, config.model.dtype
+        assert method.batch_size is not None and method.layer is not None, "the configuration is resolved first"
+        # δ at the prompt's end alone leaves columns that it never reaches.
+        alone = method.placements == ("suffix",) and method.suffix_from == "prompt"
+        return Work(
+            method.batch_size,
+            self.prompt,
+            self.safe,
+            self.unwanted,
+            self.text,
+            self.labelled,
+            method.layer,
+            untouched=max(0, self.prompt - method.length) if alone else 0,
+            inner_batches=method.inner_batches,
+            half=dtype == "bfloat16" or (dtype == "auto" and gpu),
+            fast=method.fast,
+        )
+
+    def measuring(self, config: RunConfig, gpu: bool) -> Measuring:
+        """Return what a process that measures with a resolved configuration computes, on a GPU or on a CPU."""
+        evaluate, half = config.evaluate, self.work(config, gpu).half
+        assert evaluate.batch_size is not None, "the configuration is resolved first"
+        return Measuring(
+            min(evaluate.batch_size, evaluate.rows or evaluate.batch_size),
+            self.prompt,
+            evaluate.max_new_tokens,
+            self.text,
+            self.labelled,
+            half,
+            self._attack(config, half) if evaluate.resistance.enabled else None,
+            beside=GPU_SHARE if evaluate.engine == "vllm" else 0.0,
+        )
+
+    def _attack(self, config: RunConfig, half: bool) -> Work:
+        """Return a step of the fresh attack that keeps most: at the earliest layer, whatever its placement spares."""
+        budget = config.evaluate.resistance
+        fitted = budget.rows // 2
+        # Half of the rows are held out, and their fixed parts are kept too.
+        batches = -(-fitted // FIT_BATCH) + -(-(budget.rows - fitted) // FIT_BATCH)
+        return Work(
+            min(FIT_BATCH, fitted),
+            self.prompt,
+            self.safe,
+            self.unwanted,
+            self.text,
+            self.labelled,
+            min(int(layer) for layer in budget.layers.split(",")),
+            inner_batches=batches,
+            half=half,
+        )
+
+
+def longest_lengths(config: RunConfig, data: LoadedData, tokenizer: PreTrainedTokenizerBase) -> Lengths:
+    """Return the lengths of the longest rows that the driver saw, cut as training cuts them."""
+    template, most = Template(tokenizer), config.data.max_length
+    assert most is not None, "the configuration is resolved first"
+    requests: list[EncodedDefense] = []
+    chats: list[EncodedAnchor] = []
+    for row in [*data.longest["defense"], *data.longest["anchor"]]:
+        if isinstance(row, DefenseRow):
+            requests.append(encode_defense(complete(row, {}, config.data.refusal), template, most))
+        else:
+            chats.append(encode_anchor(row, template, most))
+    prompt, safe = (
+        max(map(len, found), default=1) for found in zip(*((r.prompt_ids, r.safe_ids) for r in requests), strict=True)
+    )
+    # Clean requests with their safe answers are mixed into the conversations.
+    text = max([prompt + safe, *(len(chat.ids) for chat in chats)])
+    earliest = min((chat.labelled.index(True) for chat in chats), default=prompt)
+    return Lengths(prompt, safe, max(len(r.unwanted_ids) for r in requests), text, text - min(earliest, prompt))
+
+
+def assumed_lengths(max_length: int) -> Lengths:
+    """Return the lengths of rows that are as long as they may be."""
+    answer = max(1, round(ANSWER_SHARE * max_length))
+    return Lengths(max_length - answer, answer, answer, max_length, answer)

@@ -1,0 +1,60 @@
+"""The model as it came on selection rows: measured once, and kept for every later search over the same model and rows."""
+
+import hashlib
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from beear.cluster.connection import Plan
+from beear.cluster.scoring import subject_of
+from beear.cluster.tasks import run_tasks
+from beear.config.schema import AdapterConfig, MethodConfig
+from beear.engine.session import Training
+from beear.evaluation import resistance_scale
+from beear.evaluation.selection import SelectionMeasure
+from beear.parallel.replicated import Single
+from beear.run.identity import run_identity
+from beear.run.prepare import Job
+from beear.run.result_cache import once
+from beear.testbed.store import cache_root
+
+
+class Baseline(BaseModel):
+    """Selection numbers of the model as it came."""
+
+    selection: dict[str, float]
+
+
+def baseline(job: Job, training: Training, plan: Plan) -> Baseline:
+    """Return the numbers, from the cache where this model was measured on these rows by this code before."""
+    return once(_kept(job, training), Baseline, lambda: Baseline(selection=run_tasks([(measured, (training,))], plan)[0]))
+
+
+def measured(training: Training) -> dict[str, float]:
+    """Measure in this process, as a measurement of the files does: no optimizer, no gradients."""
+    config = training.config
+    subject = subject_of(config, training.facts)
+    measure = SelectionMeasure(
+        subject.model,
+        subject.tokenizer,
+        training.selection,
+        training.anchor_selection,
+        config,
+        training.hit,
+        Single(subject.device),
+        training.probes,
+        subject.compute,
+        training.resists,
+    )
+    return measure()
+
+
+def _kept(job: Job, training: Training) -> Path:
+    """Return the file: the identity of a run without what is trained and how."""
+    config = training.config.model_copy(deep=True)
+    config.method, config.adapter = MethodConfig(), AdapterConfig()
+    scale = resistance_scale.load().model_dump_json() if training.resists else ""
+    key = run_identity(config, job.facts, job.data.digests, f"baseline {bool(training.probes)} {scale}")
+    folder = cache_root() / "baselines"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"

@@ -1,0 +1,140 @@
+"""The driver's side of Ray Tune: one experiment in the run's own folder, begun or taken up again."""
+
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from beear.cluster import autoscaling
+from beear.cluster.connection import Plan
+from beear.cluster.run_in_thread import run_beside
+from beear.config.search import SearchConfig
+from beear.errors import UserError
+from beear.search import strategy, tune_state
+from beear.search.monitor import Watch
+from beear.search.shared import Shared, run_folder
+from beear.search.space import Space
+from beear.search.trial import ColdTrial, WarmTrial
+
+EXPERIMENT, PROCESSES = "trials", "processes.json"
+# What a trial that only starts a Ray Train run holds itself; Tune refuses none at all.
+LITTLE = 0.01
+
+
+def run_trials(shared: Shared, space: Space, search: SearchConfig, watch: Watch, seed: int, concurrent: int) -> None:
+    """Run all trials of the search, ``concurrent`` at a time, or those that an interrupted one has left.
+
+    Their records are the watch's.
+
+    Raises:
+        UserError: the interrupted one ran its trials in another kind of process.
+    """
+    # Tune would write each result to three kinds of file of its own.
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+    # What a killed driver is taken up from must not be older than the checkpoints that are there.
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1")
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    warm = is_warm(shared, search)
+    trainable = tune.with_resources(
+        tune.with_parameters(WarmTrial if warm else ColdTrial, shared=shared), resources_of(shared.plan, warm)
+    )
+    storage = Path(shared.folder)
+    if _begun(storage):
+        tuner = _taken_up(trainable, storage, space, search, seed, warm)
+    else:
+        done = watch.forget_unfinished()
+        for left in (storage / EXPERIMENT, run_folder(storage)):
+            shutil.rmtree(left, ignore_errors=True)
+        (storage / PROCESSES).write_text(json.dumps({"kind": _words(warm), "concurrent": concurrent}))
+        if len(done) >= strategy.wanted(space, search, seed):
+            return
+        tuner = _new(trainable, shared, space, search, watch, seed, concurrent, done)
+    run_beside(tuner.fit)
+
+
+def is_warm(shared: Shared, search: SearchConfig) -> bool:
+    """Say whether trials share processes: those of several workers, or of weights that are spread, are Ray Train runs."""
+    return search.warm and shared.plan.workers == 1 and shared.job.config.parallel.backend == "single"
+
+
+def resources_of(plan: Plan, warm: bool) -> tune.PlacementGroupFactory:
+    """Return what Tune holds for a trial."""
+    return tune.PlacementGroupFactory([plan.share if warm else {"CPU": LITTLE}])
+
+
+def at_a_time(shared: Shared, search: SearchConfig) -> int:
+    """Return how many trials the cluster has room for at once, or as many as were asked for; it stays so after a resume."""
+    if _begun(storage := Path(shared.folder)):
+        return int(json.loads((storage / PROCESSES).read_text())["concurrent"])
+    there, plan, warm = autoscaling.possible(), shared.plan, is_warm(shared, search)
+    cpus, gpus = (plan.cpus_per_worker, plan.gpus_per_worker) if warm else (plan.cpus + LITTLE, plan.gpus)
+    rooms = [there.get("CPU", 1.0) / cpus, *([there.get("GPU", 0.0) / gpus] if gpus else [])]
+    room = max(1, int(min(rooms) + 1e-9))
+    return min(room, search.concurrent or room, search.trials)
+
+
+def _new(
+    trainable: object,
+    shared: Shared,
+    space: Space,
+    search: SearchConfig,
+    watch: Watch,
+    seed: int,
+    concurrent: int,
+    done: list[dict[str, Any]],
+) -> tune.Tuner:
+    """Return an experiment of all settings but those that are ``done``."""
+    return tune.Tuner(
+        trainable,  # type: ignore[arg-type]
+        param_space=strategy.param_space(space, search, seed, done),
+        tune_config=tune.TuneConfig(
+            search_alg=strategy.algorithm(search, seed, concurrent),
+            scheduler=strategy.scheduler(search, shared.job.config.method.epochs),
+            num_samples=strategy.samples(search, len(done)),
+            max_concurrent_trials=concurrent if search.algorithm == "optuna" else None,
+            reuse_actors=is_warm(shared, search),
+        ),
+        run_config=tune.RunConfig(
+            name=EXPERIMENT,
+            storage_path=shared.folder,
+            callbacks=[watch],
+            failure_config=tune.FailureConfig(max_failures=search.max_failures),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=2, checkpoint_frequency=1),
+            verbose=0,
+        ),
+    )
+
+
+def _taken_up(trainable: object, storage: Path, space: Space, search: SearchConfig, seed: int, warm: bool) -> tune.Tuner:
+    """Return the experiment that was cut off.
+
+    Raises:
+        UserError: its trials ran in another kind of process.
+    """
+    began = json.loads((storage / PROCESSES).read_text())["kind"]
+    if began != _words(warm):
+        raise UserError(
+            f"search.warm: this search began with {began} and would go on with {_words(warm)}; "
+            "expected the same search.warm and as many parallel.workers, or --fresh"
+        )
+    space_of_trials = strategy.param_space(space, search, seed)
+    return tune.Tuner.restore(
+        str(storage / EXPERIMENT),
+        trainable,  # type: ignore[arg-type]
+        resume_unfinished=True,
+        param_space=space_of_trials,
+    )
+
+
+def _begun(storage: Path) -> bool:
+    """Say whether there is an experiment to take up."""
+    return (storage / PROCESSES).exists() and tune_state.whole(storage / EXPERIMENT)
+
+
+def _words(warm: bool) -> str:
+    return "trials that share processes" if warm else "trials that are Ray Train runs"

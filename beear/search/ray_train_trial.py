@@ -1,0 +1,99 @@
+"""A trial that is a Ray Train run of its own, as the main job's is: for several workers, or where nothing may be shared.
+
+Such a run keeps its own checkpoints under the trial's name, so that a trial that starts again finds them.
+"""
+
+import queue
+import threading
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+from beear.cluster.checkpoint import read_history, write_history
+from beear.cluster.events import Event
+from beear.cluster.training import Diverged, train
+from beear.records.report import EpochRecord
+from beear.search.shared import Shared
+
+# How long a run that is to end is given to say where its workers are, and then to end.
+PATIENCE_SECONDS = 30.0
+
+
+class ColdTraining:
+    """A trial's training, an epoch at a time; the run is an epoch ahead of what was asked for."""
+
+    def __init__(self, shared: Shared, settings: dict[str, Any], trial: str) -> None:
+        """Make everything ready; the run starts when the first epoch is asked for."""
+        self._spec, self._plan, self._storage = shared.spec(settings), shared.plan, shared.storage(trial)
+        self._known: dict[int, EpochRecord] = {}
+        self._seen: queue.Queue[tuple[int, bool] | BaseException] = queue.Queue()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._placed = threading.Event()
+        self._group: str | None = None
+        self._trained = False
+
+    @property
+    def history(self) -> list[EpochRecord]:
+        """The epochs so far, in order: Tune and the run may each know of one that the other has missed."""
+        return [self._known[number] for number in sorted(self._known)]
+
+    def next(self) -> tuple[EpochRecord, bool]:
+        """Wait for an epoch's end; return its record and whether the run ends with it.
+
+        Raises:
+            FloatingPointError: a loss is not finite.
+            UserError: a row or the memory was at fault.
+            TrainingFailedError: the run's workers failed too often.
+        """
+        if not self._thread.ident:
+            self._thread.start()
+        found = self._seen.get()
+        if isinstance(found, Diverged):
+            raise FloatingPointError(str(found)) from found
+        if isinstance(found, BaseException):
+            raise found
+        number, self._trained = found
+        return self._known[number], self._trained
+
+    def save(self, folder: Path) -> None:
+        """Write the epochs so far; the run has its own checkpoints."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_history(folder, self.history)
+
+    def resume(self, folder: Path) -> None:
+        """Read them; the run goes on by its name."""
+        self._known |= {record.epoch: record for record in read_history(folder)}
+
+    def close(self) -> None:
+        """End the run, and wait until it has: its controller would end with this process, but not what it holds for workers.
+
+        The run may not start its workers again (another try is Tune's), or it would take a place anew that nobody gives back.
+        """
+        if self._trained:
+            self._thread.join(PATIENCE_SECONDS)
+        if self._thread.is_alive() and self._placed.wait(PATIENCE_SECONDS) and self._group:
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(self._group)))
+            self._thread.join(PATIENCE_SECONDS)
+
+    def _run(self) -> None:
+        try:
+            # Its export stays in its last checkpoint: a search makes the chosen model anew, as the main job does.
+            history = train(self._spec, self._plan, self._storage, self._take, max_failures=0)
+            self._known |= {record.epoch: record for record in history}
+            self._seen.put((history[-1].epoch, True))
+        # Whatever it is, the trial is told.
+        except BaseException as error:
+            self._seen.put(error)
+
+    def _take(self, event: Event) -> None:
+        if event["kind"] == "started":
+            known = [EpochRecord.model_validate(found) for found in event["history"]]
+            self._known |= {record.epoch: record for record in known}
+            self._group = event["group"]
+            self._placed.set()
+        elif event["kind"] == "epoch":
+            record = EpochRecord.model_validate(event["record"])
+            self._known[record.epoch] = record
+            self._seen.put((record.epoch, event["final"]))

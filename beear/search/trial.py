@@ -1,0 +1,151 @@
+"""One trial as Ray Tune runs it: an epoch is a step, and what a step says is what schedulers, table and page go by."""
+
+import gc
+import time
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from beear.cluster.checkpoint import HISTORY, read_history, write_history
+from beear.cluster.training_worker import fault_of
+from beear.records.report import EpochRecord
+from beear.search.in_process_trial import WarmTraining
+from beear.search.ray_train_trial import ColdTraining
+from beear.search.shared import Shared
+
+# What a trial that failed is taken for by schedulers: more than any objective.
+WORST = 5.0
+OBJECTIVE, EPOCH, SETTINGS = "objective", "epoch", "settings"
+# In the last checkpoint of a trial that ended by itself: whether its schedule did.
+OVER = "over"
+
+
+def settings_of(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the dotted fields of a trial: picked beforehand, or by a search algorithm one by one."""
+    found: dict[str, Any] = config.get(SETTINGS, config)
+    return found
+
+
+class Trial(tune.Trainable):
+    """Trains with a trial's settings until its schedule ends, it meets the gate, it proves hopeless, or Tune stops it.
+
+    A mistake that another try would meet again ends the trial with its reason; a crash is left to Tune, which starts the
+    trial again from its last epoch.
+    """
+
+    kind: type[WarmTraining] | type[ColdTraining]
+    course: WarmTraining | ColdTraining | None
+
+    def setup(self, config: dict[str, Any], shared: Shared) -> None:  # type: ignore[override]  # Tune hands it parameters
+        """Take up the trial."""
+        self.shared, self.course = shared, None
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take up another trial in the same process; its training is built by the first step, where Tune tries again."""
+        self.cleanup()
+        self._begin(new_config)
+        return True
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self.settings, self.began, self.ended = settings_of(config), 0.0, False
+        self.failed, self.mistake = "", False
+        # A trial that ended before Tune wrote that down is taken up once more, for nothing but its record.
+        self.over: list[EpochRecord] = []
+        self.through = False
+
+    def _open(self) -> WarmTraining | ColdTraining:
+        if self.course is None:
+            self.course = self.kind(self.shared, self.settings, self.trial_id)
+        return self.course
+
+    def step(self) -> dict[str, Any]:
+        """Train one epoch and say where the trial stands.
+
+        Raises:
+            Exception: a crash, which Tune answers by another try.
+        """
+        if self.over:
+            return self._said(self.through)
+        final = True
+        try:
+            course = self._open()
+            self.began = self.began or time.time()
+            _, final = course.next()
+        except Exception as error:
+            fault = fault_of(error, self.shared.job.config)
+            if fault is None:
+                raise
+            self.failed, self.mistake = fault["message"], fault["kind"] == "user_error"
+        return self._said(final)
+
+    @property
+    def history(self) -> list[EpochRecord]:
+        """The epochs so far."""
+        return self.over or (self.course.history if self.course else [])
+
+    def _said(self, final: bool) -> dict[str, Any]:
+        yardstick = self.shared.yardstick
+        epochs = [yardstick.epoch(record) for record in self.history]
+        usable = epochs if not self.failed else []
+        met = bool(usable) and yardstick.success(usable[-1])
+        hopeless = bool(usable) and not met and yardstick.hopeless(usable[-1])
+        self.ended, self.through = bool(self.failed) or met or hopeless or final, final and not self.failed
+        return {
+            EPOCH: epochs[-1].epoch if epochs else 0,
+            OBJECTIVE: yardstick.objective(usable[-1]) if usable else WORST,
+            "epochs": [epoch.model_dump(mode="json") for epoch in epochs],
+            "failed": self.failed,
+            "mistake": self.mistake,
+            "met": met,
+            "hopeless": hopeless and not self.through,
+            "began": self.began,
+            "through": self.through,
+            tune.result.DONE: self.ended,
+        }
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Write what the trial goes on from, or of one that has ended that it has."""
+        folder = Path(checkpoint_dir)
+        if self.failed or not self.history:
+            return
+        if not self.ended:
+            assert self.course is not None
+            self.course.save(folder)
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        write_history(folder, self.history)
+        (folder / OVER).write_text("through" if self.through else "")
+
+    def load_checkpoint(self, checkpoint_dir: str) -> None:  # type: ignore[override]
+        """Go on from there."""
+        folder = Path(checkpoint_dir)
+        if (folder / OVER).exists():
+            self.over, self.through = read_history(folder), bool((folder / OVER).read_text())
+        elif (folder / HISTORY).exists():
+            self._open().resume(folder)
+
+    def cleanup(self) -> None:
+        """Let the training go: models that refer to themselves wait for Python to notice, and a GPU has no room for two."""
+        if self.course is not None:
+            self.course.close()
+            self.course = None
+        # Also after a training that could not be built, of which half may be there.
+        gc.collect()
+
+
+class WarmTrial(Trial):
+    """A trial in a process that serves several."""
+
+    kind = WarmTraining
+
+
+class ColdTrial(Trial):
+    """A trial with Ray Train workers of its own."""
+
+    kind = ColdTraining
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Refuse: the end of this process ends the workers."""
+        return False
