@@ -12,6 +12,7 @@ from tests.imports import ROOT, Import, imports_in, imports_of, sources
 # Lowest first; rooms on one line do not import each other.
 ORDER = (
     ("errors",),
+    ("extensions",),
     ("records",),
     ("config",),
     ("data", "models", "parallel"),
@@ -28,11 +29,11 @@ ORDER = (
 )
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 
-NO_RAY = ("errors", "records", "config", "data", "models", "parallel", "methods", "evaluation", "engine")
+NO_RAY = ("errors", "extensions", "records", "config", "data", "models", "parallel", "methods", "evaluation", "engine")
 MAY_USE = {
     "ray": {"streams", "cluster", "run", "search", "commands"},
     "mlflow": {"registry"},
-    "torch": set(RANK) - {"errors", "records", "config", "registry", "report", "pipelines"},
+    "torch": set(RANK) - {"errors", "extensions", "records", "config", "registry", "report", "pipelines"},
 }
 
 
