@@ -13,15 +13,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from beear.config.cli import parse  # noqa: E402
 from beear.config.entry import run_entry  # noqa: E402
-from beear.config.schema import RunConfig  # noqa: E402
+from beear.methods.configuration import run_config  # noqa: E402
 
 
 def main() -> int:
     """Parse, build, run."""
-    config, flags = parse(RunConfig, sys.argv[1:], __doc__ or "")
+    asked, flags = parse(run_config(), sys.argv[1:], __doc__ or "")
+    from beear.cluster.connection import RaySession
     from beear.commands.evaluate import evaluate
 
-    return evaluate(config, flags)
+    with RaySession(asked.parallel, flags.verbose) as session:
+        return evaluate(asked, flags, session)
 
 
 if __name__ == "__main__":

@@ -13,15 +13,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from beear.config.cli import parse  # noqa: E402
 from beear.config.entry import run_entry  # noqa: E402
-from beear.config.search import TuneConfig  # noqa: E402
+from beear.methods.configuration import tune_config  # noqa: E402
 
 
 def main() -> int:
     """Parse, build, run."""
-    config, flags = parse(TuneConfig, sys.argv[1:], __doc__ or "")
-    from beear.commands.tune import search
+    asked, flags = parse(tune_config(), sys.argv[1:], __doc__ or "")
+    from beear.cluster.connection import RaySession
+    from beear.commands.tune import tune
 
-    return search(config, flags)
+    with RaySession(asked.parallel, flags.verbose) as session:
+        return tune(asked, flags, session)
 
 
 if __name__ == "__main__":

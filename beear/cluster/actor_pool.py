@@ -13,19 +13,22 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from beear.cluster.connection import Plan
-from beear.cluster.tasks import RETRIES, guarded, share_of, values_of
+from beear.cluster.capacity import Reservation
+from beear.cluster.tasks import RETRIES, Outcome, guarded, share_of, values_of
+from beear.errors import Fault
 from beear.streams.datasets import quiet
 
 Work = Callable[[Any], Any]
 
 
-def worth_a_pool(plan: Plan) -> bool:
+def worth_a_pool(reservation: Reservation) -> bool:
     """Say whether actors cost nothing over tasks, or work is spread: on GPUs, whose tasks end their process, or nodes."""
-    return plan.gpus_per_worker > 0 or sum(bool(node["Alive"]) for node in ray.nodes()) > 1
+    return reservation.gpus_per_worker > 0 or sum(bool(node["Alive"]) for node in ray.nodes()) > 1
 
 
-def run_pool(setup: Callable[..., Work], arguments: tuple[Any, ...], pieces: Sequence[Any], plan: Plan, actors: int) -> list[Any]:
+def run_pool(
+    setup: Callable[..., Work], arguments: tuple[Any, ...], pieces: Sequence[Any], reservation: Reservation, actors: int
+) -> list[Any]:
     """Return ``setup(*arguments)(piece)`` for each of ``pieces``, in order, worked out by ``actors`` actors.
 
     Each actor calls ``setup`` once. ``arguments`` reach them through the object store; pieces are small.
@@ -42,7 +45,7 @@ def run_pool(setup: Callable[..., Work], arguments: tuple[Any, ...], pieces: Seq
         batch_format="pyarrow",
         fn_constructor_kwargs={"setup": setup, "arguments": [ray.put(arguments)], "tries": tries},
         compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=1),
-        **share_of(plan),
+        **share_of(reservation),
     )
     found = {row["place"]: pickle.loads(row["outcome"]) for row in done.iter_rows()}
     return values_of([found[place] for place in range(len(pieces))])
@@ -65,7 +68,7 @@ class _Actor:
 
     def __init__(self, setup: Callable[..., Work], arguments: list[Any], tries: Any) -> None:
         self._setup, self._arguments, self._tries = setup, arguments, tries
-        self._ready: tuple[str | None, Any] | None = None
+        self._ready: Outcome | None = None
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         places, pieces = (batch.column(name).to_pylist() for name in ("place", "piece"))
@@ -73,11 +76,13 @@ class _Actor:
         packed = pa.array([pickle.dumps(outcome) for outcome in outcomes], pa.binary())
         return pa.table({"place": batch.column("place"), "outcome": packed})
 
-    def _outcome(self, place: int, piece: Any) -> tuple[str | None, Any]:
+    def _outcome(self, place: int, piece: Any) -> Outcome:
         tries = ray.get(self._tries.begin.remote(place))
         if tries > 1 + RETRIES:
-            return f"a worker died {tries - 1} times at the same work; expected it to fit in a worker's memory", None
+            return Fault(
+                "user", f"a worker died {tries - 1} times at the same work; expected it to fit in a worker's memory"
+            ), None
         if self._ready is None:
             self._ready = guarded(self._setup, ray.get(self._arguments)[0])
-        mistake, work = self._ready
-        return (mistake, None) if mistake is not None else guarded(work, (piece,))
+        fault, work = self._ready
+        return (fault, None) if fault is not None else guarded(work, (piece,))

@@ -1,17 +1,28 @@
-"""Events on their way from workers to the driver: progress, epochs, and users' mistakes, as plain values."""
+"""Events on their way from workers to the driver: progress, epochs and faults, as plain values."""
 
 import json
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import ray
 
+from beear.errors import Fault
+
 Event = dict[str, Any]
 
-FAULTS = ("user_error", "diverged")
+
+def fault_event(fault: Fault) -> Event:
+    """Return a fault as an event."""
+    return {"kind": "fault", "fault": asdict(fault)}
+
+
+def fault_in(event: Event) -> Fault | None:
+    """Return the fault that an event brings, None for any other event."""
+    return Fault(**event["fault"]) if event["kind"] == "fault" else None
 
 
 @ray.remote(num_cpus=0, max_restarts=0)
@@ -25,7 +36,7 @@ class Board:
 
     def post(self, event: Event) -> None:
         """Add an event."""
-        self._failed |= event["kind"] in FAULTS
+        self._failed |= event["kind"] == "fault"
         self._events.append(event)
 
     def failed(self) -> bool:

@@ -4,25 +4,26 @@ import re
 
 import torch
 
-from beear.config.schema import RunConfig
-from beear.parallel.memory import SHARDED
+from beear.parallel.memory import SHARDED, Spread
 
 # What the libraries raise as a plain RuntimeError.
 SIGNS = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 ASKED = re.compile(r"tried to allocate ([\d.]+ (?:bytes|[KMGT]iB))", re.IGNORECASE)
 
 
-def training_ran_out(error: BaseException, config: RunConfig) -> str | None:
-    """Return the sentence where ``error`` says that a training worker had too little memory, else None."""
+def training_ran_out(error: BaseException, spread: Spread, adapter: str) -> str | None:
+    """Return the sentence where ``error`` says that a training worker had too little memory, else None.
+
+    ``spread`` and the ``adapter``'s kind say what is left to try.
+    """
     if (what := _what(error)) is None:
         return None
-    parallel = config.parallel
     ways = {
-        "a smaller --parallel.micro_batch": parallel.micro_batch != 1,
-        "--parallel.checkpoint_activations=on": parallel.checkpoint_activations != "on",
-        "--parallel.gather=step": parallel.backend in SHARDED and parallel.gather != "step",
+        "a smaller --parallel.micro_batch": spread.micro_batch != 1,
+        "--parallel.checkpoint_activations=on": not spread.checkpoint,
+        "--parallel.gather=step": spread.backend in SHARDED and spread.gather_once,
         "more --parallel.workers with --parallel.backend=fsdp": True,
-        "--adapter.kind=lora": config.adapter.kind != "lora",
+        "--adapter.kind=lora": adapter != "lora",
     }
     advice = " or ".join(way for way, open_to in ways.items() if open_to)
     return f"parallel: memory ran out in a training worker ({what}), expected the training to fit; try {advice}"

@@ -11,9 +11,9 @@ import torch
 from pydantic import BaseModel
 
 from beear.cluster.actor_pool import run_pool, worth_a_pool
-from beear.cluster.connection import Plan
+from beear.cluster.capacity import Reservation
 from beear.cluster.tasks import results_of, run_tasks, start_tasks
-from beear.config.schema import RunConfig
+from beear.config.resolve import ResolvedConfig
 from beear.data.rows import Message
 from beear.engine.session import compute_dtype
 from beear.evaluation import harness, resistance
@@ -36,13 +36,13 @@ SHARD_BATCHES = 2
 
 @dataclass(frozen=True)
 class Scoring:
-    """What to measure, picklable; ``config`` is resolved."""
+    """What to measure, picklable."""
 
-    config: RunConfig
+    config: ResolvedConfig
     rows: MeasuredRows
 
 
-class Scored(BaseModel):
+class Measured(BaseModel):
     """A measurement and what a person should know of how it was made."""
 
     measurement: Measurement
@@ -54,33 +54,32 @@ def shards_of(scoring: Scoring, layers: int) -> int:
     any cluster. A shard holds at most two batches of prompts of each kind.
     """
     evaluate, rows = scoring.config.evaluate, scoring.rows.first(scoring.config.evaluate.rows)
-    assert evaluate.batch_size is not None, "the configuration is resolved first"
     by_rows = math.ceil(max(len(rows.defense), len(rows.anchor)) / (SHARD_BATCHES * evaluate.batch_size))
     attacks = len(resistance.attacks(evaluate.resistance, layers)) if evaluate.resistance.enabled else 0
     return max(by_rows, attacks, 1)
 
 
-def slots_of(plan: Plan, parameters: int) -> int:
+def slots_of(reservation: Reservation, parameters: int) -> int:
     """Return how many workers share a measurement: as many as the cluster has room for at once, in memory too."""
     there = ray.cluster_resources()
-    rooms = [there.get("CPU", 1.0) / plan.cpus_per_worker]
-    if plan.gpus_per_worker:
-        rooms.append(there.get("GPU", 0.0) / plan.gpus_per_worker)
+    rooms = [there.get("CPU", 1.0) / reservation.cpus_per_worker]
+    if reservation.gpus_per_worker:
+        rooms.append(there.get("GPU", 0.0) / reservation.gpus_per_worker)
     elif "memory" in there:
         # On a CPU each task holds the weights in float32, with about as much again while it loads them.
         rooms.append(there["memory"] / (8.0 * parameters))
     return max(1, min(MOST_SLOTS, int(min(rooms))))
 
 
-def score(scoring: Scoring, facts: ModelFacts, plan: Plan) -> Scored:
+def score(scoring: Scoring, facts: ModelFacts, reservation: Reservation) -> Measured:
     """Measure a checkpoint's files, shared over the cluster; a configured judge is asked from here.
 
     Raises:
         UserError: weights that are not finite or do not fit, or a row that its hit rule cannot judge.
     """
     started, evaluate = time.monotonic(), scoring.config.evaluate
-    abilities = start_tasks([(harness_results, (scoring, facts))] if evaluate.tasks else [], plan)
-    whole = combine(_partials(scoring, facts, plan))
+    abilities = start_tasks([(harness_results, (scoring, facts))] if evaluate.tasks else [], reservation)
+    whole = combine(_partials(scoring, facts, reservation))
     whole.seconds = time.monotonic() - started
     notes: list[str] = []
     if evaluate.judge.url is not None:
@@ -89,31 +88,31 @@ def score(scoring: Scoring, facts: ModelFacts, plan: Plan) -> Scored:
     measurement = merge([whole], evaluate.confidence, facts.digests["weights"])
     if evaluate.tasks:
         measurement.tasks = results_of(abilities)[0]
-    return Scored(measurement=measurement, notes=notes)
+    return Measured(measurement=measurement, notes=notes)
 
 
-def _partials(scoring: Scoring, facts: ModelFacts, plan: Plan) -> list[Partial]:
+def _partials(scoring: Scoring, facts: ModelFacts, reservation: Reservation) -> list[Partial]:
     """Measure every shard: by tasks with an even part each, or by a pool whose actors take the next one."""
     shards = shards_of(scoring, facts.layers)
-    slots = min(slots_of(plan, facts.parameters), shards)
-    if slots > 1 and worth_a_pool(plan):
-        return run_pool(shard_scorer, (scoring, facts, shards), range(shards), plan, slots)
+    slots = min(slots_of(reservation, facts.parameters), shards)
+    if slots > 1 and worth_a_pool(reservation):
+        return run_pool(shard_scorer, (scoring, facts, shards), range(shards), reservation, slots)
     parts = [range(first, shards, slots) for first in range(slots)]
-    found = run_tasks([(score_shards, (scoring, facts, part, shards)) for part in parts], plan)
+    found = run_tasks([(score_shards, (scoring, facts, part, shards)) for part in parts], reservation)
     return [partial for part in found for partial in part]
 
 
-def drift(scoring: Scoring, before: ModelFacts, after: ModelFacts, plan: Plan) -> Drift:
-    """Compare the hidden states of two checkpoints' files."""
-    layer = scoring.config.method.layer
-    assert layer is not None, "the configuration is resolved first"
-    one, other = run_tasks([(states_of, (scoring, facts)) for facts in (before, after)], plan)
+def drift(scoring: Scoring, before: ModelFacts, after: ModelFacts, layer: int, reservation: Reservation) -> Drift:
+    """Compare the hidden states of two checkpoints' files, at ``layer`` (1-based) and after each."""
+    one, other = run_tasks([(states_of, (scoring, facts)) for facts in (before, after)], reservation)
     return drift_of(one, other, layer)
 
 
-def greedy_answers(config: RunConfig, facts: ModelFacts, requests: list[tuple[Message, ...]], plan: Plan) -> list[str]:
+def greedy_answers(
+    config: ResolvedConfig, facts: ModelFacts, requests: list[tuple[Message, ...]], reservation: Reservation
+) -> list[str]:
     """Return the checkpoint's own greedy answers, for defense rows without a safe one."""
-    return run_tasks([(answer_requests, (config, facts, requests))], plan)[0]
+    return run_tasks([(answer_requests, (config, facts, requests))], reservation)[0]
 
 
 def score_shards(scoring: Scoring, facts: ModelFacts, ranks: Sequence[int], shards: int) -> list[Partial]:
@@ -136,19 +135,17 @@ def harness_results(scoring: Scoring, facts: ModelFacts) -> dict[str, float]:
 def states_of(scoring: Scoring, facts: ModelFacts) -> HiddenStates:
     """Return a checkpoint's hidden states on the first report rows, made in this process."""
     rows, evaluate = scoring.rows, scoring.config.evaluate
-    assert evaluate.batch_size is not None, "the configuration is resolved first"
     subject = subject_of(scoring.config, facts)
     return hidden_states(subject, rows.defense[: evaluate.drift_rows], rows.probes, evaluate.batch_size)
 
 
-def answer_requests(config: RunConfig, facts: ModelFacts, requests: list[tuple[Message, ...]]) -> list[str]:
+def answer_requests(config: ResolvedConfig, facts: ModelFacts, requests: list[tuple[Message, ...]]) -> list[str]:
     """Answer in this process."""
     evaluate = config.evaluate
-    assert evaluate.batch_size is not None, "the configuration is resolved first"
     return complete(subject_of(config, facts, completes=True), requests, evaluate.max_new_tokens, evaluate.batch_size)
 
 
-def subject_of(config: RunConfig, facts: ModelFacts, completes: bool = False) -> Subject:
+def subject_of(config: ResolvedConfig, facts: ModelFacts, completes: bool = False) -> Subject:
     """Load a checkpoint for measuring, in its files' own rounding, on the GPU that this process was given if any.
 
     One that ``completes`` does so by the configured engine.

@@ -9,24 +9,26 @@ import ray.train
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
+from beear.cluster.capacity import Reservation
 from beear.cluster.checkpoint import EXPORT, read_history
-from beear.cluster.connection import Plan
-from beear.cluster.events import FAULTS, Board, Event, Relay
+from beear.cluster.events import Board, Event, Relay, fault_in
 from beear.cluster.run_in_thread import run_beside
 from beear.cluster.temp_dirs import clear_scratch, scratch_name
 from beear.cluster.train_storage import mend
 from beear.cluster.training_worker import WorkerSpec, train_worker
-from beear.errors import UserError
+from beear.errors import Fault
 from beear.records.report import EpochRecord
 from beear.streams.datasets import datasets
 
 
-class Diverged(Exception):
-    """A loss or gradient was not finite; what earlier epochs saved stays in the staging folder."""
-
-
 def train(
-    spec: WorkerSpec, plan: Plan, storage: Path, sink: Callable[[Event], None], *, max_failures: int, export: Path | None = None
+    spec: WorkerSpec,
+    reservation: Reservation,
+    storage: Path,
+    sink: Callable[[Event], None],
+    *,
+    max_failures: int,
+    export: Path | None = None,
 ) -> list[EpochRecord]:
     """Run (or resume) training, copy the exported model to the folder ``export`` (if given) and return the epochs.
 
@@ -43,14 +45,14 @@ def train(
     spec.scratch = scratch_name(spec.identity, storage)
     if said := mend(storage / _run_name(spec)):
         sink({"kind": "note", "message": said})
-    faults: list[Event] = []
+    faults: list[Fault] = []
 
     def take(event: Event) -> None:
-        if event["kind"] in FAULTS:
-            faults.append(event)
+        if (fault := fault_in(event)) is not None:
+            faults.append(fault)
         sink(event)
 
-    trainer = _trainer(spec, plan, storage, max_failures)
+    trainer = _trainer(spec, reservation, storage, max_failures)
     failure: TrainingFailedError | None = None
     result = None
     with Relay(spec.board, take):
@@ -58,10 +60,10 @@ def train(
             result = run_beside(trainer.fit)
         except TrainingFailedError as error:
             failure = error
-    # On other machines the next workers do this.
+    # Cleans this machine only; workers on other nodes clean theirs when they start.
     clear_scratch(spec.scratch)
     if faults:
-        raise UserError(faults[0]["message"]) if faults[0]["kind"] == "user_error" else Diverged(faults[0]["message"])
+        raise faults[0].error()
     if failure is not None:
         raise failure
     assert result is not None and result.checkpoint is not None
@@ -76,16 +78,16 @@ def _run_name(spec: WorkerSpec) -> str:
     return f"beear-{spec.identity[:16]}"
 
 
-def _trainer(spec: WorkerSpec, plan: Plan, storage: Path, max_failures: int) -> TorchTrainer:
-    streams = datasets(spec.stream, plan.workers)
+def _trainer(spec: WorkerSpec, reservation: Reservation, storage: Path, max_failures: int) -> TorchTrainer:
+    streams = datasets(spec.stream, reservation.workers)
     options = ray.data.ExecutionOptions(preserve_order=True)
     return TorchTrainer(
         train_worker,
         train_loop_config={"spec": spec},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=plan.workers,
-            use_gpu=plan.gpus_per_worker > 0,
-            resources_per_worker=plan.share,
+            num_workers=reservation.workers,
+            use_gpu=reservation.gpus_per_worker > 0,
+            resources_per_worker=reservation.share,
         ),
         run_config=ray.train.RunConfig(
             name=_run_name(spec),

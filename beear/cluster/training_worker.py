@@ -21,13 +21,12 @@ from ray.train import Checkpoint, CheckpointConsistencyMode, CheckpointUploadMod
 
 import beear
 from beear.cluster.checkpoint import EXPORT, WEIGHTS, read_history, read_state, write_history, write_state
-from beear.cluster.events import Event
+from beear.cluster.events import fault_event
 from beear.cluster.out_of_memory import training_ran_out
 from beear.cluster.temp_dirs import clear_scratch, scratch
-from beear.config.schema import RunConfig
 from beear.engine.fit import EpochOutcome
 from beear.engine.session import Session, Training, backend_settings
-from beear.errors import UserError
+from beear.errors import Fault
 from beear.models.export import export_model, form_kept
 from beear.parallel.choose import choose
 from beear.records.report import EpochRecord, InnerCurve
@@ -56,19 +55,19 @@ def train_worker(parts: dict[str, WorkerSpec]) -> None:
     try:
         _train(spec)
     except Exception as error:
-        if (fault := fault_of(error, spec.training.config)) is not None:
+        if (fault := fault_of(error, spec.training)) is not None:
             # The end of this worker ends them all: what earlier epochs saved may still be on its way.
             _wait_for_uploads()
-            ray.get(spec.board.post.remote(fault))
+            ray.get(spec.board.post.remote(fault_event(fault)))
         raise
 
 
-def fault_of(error: Exception, config: RunConfig) -> Event | None:
+def fault_of(error: Exception, training: Training) -> Fault | None:
     """Return what the driver is told of an error that another try would meet again, None for any other."""
-    if isinstance(error, FloatingPointError):
-        return {"kind": "diverged", "message": str(error)}
-    sentence = str(error) if isinstance(error, UserError) else training_ran_out(error, config)
-    return None if sentence is None else {"kind": "user_error", "message": sentence}
+    if (fault := Fault.of(error)) is not None:
+        return fault
+    sentence = training_ran_out(error, training.spread, training.config.adapter.kind)
+    return None if sentence is None else Fault("user", sentence)
 
 
 def _train(spec: WorkerSpec) -> None:
@@ -90,8 +89,8 @@ class _Worker:
     def __init__(self, spec: WorkerSpec) -> None:
         self.spec, self.training = spec, spec.training
         world = ray.train.get_context().get_world_size()
-        config, device = self.training.config, ray.train.torch.get_device()
-        self.backend = choose(config.parallel.backend, world, device, backend_settings(config, device))
+        device = ray.train.torch.get_device()
+        self.backend = choose(self.training.spread.backend, world, device, backend_settings(self.training, device))
         self.leads = self.backend.rank == 0
         self.session = Session(
             self.training,
@@ -103,7 +102,7 @@ class _Worker:
     def resume(self, folder: Path, method: dict[str, float]) -> None:
         self.history = read_history(folder)
         self.backend.load(folder / WEIGHTS)
-        self.session.method.state.values = method
+        self.session.defense.state.values = method
 
     def run(self, done: int, last: int | None) -> None:
         """Train after the epoch ``done``; ``last`` is the one that the run had come to end with, if it had begun."""
@@ -131,7 +130,7 @@ class _Worker:
             if outcome.final:
                 self._export(folder / EXPORT)
             if self.leads:
-                write_state(folder, outcome.epoch, outcome.last, self.session.method.state.values)
+                write_state(folder, outcome.epoch, outcome.last, self.session.defense.state.values)
                 write_history(folder, self.history)
             self._report({"epoch": outcome.epoch, **outcome.losses, **outcome.selection}, folder, outcome.final)
         self._post({"kind": "epoch", "record": record.model_dump(mode="json"), "final": outcome.final})

@@ -1,64 +1,86 @@
-"""The main job, told in order: prepare, measure, train, measure the files, decide, write, register."""
+"""The main command, told in order: check, place, measure, train, measure the exported files, decide, deliver."""
 
 from beear.cluster import scoring
+from beear.cluster.connection import RaySession
 from beear.cluster.events import Event, EventLog
-from beear.cluster.training import Diverged, train
+from beear.cluster.scoring import Measured
+from beear.cluster.training import train
 from beear.config.cli import Flags
+from beear.config.resolve import default_layer
 from beear.config.schema import RunConfig
+from beear.errors import Diverged
 from beear.models.inspect import inspect_checkpoint
 from beear.records.report import Drift, EpochRecord
-from beear.run import build_report, delivery
+from beear.run.build_report import sanitize_report
+from beear.run.delivery import deliver
 from beear.run.job_kind import JobKind
-from beear.run.lifecycle import Running, run_job
+from beear.run.lifecycle import Running, run
 from beear.run.output_folder import TRAINING
 from beear.run.result_cache import once
+from beear.run.stages import Scored, Trained
 
+KIND = JobKind("sanitize", "nothing is retrained (--fresh retrains)")
 FAILED = 1
 
 
-def sanitise(config: RunConfig, flags: Flags) -> int:
-    """Run the job and return the exit code: 0 passed, 3 refused or inconclusive, 1 diverged or not registered.
+def sanitize(asked: RunConfig, flags: Flags, session: RaySession) -> int:
+    """Run the command and return the exit code: 0 passed, 3 refused or inconclusive, 1 diverged or not registered.
 
     Raises:
         UserError: anything that the user can mend; nothing is half-written then.
     """
-    return run_job(config, flags, JobKind("sanitize", "nothing is retrained (--fresh retrains)"), _unless_diverged)
-
-
-def _unless_diverged(running: Running) -> int:
-    try:
-        return _work(running)
-    except Diverged as error:
-        running.reporter.say(f"error: {error}; the epochs before it are kept in {running.output.staging}")
-        return FAILED
+    return run(asked, flags, KIND, _work, session)
 
 
 def _work(running: Running) -> int:
-    job, output, reporter, tracker = running.job, running.output, running.reporter, running.tracker
-    staging, log = output.staging, EventLog(output.staging / "events.jsonl")
-    plan = running.plan
-    reporter.stage("before", "measuring the checkpoint as it came")
-    before = once(staging / "before.json", scoring.Scored, lambda: scoring.score(job.scoring, job.facts, plan))
-    tracker.start()
-    tracker.log({f"before/{name}": value for name, value in scoring.count_of(before.measurement).items()})
+    try:
+        scored = _scored(running, _trained(running))
+    except Diverged as error:
+        running.progress.say(f"error: {error}; the epochs before it are kept in {running.output.staging}")
+        return FAILED
+    return deliver(sanitize_report(scored, running.progress.seconds), running.output, running.tracker, running.progress)
 
-    epochs = job.config.method.epochs
-    reporter.stage("train", f"training: {job.config.method.name}, {epochs} epochs at most")
 
-    def sink(event: Event) -> None:
+def _trained(running: Running) -> Trained:
+    """Measure the checkpoint as it came, then train and export it."""
+    placed, progress, staging = running.placed, running.progress, running.output.staging
+    checked, method = placed.checked, placed.checked.config.method
+    progress.stage("before", "measuring the checkpoint as it came")
+    before = once(staging / "before.json", Measured, lambda: scoring.score(placed.scoring, checked.facts, placed.reservation))
+    running.tracker.start()
+    running.tracker.log({f"before/{name}": value for name, value in scoring.count_of(before.measurement).items()})
+    progress.stage("train", f"training: {method.name}, {method.epochs} epochs at most")
+    log = EventLog(staging / "events.jsonl")
+
+    def take(event: Event) -> None:
         log.write(event)
-        reporter.event(event)
+        progress.event(event)
         if event["kind"] == "epoch":
-            tracker.epoch(EpochRecord.model_validate(event["record"]))
+            running.tracker.epoch(EpochRecord.model_validate(event["record"]))
 
     model = staging / "model"
-    failures = job.config.parallel.max_failures
-    history = train(job.worker_spec(), plan, staging / TRAINING, sink, max_failures=failures, export=model)
+    epochs = train(
+        placed.worker_spec(),
+        placed.reservation,
+        staging / TRAINING,
+        take,
+        max_failures=checked.parallel.max_failures,
+        export=model,
+    )
+    return Trained(placed, before, tuple(epochs), model)
 
-    reporter.stage("after", "measuring the exported files, reloaded from disk")
-    exported = inspect_checkpoint(str(model))
-    after = once(staging / "after.json", scoring.Scored, lambda: scoring.score(job.scoring, exported, plan))
-    drift = once(staging / "drift.json", Drift, lambda: scoring.drift(job.scoring, job.facts, exported, plan))
-    reporter.finish_stage()
-    report = build_report.sanitize_report(job, before, after, drift, history, reporter.seconds)
-    return delivery.deliver(report, output, tracker, reporter)
+
+def _scored(running: Running, trained: Trained) -> Scored:
+    """Measure the exported files, reloaded from disk."""
+    placed, staging, facts = trained.placed, running.output.staging, trained.placed.checked.facts
+    running.progress.stage("after", "measuring the exported files, reloaded from disk")
+    exported = inspect_checkpoint(str(trained.model))
+    after = once(staging / "after.json", Measured, lambda: scoring.score(placed.scoring, exported, placed.reservation))
+    layer = placed.checked.watched_layer or default_layer(facts.layers)
+    drift = once(
+        staging / "drift.json",
+        Drift,
+        lambda: scoring.drift(placed.scoring, facts, exported, layer, placed.reservation),
+    )
+    running.progress.finish_stage()
+    return Scored(trained, after, drift)

@@ -7,21 +7,21 @@ import time
 from dataclasses import replace
 from functools import partial
 
-import ray
-
-from beear.commands.sanitize import sanitise
+from beear.cluster.connection import RaySession
+from beear.commands.sanitize import sanitize
 from beear.config.cli import Flags
-from beear.config.resolve import resolve
 from beear.config.schema import RunConfig
 from beear.config.search import SearchConfig, TuneConfig
 from beear.errors import UserError
 from beear.evaluation import resistance_scale
 from beear.evaluation.trials import ENDED, Yardstick
+from beear.methods.configuration import resolved, run_config
 from beear.records.search import Calibration, Trial
 from beear.run.job_kind import JobKind
-from beear.run.lifecycle import Running, run_job
+from beear.run.lifecycle import Running, run
 from beear.run.output_folder import place_of
-from beear.run.prepare import Job, absolute
+from beear.run.prepare import absolute
+from beear.run.stages import Checked
 from beear.search import delivery, experiment, outcome
 from beear.search.baseline import baseline
 from beear.search.live_table import Screen
@@ -33,15 +33,15 @@ from beear.search.strategy import settings_to_try
 TRIALS = "trials.json"
 
 
-def search(config: TuneConfig, flags: Flags) -> int:
+def tune(asked: TuneConfig, flags: Flags, session: RaySession) -> int:
     """Run the search and return the exit code: 0 settings were chosen, 3 no trial kept within the gate's limits.
 
-    With ``search.apply`` the main job follows with the chosen settings, and its exit code is returned.
+    With ``search.apply`` the main command follows with the chosen settings, and its exit code is returned.
 
     Raises:
         UserError: anything that the user can mend; nothing is half-written then.
     """
-    asked, settings = from_the_root(config), config.search
+    main, settings = from_the_root(asked), asked.search
     kind = JobKind(
         "tune",
         "nothing is tried again (--fresh tries)",
@@ -49,28 +49,29 @@ def search(config: TuneConfig, flags: Flags) -> int:
         delivery.show_complete,
         partial(checked, settings),
         worth=("checkpoint_*", TRIALS),
-        together=min(settings.trials, settings.concurrent or settings.trials) if config.parallel.workers == 1 else 1,
+        together=min(settings.trials, settings.concurrent or settings.trials) if asked.parallel.workers == 1 else 1,
     )
-    code = run_job(config, flags, kind, lambda running: _work(running, settings, asked))
+    code = run(asked, flags, kind, lambda running: _work(running, settings, main), session)
     if code != delivery.CHOSEN or not settings.apply or flags.dry_run:
         return code
-    # The main job joins or starts a cluster itself.
-    ray.shutdown()
-    return sanitise(delivery.chosen_config(place_of(config.output.dir), asked), Flags(verbose=flags.verbose))
+    chosen = delivery.chosen_config(place_of(asked.output.dir), main)
+    return sanitize(chosen, Flags(verbose=flags.verbose), session)
 
 
-def from_the_root(config: TuneConfig) -> RunConfig:
-    """Return the main job's part of the configuration as it was given, with files named from the root: best.yaml may move."""
-    asked = absolute(RunConfig.model_validate(config.model_dump(exclude={"search"})))
-    for name in ("path", "base", "reference"):
-        value = getattr(asked.model, name)
-        if value and os.path.isdir(os.path.expanduser(value)):
-            setattr(asked.model, name, os.path.abspath(os.path.expanduser(value)))
-    return asked
+def from_the_root(asked: TuneConfig) -> RunConfig:
+    """Return the main command's part of the configuration, with files named from the root: best.yaml may move."""
+    main = absolute(run_config().model_validate(asked.model_dump(exclude={"search"})))
+    folders = {name: getattr(main.model, name) for name in ("path", "base", "reference")}
+    named = {
+        name: os.path.abspath(os.path.expanduser(value))
+        for name, value in folders.items()
+        if value and os.path.isdir(os.path.expanduser(value))
+    }
+    return main.model_copy(update={"model": main.model.model_copy(update=named)})
 
 
-def checked(search: SearchConfig, job: Job) -> Job:
-    """Return the job with an identity that counts what is searched and by what scale.
+def checked(search: SearchConfig, job: Checked) -> Checked:
+    """Return the run with an identity that counts what is searched and by what scale.
 
     Raises:
         UserError: the space, a setting in it, or what trials are to be measured by is at fault.
@@ -78,21 +79,22 @@ def checked(search: SearchConfig, job: Job) -> Job:
     space = space_of(search, job)
     listed = search.algorithm != "optuna"
     for settings in settings_to_try(space, search, job.config.seed) if listed else space.ends():
-        resolve(with_settings(job.config, settings), job.facts)
+        resolved(with_settings(job.config.values, settings), job.facts)
     scale = scale_of(search, job)
     words = [job.identity, sorted(space.described().items()), scale.model_dump_json() if scale else ""]
     return replace(job, identity=hashlib.sha256(repr(words).encode()).hexdigest())
 
 
-def space_of(search: SearchConfig, job: Job) -> Space:
+def space_of(search: SearchConfig, job: Checked) -> Space:
     """Return what is searched: of the space asked for, no length that the shortest prompt has no room for."""
     also = [part for part in (search.also or "").split("+") if part]
-    space, method = load_space(search.space or family_of(job.facts.architecture), also, job.facts.layers), job.config.method
-    room = job.room["user" if "method.suffix_from" in space.domains else method.suffix_from]
+    space = load_space(search.space or family_of(job.facts.architecture), also, job.facts.layers)
+    counted_from = job.config.values["method"].get("suffix_from", "prompt")
+    room = job.room["user" if "method.suffix_from" in space.domains else counted_from]
     return space.at_most("method.length", room, f"the tokens of the shortest prompt ({job.data.shortest.origin})")
 
 
-def scale_of(search: SearchConfig, job: Job) -> resistance_scale.Scale | None:
+def scale_of(search: SearchConfig, job: Checked) -> resistance_scale.Scale | None:
     """Return what bounds ASR, None where probes measure it.
 
     Raises:
@@ -118,22 +120,23 @@ def uses_probes(search: SearchConfig, given: bool) -> bool:
 
 
 def _work(running: Running, search: SearchConfig, asked: RunConfig) -> int:
-    job, staging, reporter = running.job, running.output.staging, running.reporter
+    placed, staging, progress = running.placed, running.output.staging, running.progress
+    job = placed.checked
     space, scale, calibration = space_of(search, job), scale_of(search, job), None
     for name, words in space.described().items():
-        reporter.note(f"{name}: {words}")
+        progress.note(f"{name}: {words}")
     if scale is not None:
         calibration = calibration_of(scale)
-        reporter.say(f"  note: {calibration.sentence}")
+        progress.say(f"  note: {calibration.sentence}")
     shared = _shared(running, search, scale)
     concurrent = experiment.at_a_time(shared, search)
     path, nats = staging / TRIALS, job.config.gate.utility_measure == "nll"
     running.tracker.start()
     count = f"{search.trials} trials" if search.trials > 1 else "1 trial"
     source = "ASR is measured under the probes" if scale is None else "ASR is bounded by entrapment resistance"
-    reporter.stage("trials", f"{count} of {space.family}, {concurrent} at a time; {source}")
+    progress.stage("trials", f"{count} of {space.family}, {concurrent} at a time; {source}")
     children, began = delivery.Children(running, staging), time.monotonic()
-    with Screen(reporter, kept_trials(path), nats) as screen:
+    with Screen(progress, kept_trials(path), nats) as screen:
 
         def told(trial: Trial, what: str) -> None:
             screen.told(trial, what)
@@ -148,11 +151,11 @@ def _work(running: Running, search: SearchConfig, asked: RunConfig) -> int:
     if not any(trial.status in ENDED for trial in trials):
         # What went wrong with all of them is tried again by the same command.
         running.output.drop()
-        return delivery.show_failed(trials, reporter)
+        return delivery.show_failed(trials, progress)
     asr, high = shared.yardstick.asr(shared.yardstick.baseline)
     as_it_came = {**shared.yardstick.baseline, "asr": asr, "asr_high": high}
     seconds = time.monotonic() - began
-    report = outcome.search_report(job, search, space, trials, as_it_came, calibration, concurrent, seconds)
+    report = outcome.search_report(placed, search, space, trials, as_it_came, calibration, concurrent, seconds)
     return delivery.deliver(report, asked, running)
 
 
@@ -162,20 +165,21 @@ def _shared(running: Running, search: SearchConfig, scale: resistance_scale.Scal
     Raises:
         UserError: a loss of utility would not be seen.
     """
-    job, plan, reporter = running.job, running.plan, running.reporter
+    placed, progress = running.placed, running.progress
+    job = placed.checked
     config = job.config
     yardstick = Yardstick(
         {},
-        len(job.data.selection[: config.evaluate.selection_rows]),
+        len(placed.data.selection[: config.evaluate.selection_rows]),
         config.gate,
         config.evaluate.confidence,
         search.stop_asr,
         scale.asr_at_most if scale else None,
         None if search.give_up is None else math.ceil(search.give_up * config.method.epochs),
     )
-    shared = Shared(job, plan, yardstick, str(running.output.staging), scale is None)
-    reporter.stage("before", "measuring the model as it came, on selection rows")
-    found = baseline(job, shared.spec({}).training, plan).selection
+    shared = Shared(placed, yardstick, str(running.output.staging), scale is None)
+    progress.stage("before", "measuring the model as it came, on selection rows")
+    found = baseline(placed, shared.spec({}).training).selection
     shared = replace(shared, yardstick=replace(yardstick, baseline=found))
     if blind := shared.yardstick.blind():
         raise UserError(blind)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,13 +42,16 @@ def load_yaml(path: str | Path, config_class: type[C]) -> C:
     return build(config_class, values, places)
 
 
-def config_digest(config: BaseModel, leave_out: frozenset[str] = NOT_IN_DIGEST) -> str:
-    """Return the sha256 (hex) of the configuration in canonical JSON, without the sections and fields in ``leave_out``."""
-    values = config.model_dump(mode="json")
-    for name in leave_out:
-        section, _, field = name.partition(".")
-        (values.get(section, {}) if field else values).pop(field or section, None)
-    text = json.dumps(values, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+def config_digest(values: Mapping[str, Any], leave_out: frozenset[str] = NOT_IN_DIGEST) -> str:
+    """Return the sha256 (hex) of a configuration, given as plain data, without the sections and fields in ``leave_out``."""
+    kept = {
+        section: {field: value for field, value in held.items() if f"{section}.{field}" not in leave_out}
+        if isinstance(held, Mapping)
+        else held
+        for section, held in values.items()
+        if section not in leave_out
+    }
+    text = json.dumps(kept, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 

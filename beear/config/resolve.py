@@ -3,24 +3,41 @@
 =============================  =====================================================================================
 field                          rule (L decoder layers, P parameters)
 =============================  =====================================================================================
-method.layer                   round(0.28 L), kept within 1..L-1: the paper perturbs layer 9 of 32
 method.outer_lr                2e-4 up to 50M, 2e-5 from 1B to 7B, 1e-5 from 10B, straight in log-log between; x5 for
                                LoRA, whose factors need larger steps than whole weights
 method.batch_size              32 up to 50M, 16 up to 1B, else 8; whatever the workers, for a run goes on
                                with others
 data.max_length                1024 tokens, or the model's context where it is shorter
-model.dtype                    bfloat16 on a GPU, else float32; left to the workers where the device is not known yet
 evaluate.batch_size            128 up to 1B, 64 up to 8B, 32 up to 30B, else 16: what the weights leave room for on one
                                device, with keys and values of 1024 tokens a row
 evaluate.resistance.layers     round(0.28 L), kept within 1..L-1, whatever method.layer is
 =============================  =====================================================================================
+
+A method resolves its own fields (``method.layer``: round(0.28 L), kept within 1..L-1: the paper perturbs layer 9 of 32). How
+weights are spread (``parallel.*``) is settled later, when the devices are known (:mod:`beear.run.placing`). ``model.dtype``
+stays as it is asked for: each worker settles ``auto`` by its own device (bfloat16 on a GPU that has it, else float32).
 """
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol, TypedDict
+from typing import Any, Protocol, TypedDict, TypeVar
 
-from beear.config.schema import RunConfig
+from beear.config.schema import (
+    AdapterConfig,
+    DataConfig,
+    EvaluateConfig,
+    GateConfig,
+    MethodConfig,
+    ModelConfig,
+    OutputConfig,
+    ParallelConfig,
+    ResistanceConfig,
+    RunConfig,
+    Section,
+    TrackingConfig,
+)
 from beear.errors import UserError
 
 DEPTH_SHARE = 0.28
@@ -32,6 +49,8 @@ BATCH_SIZE = ((50e6, 32), (1e9, 16), (math.inf, 8))
 PROMPTS = ((1e9, 128), (8e9, 64), (30e9, 32), (math.inf, 16))
 # (parameters, step): between two points the logarithm of the step is linear in the logarithm of the parameters.
 OUTER_LR = ((50e6, 2e-4), (1e9, 2e-5), (7e9, 2e-5), (10e9, 1e-5))
+
+S = TypeVar("S", bound=Section)
 
 
 class Choice(TypedDict):
@@ -58,24 +77,113 @@ class Sizes(Protocol):
         """Elements in the weights."""
 
 
-def resolve(config: RunConfig, facts: Sizes, gpu: bool | None = None) -> tuple[RunConfig, list[Choice]]:
-    """Return a copy of ``config`` with every auto field that the model decides filled in, and what was chosen.
+class MethodRules(Protocol):
+    """What resolving needs of the chosen method."""
 
-    Args:
-        config: left as it is.
-        facts: the model's sizes.
-        gpu: whether the workers compute on a GPU that has bfloat16; None where that is not known yet, which leaves
-            ``model.dtype`` at auto for each worker to settle by its own device.
+    @property
+    def section(self) -> type[Section]:
+        """The class of its own fields."""
+        ...
+
+    @property
+    def flat(self) -> bool:
+        """Whether its fields stand at ``method.*``, not below its name."""
+        ...
+
+    def resolve(self, settings: Any, sizes: Sizes, max_length: int) -> tuple[Any, list[Choice]]:
+        """Return its own settings with no auto field left, and what was chosen; rows have ``max_length`` tokens at most."""
+        ...
+
+
+class ResolvedData(DataConfig):
+    """``data`` with no auto field left."""
+
+    max_length: int
+
+
+class ResolvedMethod(MethodConfig):
+    """What every method trains with, with no auto field left."""
+
+    outer_lr: float
+    batch_size: int
+
+
+class ResolvedResistance(ResistanceConfig):
+    """``evaluate.resistance`` with no auto field left."""
+
+    @property
+    def at_layers(self) -> tuple[int, ...]:
+        """The layers that are attacked, 1-based."""
+        return tuple(int(layer) for layer in self.layers.split(","))
+
+
+class ResolvedEvaluate(EvaluateConfig):
+    """``evaluate`` with no auto field left."""
+
+    batch_size: int
+    resistance: ResolvedResistance
+
+
+@dataclass(frozen=True)
+class ResolvedConfig:
+    """A run's settings with no auto field left: what decides its numbers, and where they go.
+
+    ``settings`` are the chosen method's own, of its own class. How the work is spread over workers is not here: it changes no
+    number (:class:`beear.parallel.spread.Spread`). ``values`` is the same as plain data, under the names that were asked for.
+    """
+
+    model: ModelConfig
+    data: ResolvedData
+    method: ResolvedMethod
+    settings: Section
+    adapter: AdapterConfig
+    evaluate: ResolvedEvaluate
+    gate: GateConfig
+    tracking: TrackingConfig
+    output: OutputConfig
+    seed: int
+    values: Mapping[str, Any]
+
+
+def resolve(asked: RunConfig, method: MethodRules, sizes: Sizes) -> tuple[ResolvedConfig, list[Choice]]:
+    """Return the settings with every auto field filled in, and what was chosen.
 
     Raises:
         UserError: a setting that the model cannot have, such as a layer beyond its depth.
     """
-    if facts.layers < 2:
-        raise UserError(f"model.path: the model has {facts.layers} decoder layer; expected at least 2")
-    config = config.model_copy(deep=True)
-    choices = [*_method(config, facts), *_others(config, facts, gpu)]
-    _check(config, facts)
-    return config, choices
+    if sizes.layers < 2:
+        raise UserError(f"model.path: the model has {sizes.layers} decoder layer; expected at least 2")
+    data, evaluate, others = _others(asked, sizes)
+    common, more = _common(asked, sizes)
+    own, choices = method.resolve(own_settings(asked.method, method), sizes, data.max_length)
+    values = asked.model_dump(mode="json")
+    own_values = own.model_dump(mode="json")
+    values["method"] |= {**common.model_dump(mode="json"), **(own_values if method.flat else {})}
+    if not method.flat and own_values:
+        values["method"][common.name] = own_values
+    values |= {"data": data.model_dump(mode="json"), "evaluate": evaluate.model_dump(mode="json")}
+    config = ResolvedConfig(
+        asked.model,
+        data,
+        common,
+        own,
+        asked.adapter,
+        evaluate,
+        asked.gate,
+        asked.tracking,
+        asked.output,
+        asked.seed,
+        values,
+    )
+    _check(config, asked.parallel, sizes)
+    return config, [*choices, *more, *others]
+
+
+def own_settings(asked: MethodConfig, method: MethodRules) -> Section:
+    """Return the method's own fields as they are asked for, as its own class."""
+    names = method.section.model_fields
+    held = asked if method.flat else getattr(asked, asked.name, None)
+    return method.section.model_validate({name: getattr(held, name) for name in names if held is not None})
 
 
 def default_layer(layers: int) -> int:
@@ -91,50 +199,55 @@ def default_outer_lr(parameters: int, lora: bool = False) -> float:
     return float(f"{high * (low / high) ** share * (LORA_FACTOR if lora else 1):.1e}")
 
 
-def _method(config: RunConfig, facts: Sizes) -> list[Choice]:
-    method, choices, size = config.method, [], f"{_count(facts.parameters)} parameters"
-    if method.layer is None:
-        method.layer = default_layer(facts.layers)
-        choices.append(Choice(field="method.layer", value=method.layer, why=f"{DEPTH_SHARE} of {facts.layers} layers"))
-    if method.outer_lr is None:
-        lora = config.adapter.kind == "lora"
-        method.outer_lr = default_outer_lr(facts.parameters, lora)
+def _filled(kind: type[S], section: Section, **values: Any) -> S:
+    """Return ``section`` as its resolved class ``kind``, with ``values`` for the fields that were left open."""
+    names = kind.model_fields
+    known = {name: value for name, value in section.model_dump().items() if name in names}
+    return kind.model_validate({**known, **values})
+
+
+def _common(asked: RunConfig, sizes: Sizes) -> tuple[ResolvedMethod, list[Choice]]:
+    method, choices, size = asked.method, list[Choice](), f"{_count(sizes.parameters)} parameters"
+    outer_lr, batch_size = method.outer_lr, method.batch_size
+    if outer_lr is None:
+        lora = asked.adapter.kind == "lora"
+        outer_lr = default_outer_lr(sizes.parameters, lora)
         why = size + (f", times {LORA_FACTOR:g} for LoRA" if lora else "")
-        choices.append(Choice(field="method.outer_lr", value=method.outer_lr, why=why))
-    if method.batch_size is None:
-        method.batch_size = next(rows for most, rows in BATCH_SIZE if facts.parameters <= most)
-        choices.append(Choice(field="method.batch_size", value=method.batch_size, why=size))
-    return choices
+        choices.append(Choice(field="method.outer_lr", value=outer_lr, why=why))
+    if batch_size is None:
+        batch_size = next(rows for most, rows in BATCH_SIZE if sizes.parameters <= most)
+        choices.append(Choice(field="method.batch_size", value=batch_size, why=size))
+    return _filled(ResolvedMethod, method, outer_lr=outer_lr, batch_size=batch_size), choices
 
 
-def _others(config: RunConfig, facts: Sizes, gpu: bool | None) -> list[Choice]:
-    data, model, resistance, choices = config.data, config.model, config.evaluate.resistance, []
-    if data.max_length is None:
-        data.max_length = min(LONGEST, facts.context)
-        why = f"the model's context is {facts.context} tokens"
-        choices.append(Choice(field="data.max_length", value=data.max_length, why=why))
-    if model.dtype == "auto" and gpu is not None:
-        model.dtype = "bfloat16" if gpu else "float32"
-        why = "computing on a GPU" if gpu else "computing on CPUs"
-        choices.append(Choice(field="model.dtype", value=model.dtype, why=why))
-    if config.evaluate.batch_size is None:
-        config.evaluate.batch_size = next(rows for most, rows in PROMPTS if facts.parameters <= most)
-        why = f"{_count(facts.parameters)} parameters"
-        choices.append(Choice(field="evaluate.batch_size", value=config.evaluate.batch_size, why=why))
-    if resistance.layers == "auto":
-        resistance.layers = str(default_layer(facts.layers))
-        why = f"{DEPTH_SHARE} of {facts.layers} layers, whatever method.layer is"
-        choices.append(Choice(field="evaluate.resistance.layers", value=resistance.layers, why=why))
-    return choices
+def _others(asked: RunConfig, sizes: Sizes) -> tuple[ResolvedData, ResolvedEvaluate, list[Choice]]:
+    data, evaluate, choices = asked.data, asked.evaluate, list[Choice]()
+    longest, prompts, layers = data.max_length, evaluate.batch_size, evaluate.resistance.layers
+    if longest is None:
+        longest = min(LONGEST, sizes.context)
+        why = f"the model's context is {sizes.context} tokens"
+        choices.append(Choice(field="data.max_length", value=longest, why=why))
+    if prompts is None:
+        prompts = next(rows for most, rows in PROMPTS if sizes.parameters <= most)
+        choices.append(Choice(field="evaluate.batch_size", value=prompts, why=f"{_count(sizes.parameters)} parameters"))
+    if layers == "auto":
+        layers = str(default_layer(sizes.layers))
+        why = f"{DEPTH_SHARE} of {sizes.layers} layers, whatever method.layer is"
+        choices.append(Choice(field="evaluate.resistance.layers", value=layers, why=why))
+    resistance = _filled(ResolvedResistance, evaluate.resistance, layers=layers)
+    return (
+        _filled(ResolvedData, data, max_length=longest),
+        _filled(ResolvedEvaluate, evaluate, batch_size=prompts, resistance=resistance.model_dump()),
+        choices,
+    )
 
 
-def check_parallel(config: RunConfig, gpus_per_worker: float | None) -> None:
+def check_parallel(parallel: ParallelConfig, engine: str, gpus_per_worker: float | None) -> None:
     """Make sure that settings go together; ``gpus_per_worker`` is None where it is not known yet.
 
     Raises:
         UserError: two of them do not.
     """
-    parallel = config.parallel
     if parallel.backend == "single" and parallel.workers > 1:
         raise UserError(
             f"parallel.backend is single and parallel.workers {parallel.workers}; expected 1 worker, or ddp, fsdp or deepspeed"
@@ -150,33 +263,39 @@ def check_parallel(config: RunConfig, gpus_per_worker: float | None) -> None:
         )
     if not gpus_per_worker and parallel.offload:
         raise UserError("parallel.offload is true and workers have no GPU; expected false, or workers with a GPU")
-    if not gpus_per_worker and config.evaluate.engine == "vllm":
+    if not gpus_per_worker and engine == "vllm":
         raise UserError("evaluate.engine is vllm and workers have no GPU; expected the engine torch, or workers with a GPU")
 
 
-def _check(config: RunConfig, facts: Sizes) -> None:
-    check_parallel(config, config.parallel.gpus_per_worker)
-    method, longest, last = config.method, config.data.max_length, facts.layers - 1
-    assert method.layer is not None and method.batch_size is not None and longest is not None
-    depth = f"the model has {facts.layers} decoder layers"
-    _within("method.layer", method.layer, last, depth)
-    for layer in config.evaluate.resistance.layers.split(","):
-        _within("evaluate.resistance.layers", int(layer), last, depth)
-    _within("data.max_length", longest, facts.context, "the model's context in tokens")
-    _within("method.length", method.length, longest, "data.max_length")
-    _within("evaluate.resistance.length", config.evaluate.resistance.length, longest, "data.max_length")
-    shorter = "one token less than the model's context"
-    _within("evaluate.max_new_tokens", config.evaluate.max_new_tokens, facts.context - 1, shorter)
-    if (workers := config.parallel.workers) > method.batch_size:
-        raise UserError(
-            f"parallel.workers is {workers}; expected 1 to {method.batch_size} (method.batch_size: each needs a row), "
-            f"or --method.batch_size {workers}"
-        )
+def within(name: str, value: int, limit: int, why: str) -> None:
+    """Make sure that a setting lies in 1..``limit``.
 
-
-def _within(name: str, value: int, limit: int, why: str) -> None:
+    Raises:
+        UserError: it does not; ``why`` says what sets the limit.
+    """
     if not 1 <= value <= limit:
         raise UserError(f"{name} is {value}; expected 1 to {limit} ({why})")
+
+
+def depth(sizes: Sizes) -> str:
+    """Return why a layer has a limit, for :func:`within`."""
+    return f"the model has {sizes.layers} decoder layers"
+
+
+def _check(config: ResolvedConfig, parallel: ParallelConfig, sizes: Sizes) -> None:
+    check_parallel(parallel, config.evaluate.engine, parallel.gpus_per_worker)
+    longest = config.data.max_length
+    for layer in config.evaluate.resistance.at_layers:
+        within("evaluate.resistance.layers", layer, sizes.layers - 1, depth(sizes))
+    within("data.max_length", longest, sizes.context, "the model's context in tokens")
+    within("evaluate.resistance.length", config.evaluate.resistance.length, longest, "data.max_length")
+    shorter = "one token less than the model's context"
+    within("evaluate.max_new_tokens", config.evaluate.max_new_tokens, sizes.context - 1, shorter)
+    if (workers := parallel.workers) > config.method.batch_size:
+        raise UserError(
+            f"parallel.workers is {workers}; expected 1 to {config.method.batch_size} (method.batch_size: each needs a row), "
+            f"or --method.batch_size {workers}"
+        )
 
 
 def _count(parameters: int) -> str:

@@ -1,7 +1,8 @@
-"""The run configuration: every field, its type, bounds, default and one line with its unit.
+"""The run configuration as it is asked for: every field, its type, bounds, default and one line with its unit.
 
-Imports neither torch nor ray. ``None`` in a field marked *auto* is filled by
-:func:`beear.config.resolve.resolve` from what is known of the model.
+Imports neither torch nor ray. ``None`` in a field marked *auto* is filled by :func:`beear.config.resolve.resolve` from what
+is known of the model. A method's own fields are not here: each method declares them in its own file, and
+:mod:`beear.methods.configuration` puts the classes together that commands parse.
 """
 
 from typing import Annotated, Literal, Self
@@ -12,7 +13,6 @@ from beear.errors import nearest
 
 Placement = Literal["suffix", "prefix", "prompt", "broadcast", "everywhere"]
 PLACEMENTS: tuple[str, ...] = ("suffix", "prefix", "prompt", "broadcast", "everywhere")
-METHODS: tuple[str, ...] = ("beear", "finetune")
 
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -50,9 +50,9 @@ def known_placements(value: str) -> str:
 
 
 class Section(BaseModel):
-    """A part of the configuration: unknown keys are errors, values are checked on assignment, numbers are finite."""
+    """A part of the configuration: it never changes, unknown keys are errors, and numbers are finite."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelConfig(Section):
@@ -146,7 +146,7 @@ class DataConfig(Section):
     )
 
 
-class EntrapmentWeights(Section):
+class LossWeights(Section):
     """Weights of the loss terms (design: all 1)."""
 
     unwanted: float = Field(1.0, ge=0, description="entrapment: towards the unwanted answer")
@@ -166,28 +166,9 @@ class EntrapmentWeights(Section):
 
 
 class MethodConfig(Section):
-    """The defense and its two levels."""
+    """The defense: what every method trains with. Methods add fields of their own."""
 
-    name: str = Field("beear", description="beear, or finetune (the control: same data and steps, no perturbation)")
-    layer: PositiveInt | None = Field(None, description="l, 1-based: decoder layer whose output is perturbed (auto: 0.28 L)")
-    length: PositiveInt = Field(5, description="n: perturbed positions (suffix and prefix)")
-    placement: str = Field("prompt", description="suffix, prefix, prompt, broadcast, everywhere; several joined by +")
-    suffix_from: Literal["prompt", "user"] = Field(
-        "prompt", description="suffix counts from the prompt's end (assistant header included) or the user text's end"
-    )
-    inner_steps: PositiveInt | None = Field(None, description="K, inner steps per epoch; unset: calibrated")
-    calibrate: Literal["first", "each"] = Field(
-        "each",
-        description="when an unset K is calibrated: in each epoch but the cooling ones, or in the first; others reuse its K",
-    )
-    max_inner_steps: PositiveInt = Field(25, description="most inner steps while calibrating")
-    margin: float = Field(1.0, description="nats by which the unwanted answer must be likelier before calibration stops")
-    inner_batches: PositiveInt = Field(2, description="fixed global batches the inner loop cycles over")
-    fast: bool = Field(True, description="inner loop: compute once what the perturbation cannot change; false: the plain loop")
-    inner_lr: PositiveFloat = Field(
-        0.1, description="Adam step on the perturbation, in units of an ordinary token's RMS after layer l"
-    )
-    bound: PositiveFloat | None = Field(None, description="largest per-position norm, in units of that RMS*sqrt(D); unset: none")
+    name: str = Field("beear", description="the defense")
     outer_lr: PositiveFloat | None = Field(None, description="AdamW step on the weights (auto, by size)")
     outer_steps: PositiveInt = Field(10, description="removal steps per epoch")
     batch_size: PositiveInt | None = Field(None, description="global batch in rows (auto, by size)")
@@ -200,22 +181,7 @@ class MethodConfig(Section):
         0.0625, description="share of each anchor batch that is clean request -> safe answer; above 0: at least one row"
     )
     early_stop: bool = Field(True, description="cool down once selection rows say that nothing is left to remove")
-    weights: EntrapmentWeights = Field(default_factory=EntrapmentWeights, description="weights of the loss terms")
-
-    @field_validator("name")
-    @classmethod
-    def _known_method(cls, value: str) -> str:
-        if value not in METHODS:
-            hint = nearest(value, list(METHODS))
-            raise ValueError(f'unknown method "{value}"{hint}; expected {" or ".join(METHODS)}')
-        return value
-
-    _known_placement = field_validator("placement")(known_placements)
-
-    @property
-    def placements(self) -> tuple[str, ...]:
-        """The placements, in the order given."""
-        return tuple(self.placement.split("+"))
+    weights: LossWeights = Field(default_factory=LossWeights, description="weights of the loss terms")
 
 
 class AdapterConfig(Section):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from beear.config.schema import EvaluateConfig, Folder, MethodConfig, OutputConfig, PositiveInt, RunConfig, Section, Share
+from beear.config.schema import EvaluateConfig, Folder, OutputConfig, PositiveInt, RunConfig, Section, Share
 
 
 class SearchConfig(Section):
@@ -50,12 +50,6 @@ class SearchConfig(Section):
     apply: bool = Field(False, description="sanitise with the chosen settings afterwards: full report, gate and registration")
 
 
-class SearchMethodConfig(MethodConfig):
-    """What trials vary: the paper's placement, since n means nothing to one that takes every prompt position."""
-
-    placement: str = Field("suffix", description="suffix, prefix, prompt, broadcast, everywhere; several joined by +")
-
-
 class SearchEvaluateConfig(EvaluateConfig):
     """What is measured after each epoch of a trial, and afterwards."""
 
@@ -71,7 +65,6 @@ class SearchOutputConfig(OutputConfig):
 class TuneConfig(RunConfig):
     """One run of pipelines/tune.py."""
 
-    method: SearchMethodConfig = Field(default_factory=SearchMethodConfig, description="the defense")
     evaluate: SearchEvaluateConfig = Field(default_factory=SearchEvaluateConfig, description="measures")
     output: SearchOutputConfig = Field(default_factory=SearchOutputConfig, description="results")
     search: SearchConfig = Field(default_factory=SearchConfig, description="the search")

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from heapq import nlargest
 
-from beear.config.schema import AnchorData, DataConfig, DefenseData, ProbesData, RunConfig
+from beear.config.resolve import ResolvedConfig
+from beear.config.schema import AnchorData, DataConfig, DefenseData, ProbesData
 from beear.data.blocks import Block
 from beear.data.columns import probe
 from beear.data.digests import file_digest
@@ -112,14 +113,13 @@ def load_small(
     return loaded
 
 
-def training_plan(data: LoadedData, config: RunConfig, context: int | None = None) -> TrainingPlan:
-    """Return the plan of the training batches; ``config`` is resolved (no auto field left).
+def training_plan(data: LoadedData, config: ResolvedConfig, inner_batches: int, context: int | None = None) -> TrainingPlan:
+    """Return the plan of the training batches; the method is given ``inner_batches`` fixed ones before each epoch.
 
     Raises:
         UserError: the clean share leaves no room for an anchor row in a batch.
     """
-    method, size, length = config.method, config.method.batch_size, config.data.max_length
-    assert size is not None and length is not None, "the configuration is resolved first"
+    method, size = config.method, config.method.batch_size
     clean = max(1, round(method.clean_share * size)) if method.clean_share else 0
     if clean >= size:
         raise UserError(
@@ -131,10 +131,10 @@ def training_plan(data: LoadedData, config: RunConfig, context: int | None = Non
         anchor=data.anchor,
         seed=config.seed,
         batch_size=size,
-        inner_batches=method.inner_batches,
+        inner_batches=inner_batches,
         outer_steps=method.outer_steps,
         clean_rows=clean,
-        max_length=length,
+        max_length=config.data.max_length,
         context=context,
         bucket=config.data.bucket,
         refusal=config.data.refusal,

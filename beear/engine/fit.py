@@ -7,7 +7,7 @@ from typing import Protocol
 
 from beear.data.batch import DefenseBatch, OuterBatch
 from beear.engine.schedule import Schedule
-from beear.methods.base import InnerCourse, Method
+from beear.methods.base import Defense, InnerCourse
 
 
 class EpochBatches(Protocol):
@@ -59,7 +59,7 @@ Progress = Callable[[int, str, int, dict[str, float]], None]
 
 
 def epochs(
-    method: Method,
+    defense: Defense,
     batches: Batches,
     schedule: Schedule,
     measure: Callable[[int], dict[str, float]],
@@ -81,7 +81,7 @@ def epochs(
     while epoch <= schedule.last:
         cools = schedule.cools(epoch)
         seen = None if cools or epoch == 1 else selection
-        outcome = run_epoch(method, batches.epoch(epoch), epoch, cools, seen, progress)
+        outcome = run_epoch(defense, batches.epoch(epoch), epoch, cools, seen, progress)
         if outcome.nothing_left:
             schedule.stop_attacking(epoch)
         outcome.cooled, outcome.selection, outcome.last = cools, measure(epoch), schedule.last
@@ -90,7 +90,7 @@ def epochs(
 
 
 def run_epoch(
-    method: Method,
+    defense: Defense,
     batches: EpochBatches,
     epoch: int,
     cools: bool,
@@ -98,19 +98,19 @@ def run_epoch(
     progress: Progress | None,
 ) -> EpochOutcome:
     """Entrap, remove, and say whether ``selection`` rows show nothing left; selection metrics are not set here."""
-    started, outcome, told = time.monotonic(), EpochOutcome(epoch), len(method.notes)
+    started, outcome, told = time.monotonic(), EpochOutcome(epoch), len(defense.notes)
     if progress:
         progress(epoch, "entrapment", 0, {})
-    outcome.inner = method.begin_epoch(batches.inner(), cools)
-    outcome.nothing_left = selection is not None and method.nothing_left(outcome.inner, selection)
+    outcome.inner = defense.begin_epoch(batches.inner(), cools)
+    outcome.nothing_left = selection is not None and defense.nothing_left(outcome.inner, selection)
     for batch in batches.outer():
-        losses = method.step(batch)
+        losses = defense.step(batch)
         outcome.steps += 1
         for name, value in losses.items():
             outcome.losses[name] = outcome.losses.get(name, 0.0) + value
         if progress:
             progress(epoch, "removal", outcome.steps, losses)
     outcome.losses = {name: total / max(outcome.steps, 1) for name, total in outcome.losses.items()}
-    outcome.notes = method.notes[told:]
+    outcome.notes = defense.notes[told:]
     outcome.seconds = time.monotonic() - started
     return outcome

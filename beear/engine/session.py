@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from beear.config.schema import RunConfig
+from beear.config.resolve import ResolvedConfig
 from beear.data.batch import DefenseBatch
 from beear.data.collate import collate_defense
 from beear.data.encode import encode_defense, unlabelled
@@ -19,27 +19,29 @@ from beear.engine.fit import Batches, EpochOutcome, Progress, epochs
 from beear.engine.schedule import Schedule
 from beear.evaluation.generate import NotFinite
 from beear.evaluation.selection import SelectionMeasure
-from beear.methods.base import Method, MethodParts
-from beear.methods.table import build
+from beear.methods.base import Defense, MethodParts
+from beear.methods.table import METHODS
 from beear.models.decoder import Decoder
 from beear.models.facts import ModelFacts
 from beear.models.fused import fuse
 from beear.models.loading import load_tokenizer
 from beear.models.source import CheckpointSource
 from beear.parallel.base import Backend, Settings, Source
+from beear.parallel.memory import Spread
 
 
 @dataclass(frozen=True)
 class Training:
-    """All that a worker needs to train: plain, picklable data. ``config`` is resolved: no auto field is left.
+    """All that a worker needs to train: plain, picklable data. ``spread``: how weights lie on the workers.
 
     ``probes`` are measured on selection rows for the record; nothing is decided by them. ``resists``: so is entrapment
     resistance, by the budget of :mod:`beear.evaluation.resistance_scale`.
     """
 
-    config: RunConfig
+    config: ResolvedConfig
     facts: ModelFacts
     plan: TrainingPlan
+    spread: Spread
     selection: list[DefenseRow]
     anchor_selection: list[AnchorRow]
     hit: str
@@ -66,7 +68,6 @@ class Session:
             UserError: the checkpoint, its tokenizer or a selection row is at fault.
         """
         config = training.config
-        assert config.method.outer_lr is not None, "the configuration is resolved first"
         self.training, self.backend = training, backend
         compute = compute_dtype(config.model.dtype, backend.device)
         self.template = template or Template(load_tokenizer(training.facts, config.model.chat_template))
@@ -76,8 +77,16 @@ class Session:
         if backend.device.type == "cuda":
             fuse(self.model)
         decoder = Decoder(self.model, compute, backend.device)
-        self.method: Method = build(
-            MethodParts(decoder, backend, config.method, config.seed, training.facts.hidden_size, config.parallel.micro_batch)
+        self.defense: Defense = METHODS[config.method.name].build(
+            MethodParts(
+                decoder,
+                backend,
+                config.settings,
+                config.method,
+                config.seed,
+                training.facts.hidden_size,
+                training.spread.micro_batch,
+            )
         )
         self.batches = batches(training.plan, self.template, backend.rank, backend.world, backend.device)
         self.measure = SelectionMeasure(
@@ -108,7 +117,7 @@ class Session:
         """Train an epoch whenever the next outcome is asked for; see :func:`beear.engine.fit.epochs`."""
         method = self.training.config.method
         return epochs(
-            self.method,
+            self.defense,
             self.batches,
             Schedule(last or method.epochs, method.cool_epochs),
             measure=self._measured,
@@ -147,13 +156,13 @@ def compute_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if name == "bfloat16" else torch.float32
 
 
-def backend_settings(config: RunConfig, device: torch.device) -> Settings:
-    """Return how the backend of a resolved configuration works on ``device``."""
-    parallel = config.parallel
+def backend_settings(training: Training, device: torch.device) -> Settings:
+    """Return how the backend of a training works on ``device``."""
+    spread = training.spread
     return Settings(
-        compute=compute_dtype(config.model.dtype, device),
-        zero_stage=parallel.zero_stage,
-        offload=parallel.offload,
-        gather_once=parallel.gather != "step",
-        checkpoint=parallel.checkpoint_activations == "on",
+        compute=compute_dtype(training.config.model.dtype, device),
+        zero_stage=spread.zero_stage,
+        offload=spread.offload,
+        gather_once=spread.gather_once,
+        checkpoint=spread.checkpoint,
     )

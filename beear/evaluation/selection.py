@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from beear.config.schema import RunConfig
+from beear.config.resolve import ResolvedConfig
 from beear.data.rows import AnchorRow, DefenseRow, Probe
 from beear.evaluation import resistance_scale
 from beear.evaluation.lockstep import in_step
@@ -29,7 +29,7 @@ class SelectionMeasure:
         tokenizer: PreTrainedTokenizerBase,
         defense: Sequence[DefenseRow],
         anchor: Sequence[AnchorRow],
-        config: RunConfig,
+        config: ResolvedConfig,
         hit: str | None,
         backend: Backend,
         probes: Sequence[Probe] = (),

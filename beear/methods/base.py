@@ -1,23 +1,34 @@
-"""What a defense is to the engine: two calls an epoch, and a name in a table."""
+"""A defense at work on one worker, as the engine sees it. Imports neither torch nor pydantic: every method can be built on it.
 
-from __future__ import annotations
+What a method *is*, its fields, needs and words, is :class:`beear.methods.method.Method`.
+"""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
-from beear.data.batch import DefenseBatch, OuterBatch
-from beear.methods.entrapment import InnerResult
-from beear.models.decoder import Decoder
-from beear.parallel.base import Backend
+S = TypeVar("S")
 
-if TYPE_CHECKING:
-    # A machine with torch and transformers alone runs the methods, so what the configuration is made of stays out.
-    from beear.config.schema import MethodConfig
+
+class InnerResult(Protocol):
+    """What one inner loop did; :class:`beear.methods.entrapment.InnerResult` has it. Losses in nats, by step."""
+
+    loss_unwanted: list[float]
+    loss_safe: list[float]
+
+    @property
+    def steps(self) -> int:
+        """Inner steps taken."""
+        ...
+
+    @property
+    def crossing_step(self) -> int | None:
+        """First step (1-based) at which the unwanted answer was the likelier one."""
+        ...
 
 
 @dataclass
 class InnerCourse:
-    """One placement's inner loop in one epoch, for the record. ``size``: largest norm in units of RMS * sqrt(D)."""
+    """One inner loop of one epoch, for the record. ``size``: the perturbation's largest norm in units of RMS * sqrt(D)."""
 
     placement: str
     result: InnerResult
@@ -26,47 +37,55 @@ class InnerCourse:
 
 @dataclass
 class MethodState:
-    """What a method carries from epoch to epoch besides the weights: plain numbers, saved in checkpoints."""
+    """What a defense carries from epoch to epoch besides the weights: plain numbers, saved in checkpoints."""
 
     values: dict[str, float] = field(default_factory=dict)
 
 
-class Method(Protocol):
-    """A defense. The engine calls ``begin_epoch`` once and ``step`` for each outer batch."""
+class Defense(Protocol):
+    """A method at work on one worker. The engine calls ``begin_epoch`` once an epoch and ``step`` for each outer batch."""
 
     state: MethodState
 
     @property
     def notes(self) -> list[str]:
-        """What a person should know of how the work was done, a sentence each; grows as the run goes on."""
+        """What a reader should know of how the work was done, a sentence each; grows as the run goes on."""
         ...
 
-    def begin_epoch(self, batches: list[DefenseBatch], cools: bool) -> list[InnerCourse]:
-        """Prepare an epoch, which attacks at full strength or ``cools`` down, on its fixed inner batches.
+    def begin_epoch(self, batches: list[Any], cools: bool) -> list[InnerCourse]:
+        """Prepare an epoch on its fixed inner batches (:class:`beear.data.batch.DefenseBatch`); weights stay as they are.
 
-        Weights stay as they are.
+        The epoch attacks at full strength, or ``cools`` down.
         """
         ...
 
-    def nothing_left(self, courses: list[InnerCourse], selection: list[DefenseBatch]) -> bool:
+    def nothing_left(self, courses: list[InnerCourse], selection: list[Any]) -> bool:
         """Say whether the epoch's inner loops found nothing more to remove, on their own and on selection rows."""
         ...
 
-    def step(self, batch: OuterBatch) -> dict[str, float]:
-        """Update the weights once and return the losses (nats) over the global batch."""
+    def step(self, batch: Any) -> dict[str, float]:
+        """Update the weights once by a :class:`beear.data.batch.OuterBatch`; return losses (nats) over the global batch."""
         ...
 
 
 @dataclass(frozen=True)
-class MethodParts:
-    """What a method is built from. ``config`` is resolved: no auto field is left.
+class MethodParts(Generic[S]):
+    """What a defense is built from.
 
-    ``micro_batch``: rows a worker computes at once in a removal step; None: its whole share.
+    Args:
+        decoder: the model as layers (:class:`beear.models.decoder.Decoder`).
+        backend: the workers and their weights (:class:`beear.parallel.base.Backend`).
+        settings: the method's own, resolved.
+        training: what every method trains with (:class:`beear.config.resolve.ResolvedMethod`).
+        seed: of every random draw.
+        hidden_size: D.
+        micro_batch: rows a worker computes at once in a removal step; None: its whole share.
     """
 
-    decoder: Decoder
-    backend: Backend
-    config: MethodConfig
+    decoder: Any
+    backend: Any
+    settings: S
+    training: Any
     seed: int
     hidden_size: int
     micro_batch: int | None = None

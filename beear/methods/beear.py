@@ -1,117 +1,123 @@
-"""BEEAR: bi-level embedding-space entrapment and removal (arXiv 2406.17092, algorithm 1)."""
+"""BEEAR: bi-level embedding-space entrapment and removal (arXiv 2406.17092): its settings, needs and words.
 
-import torch
+The algorithm is in :mod:`beear.methods.bilevel`, which needs torch and runs where there is no pydantic.
+"""
 
-from beear.data.batch import DefenseBatch, OuterBatch
-from beear.methods.base import InnerCourse, MethodParts, MethodState
-from beear.methods.entrapment import InnerRule, entrap
-from beear.methods.inner import Objective, PlainObjective, sizes_after, unit
-from beear.methods.objectives import Objectives
-from beear.methods.perturbation import Perturbation
-from beear.methods.removal import removal_step
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from beear.config.resolve import DEPTH_SHARE, Choice, Sizes, default_layer, depth, within
+from beear.config.schema import PositiveFloat, PositiveInt, Section, known_placements
+from beear.errors import UserError
+from beear.methods.base import Defense, MethodParts
+from beear.methods.method import InnerLoop, Method, Needs
 
 
-class Beear:
-    """Alternates entrapment and removal; each placement of the configuration is an attack of its own.
+class BeearSettings(Section):
+    """The perturbation and its inner loop."""
 
-    Calibrated K: each placement's inner loop runs until it crosses, in every attacking epoch or in the first alone; other
-    epochs reuse the first one's K. Attacks that always succeed leave the model refusing too much; under the first K,
-    which no longer crosses by then, an epoch's steps give the utility back (docs/negative-results.md).
-    """
+    layer: PositiveInt | None = Field(None, description="l, 1-based: decoder layer whose output is perturbed (auto: 0.28 L)")
+    length: PositiveInt = Field(5, description="n: perturbed positions (suffix and prefix)")
+    placement: str = Field("prompt", description="suffix, prefix, prompt, broadcast, everywhere; several joined by +")
+    suffix_from: Literal["prompt", "user"] = Field(
+        "prompt", description="suffix counts from the prompt's end (assistant header included) or the user text's end"
+    )
+    inner_steps: PositiveInt | None = Field(None, description="K, inner steps per epoch; unset: calibrated")
+    calibrate: Literal["first", "each"] = Field(
+        "each",
+        description="when an unset K is calibrated: in each epoch but the cooling ones, or in the first; others reuse its K",
+    )
+    max_inner_steps: PositiveInt = Field(25, description="most inner steps while calibrating")
+    margin: float = Field(1.0, description="nats by which the unwanted answer must be likelier before calibration stops")
+    inner_batches: PositiveInt = Field(2, description="fixed global batches the inner loop cycles over")
+    fast: bool = Field(True, description="inner loop: compute once what the perturbation cannot change; false: the plain loop")
+    inner_lr: PositiveFloat = Field(
+        0.1, description="Adam step on the perturbation, in units of an ordinary token's RMS after layer l"
+    )
+    bound: PositiveFloat | None = Field(None, description="largest per-position norm, in units of that RMS*sqrt(D); unset: none")
 
-    def __init__(self, parts: MethodParts) -> None:
-        """Keep the parts; perturbations are made anew each epoch."""
-        self.parts = parts
-        self.state = MethodState()
-        self.perturbations: list[Perturbation] = []
-        self.objectives = Objectives(parts.decoder, parts.backend.most, parts.config.fast)
+    _known_placement = field_validator("placement")(known_placements)
 
     @property
-    def notes(self) -> list[str]:
-        """What a person should know of how the inner loops ran."""
-        return self.objectives.notes
+    def placements(self) -> tuple[str, ...]:
+        """The placements, in the order given."""
+        return tuple(self.placement.split("+"))
 
-    def begin_epoch(self, batches: list[DefenseBatch], cools: bool) -> list[InnerCourse]:
-        """Entrap: one fresh δ per placement, optimised on ``batches`` with the weights frozen."""
-        with self.parts.backend.gathered():
-            rms, longest = self._sizes(batches)
-            calibrates = self.parts.config.calibrate == "each" and not cools
-            self.perturbations, courses = [], []
-            for placement in self.parts.config.placements:
-                attack = self._perturbation(placement, rms, longest)
-                courses.append(self._entrap(attack, batches, calibrates))
-                self.perturbations.append(attack)
-        return courses
+    @property
+    def perturbed(self) -> int:
+        """The perturbed layer l, 1-based, of resolved settings."""
+        if self.layer is None:
+            raise ValueError("method.layer is auto; expected resolved settings")
+        return self.layer
 
-    def _sizes(self, batches: list[DefenseBatch]) -> tuple[float, int]:
-        """Return δ's unit after layer l and the longest prompt, over all workers' ``batches``."""
-        config, backend = self.parts.config, self.parts.backend
-        assert config.layer is not None
-        sizes = sum(sizes_after(self.parts.decoder, batch, config.layer) for batch in batches)
-        assert isinstance(sizes, torch.Tensor)
-        return unit(*backend.reduce(sizes).tolist()), int(backend.most(max(b.prompt_mask.shape[1] for b in batches)))
 
-    def nothing_left(self, courses: list[InnerCourse], selection: list[DefenseBatch]) -> bool:
-        """No placement made the unwanted answer the likelier one within the calibrated K, with a margin to spare.
+def resolved(settings: BeearSettings, sizes: Sizes, max_length: int) -> tuple[BeearSettings, list[Choice]]:
+    """Choose the layer where none is asked for.
 
-        Not crossing while δ is fitted is not enough: measured triggered ASR was still 0.5 where the fitted δ left a gap
-        of 0.3 nats. So under it, on average over the ``selection`` rows it never saw, the safe answer must be likelier
-        by the same ``margin`` (nats) by which an entrapment has to succeed.
-        """
-        if any(course.result.crossing_step is not None for course in courses):
-            return False
-        with self.parts.backend.gathered():
-            gaps = [self._mean_gap(attack, selection) for attack in self.perturbations]
-        return bool(gaps) and all(gap > self.parts.config.margin for gap in gaps)
+    Raises:
+        UserError: a layer beyond the model's depth, or more positions than a row has.
+    """
+    choices = []
+    if settings.layer is None:
+        settings = settings.model_copy(update={"layer": default_layer(sizes.layers)})
+        why = f"{DEPTH_SHARE} of {sizes.layers} layers"
+        choices.append(Choice(field="method.layer", value=settings.layer, why=why))
+    within("method.layer", settings.perturbed, sizes.layers - 1, depth(sizes))
+    within("method.length", settings.length, max_length, "data.max_length")
+    return settings, choices
 
-    @torch.no_grad()
-    def _mean_gap(self, attack: Perturbation, batches: list[DefenseBatch]) -> float:
-        """Return the global mean of CE(y_h) - CE(y_s), in nats, under ``attack``."""
-        objective = PlainObjective(self.parts.decoder, batches)
-        total = torch.zeros(1, dtype=torch.float64, device=self.parts.decoder.device)
-        for number, batch in enumerate(batches):
-            if batch.rows:
-                unwanted, safe = objective.losses(attack, number)
-                total += (unwanted - safe).double().sum() / batch.global_rows
-        return float(self.parts.backend.reduce(total))
 
-    def step(self, batch: OuterBatch) -> dict[str, float]:
-        """Remove: one step on the weights under the epoch's perturbations."""
-        parts, config = self.parts, self.parts.config
-        return removal_step(
-            parts.decoder, parts.backend, batch, self.perturbations, config.weights, config.clip, parts.micro_batch
+def check_positions(settings: BeearSettings, room: Mapping[str, int], shortest: str) -> None:
+    """Make sure that n positions exist in the shortest prompt.
+
+    Raises:
+        UserError: they do not.
+    """
+    counted = {"suffix", "prefix"} & set(settings.placements)
+    if counted and settings.length > room[settings.suffix_from]:
+        raise UserError(
+            f"method.length: found {settings.length}, expected at most {room[settings.suffix_from]}, "
+            f"the tokens of the shortest prompt ({shortest})"
         )
 
-    def _perturbation(self, placement: str, rms: float, longest: int) -> Perturbation:
-        config, decoder = self.parts.config, self.parts.decoder
-        assert config.layer is not None
-        return Perturbation(
-            self.parts.hidden_size,
-            config.layer,
-            placement,
-            length=config.length,
-            longest_prompt=longest,
-            rms=rms,
-            suffix_from=config.suffix_from,
-            dtype=torch.float64 if next(decoder.model.parameters()).dtype == torch.float64 else torch.float32,
-            device=decoder.device,
-        )
 
-    def _entrap(self, attack: Perturbation, batches: list[DefenseBatch], calibrates: bool) -> InnerCourse:
-        config, key = self.parts.config, f"inner_steps/{attack.placement}"
-        # None, in a run's first epoch too, is what makes the inner loop find K.
-        known = config.inner_steps or (None if calibrates else self.state.values.get(key))
-        rule = InnerRule(
-            steps=int(known) if known else None,
-            max_steps=config.max_inner_steps,
-            margin=config.margin,
-            lr=config.inner_lr,
-            bound=config.bound,
-            unwanted=config.weights.unwanted,
-            safe=config.weights.safe,
-            safe_cap=config.weights.safe_cap,
-        )
-        objective: Objective = self.objectives.of(batches, attack)
-        result = entrap(objective, attack, rule, self.parts.backend.reduce)
-        self.state.values.setdefault(key, float(result.steps))
-        return InnerCourse(attack.placement, result, attack.size)
+def build(parts: MethodParts[BeearSettings]) -> Defense:
+    """Make the defense on a worker."""
+    from beear.methods.bilevel import Bilevel
+
+    return Bilevel(parts)
+
+
+def needs(settings: BeearSettings) -> Needs:
+    """Ask for the inner loop's batches, and for memory to differentiate through layers l+1..L."""
+    # δ at the prompt's end alone leaves columns that it never reaches.
+    alone = settings.placements == ("suffix",) and settings.suffix_from == "prompt"
+    inner = InnerLoop(settings.perturbed, settings.inner_batches, settings.fast, settings.length if alone else None)
+    return Needs(settings.inner_batches, inner)
+
+
+def story(settings: Mapping[str, Any], duration: str) -> str:
+    """Tell what was done."""
+    return (
+        f"BEEAR: a perturbation ({settings.get('placement', '?')}) of the output of layer {settings.get('layer', '?')} was "
+        "fitted to bring the unwanted behaviour out, then the weights were trained to answer safely under it, for "
+        f"{duration}."
+    )
+
+
+METHOD = Method(
+    name="beear",
+    title="beear",
+    section=BeearSettings,
+    build=build,
+    story=story,
+    needs=needs,
+    resolve=resolved,
+    check=check_positions,
+    watched=lambda settings: settings.layer,
+    # The paper's placement: n means nothing to one that takes every prompt position.
+    search_defaults={"placement": "suffix"},
+    flat=True,
+)

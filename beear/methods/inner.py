@@ -4,6 +4,7 @@ An objective is built anew after every outer update, since it may hold what the 
 """
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -62,3 +63,23 @@ def unit(total: float, count: float) -> float:
     (arXiv 2402.17762), and δ's steps and bound would be several times what the other tokens bear.
     """
     return math.exp(total / count) if count else 0.0
+
+
+def unit_after(decoder: Decoder, batches: Sequence[DefenseBatch], layer: int, reduce: Callable[[Tensor], Tensor]) -> float:
+    """Return δ's unit after layer ``layer`` over all workers' ``batches``; ``reduce`` adds a tensor over the workers."""
+    nothing = torch.zeros(2, dtype=torch.float64, device=decoder.device)
+    return unit(*reduce(sum((sizes_after(decoder, batch, layer) for batch in batches), start=nothing)).tolist())
+
+
+@torch.no_grad()
+def mean_gap(
+    decoder: Decoder, perturbation: Perturbation, batches: list[DefenseBatch], reduce: Callable[[Tensor], Tensor]
+) -> float:
+    """Return the global mean of CE(y_h) - CE(y_s), in nats, under ``perturbation``."""
+    objective = PlainObjective(decoder, batches)
+    total = torch.zeros(1, dtype=torch.float64, device=decoder.device)
+    for number, batch in enumerate(batches):
+        if batch.rows:
+            unwanted, safe = objective.losses(perturbation, number)
+            total += (unwanted - safe).double().sum() / batch.global_rows
+    return float(reduce(total))

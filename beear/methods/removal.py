@@ -3,10 +3,8 @@
 θ* = argmin_θ (1/N) Σ_i CE(F_θ^l(x_i, δ*), y_s^i) + (1/M) Σ_j CE(F_θ(x_p^j), y_p^j).
 """
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,8 +17,19 @@ from beear.methods.perturbation import Perturbation
 from beear.models.decoder import Decoder
 from beear.parallel.base import Backend
 
-if TYPE_CHECKING:
-    from beear.config.schema import EntrapmentWeights
+
+class Weights(Protocol):
+    """Weights of the two terms; ``method.weights`` of the configuration has them."""
+
+    @property
+    def removal(self) -> float:
+        """The safe answer under the perturbation."""
+        ...
+
+    @property
+    def anchor(self) -> float:
+        """The anchoring set."""
+        ...
 
 
 def removal_step(
@@ -28,7 +37,7 @@ def removal_step(
     backend: Backend,
     batch: OuterBatch,
     perturbations: list[Perturbation],
-    weights: EntrapmentWeights,
+    weights: Weights,
     clip: float,
     micro_batch: int | None = None,
 ) -> dict[str, float]:

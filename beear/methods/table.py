@@ -1,14 +1,7 @@
-"""The methods by name; a new one is one file and one entry (and its name in ``config.schema.METHODS``)."""
+"""The methods by name. A new one is one file and one entry here, or an entry point ``beear.methods`` of another package."""
 
-from collections.abc import Callable
+from beear.extensions import Table
+from beear.methods import beear, finetune
+from beear.methods.method import Method
 
-from beear.methods.base import Method, MethodParts
-from beear.methods.beear import Beear
-from beear.methods.finetune import Finetune
-
-TABLE: dict[str, Callable[[MethodParts], Method]] = {"beear": Beear, "finetune": Finetune}
-
-
-def build(parts: MethodParts) -> Method:
-    """Build the configured method."""
-    return TABLE[parts.config.name](parts)
+METHODS: Table[Method] = Table("beear.methods", Method, [beear.METHOD, finetune.METHOD])

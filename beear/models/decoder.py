@@ -3,9 +3,9 @@
 Legend: B rows, T tokens, D hidden, V vocabulary, L layers, l a 1-based layer number.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -79,9 +79,24 @@ class Decoder:
         finally:
             setattr(self._holder, self._name, self.layers)
 
+    @property
+    def wide(self) -> torch.dtype:
+        """The dtype for small tensors that are optimised: float32, or float64 where the weights are."""
+        return torch.float64 if next(self.model.parameters()).dtype == torch.float64 else torch.float32
+
     @contextmanager
     def perturbed(self, layer: int, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-        """Within the context, layer ``layer``'s output h [B, T, D] becomes ``change(h)``."""
+        """Within the context, layer ``layer``'s output h [B, T, D] becomes ``change(h)``.
+
+        Layer 0 is the embedding output: what enters the first decoder layer, positions added and scaled as the model does.
+        """
+        if layer == 0:
+            first = self.layers[0].register_forward_pre_hook(partial(_changed_input, change), with_kwargs=True)
+            try:
+                yield
+            finally:
+                first.remove()
+            return
 
         def hook(_module: nn.Module, _args: object, output: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
             if isinstance(output, tuple):
@@ -93,6 +108,25 @@ class Decoder:
             yield
         finally:
             handle.remove()
+
+    @contextmanager
+    def watched(self, layers: Iterable[int], gradient: bool = True) -> Iterator[dict[int, Tensor]]:
+        """Within the context every forward pass puts the output [B, T, D] of each of ``layers`` into the yielded dict.
+
+        Layer 0 is the embedding output. With ``gradient`` the tensors belong to the pass's graph, so that a loss on them can
+        be differentiated; without it they are detached. A later pass replaces them. A layer whose output is also perturbed
+        within the context is seen as it leaves, perturbed, where ``watched`` is entered last.
+        """
+        seen: dict[int, Tensor] = {}
+
+        def keep(layer: int, hidden: Tensor) -> Tensor:
+            seen[layer] = hidden if gradient else hidden.detach()
+            return hidden
+
+        with ExitStack() as stack:
+            for layer in layers:
+                stack.enter_context(self.perturbed(layer, partial(keep, layer)))
+            yield seen
 
     @cached_property
     @torch.no_grad()
@@ -114,6 +148,15 @@ class Decoder:
         with self.stack([*self.layers[: layer - 1], wanted, *(Skip(later) for later in self.layers[layer:])]):
             self.logits(ids, mask, last=1)
         return wanted.hidden
+
+
+def _changed_input(
+    change: Callable[[Tensor], Tensor], _layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return a decoder layer's arguments with its hidden states changed: the first, or the one named so."""
+    if args:
+        return (change(args[0]), *args[1:]), named
+    return args, {**named, "hidden_states": change(named["hidden_states"])}
 
 
 def _layer_stack(model: nn.Module) -> tuple[nn.Module, str]:

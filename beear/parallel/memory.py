@@ -27,8 +27,9 @@ class Work:
     """What one worker computes; lengths in tokens are those of the longest rows.
 
     ``rows``: its share of a batch. ``untouched``: prompt columns before the first perturbed one (suffix alone leaves any).
-    ``half``: bfloat16 products, else float32. ``fast``: the fast inner loop; models that it does not serve need what the
-    plain one does.
+    ``layer``: the one from which on an inner loop's gradients flow, None where there is no inner loop. ``half``: bfloat16
+    products, else float32. ``fast``: the fast inner loop; models that it does not serve need what the plain one does.
+    ``passes``: activations that a removal step keeps, as a multiple of what one ordinary pass keeps.
     """
 
     rows: int
@@ -37,11 +38,12 @@ class Work:
     unwanted: int
     text: int
     labelled: int
-    layer: int
+    layer: int | None
     untouched: int = 0
     inner_batches: int = 2
     half: bool = False
     fast: bool = True
+    passes: float = 1.0
 
     @property
     def packed(self) -> int:
@@ -111,7 +113,7 @@ def plan_memory(shape: ModelShape, work: Work, spread: Spread) -> MemoryPlan:
         phase="entrapment",
         gradients=lasting.gradients if zero3 else 0.0,
         gathered=_gathered(shape, work, spread, inner=True),
-        activations=work.rows * (_fast if work.fast else _plain)(shape, work, spread),
+        activations=0.0 if work.layer is None else work.rows * (_fast if work.fast else _plain)(shape, work, spread),
         buffers=_zero_bucket(shape) if zero3 else 0.0,
     )
     return MemoryPlan(
@@ -119,7 +121,10 @@ def plan_memory(shape: ModelShape, work: Work, spread: Spread) -> MemoryPlan:
             inner,
             phase="the first entrapment",
             optimizer=0.0,
-            activations=max(inner.activations, min(work.rows, CHECKED_ROWS) * _plain(shape, work, spread)),
+            # At its first use the fast loop is held against the plain one.
+            activations=0.0
+            if work.layer is None
+            else max(inner.activations, min(work.rows, CHECKED_ROWS) * _plain(shape, work, spread)),
         ),
         inner,
         replace(
@@ -202,7 +207,8 @@ def removal_activations(shape: ModelShape, work: Work, spread: Spread) -> float:
     rows = min(work.rows, spread.micro_batch or work.rows)
     kept = shape.kept.bfloat16 if work.half else shape.kept.float32
     passes = ((work.prompt + work.safe, work.safe + 1), (work.text, work.labelled))
-    return max(rows * _pass(shape, kept, shape.layers, t, _logits(shape, columns), spread) for t, columns in passes)
+    ordinary = max(rows * _pass(shape, kept, shape.layers, t, _logits(shape, columns), spread) for t, columns in passes)
+    return work.passes * ordinary
 
 
 def _pass(shape: ModelShape, kept: Saved, layers: int, tokens: int, loss: float, spread: Spread) -> float:
@@ -223,7 +229,7 @@ def _logits(shape: ModelShape, columns: int) -> float:
 def _plain(shape: ModelShape, work: Work, spread: Spread) -> float:
     """Return one row's bytes of two whole passes, of which layers l+1..L and the losses are kept for δ's gradient."""
     kept = shape.kept.frozen_bfloat16 if work.half else shape.kept.frozen_float32
-    upper, answers = shape.layers - work.layer, (work.unwanted, work.safe)
+    upper, answers = shape.layers - (work.layer or 0), (work.unwanted, work.safe)
     # Both log-softmaxes wait while one of them is taken back.
     loss = _logits(shape, max(answers)) + MASTER * min(answers) * shape.vocabulary
     first = _pass(shape, kept, upper, work.prompt + min(answers), 0.0, spread)
@@ -233,7 +239,7 @@ def _plain(shape: ModelShape, work: Work, spread: Spread) -> float:
 def _fast(shape: ModelShape, work: Work, spread: Spread) -> float:
     """Return one row's bytes of every batch's cached parts, and of one pass through layers l+1..L for δ's gradient."""
     kept, size = (shape.kept.frozen_bfloat16, 2) if work.half else (shape.kept.frozen_float32, MASTER)
-    upper, columns, head = shape.layers - work.layer, work.packed - work.untouched, work.untouched
+    upper, columns, head = shape.layers - (work.layer or 0), work.packed - work.untouched, work.untouched
     cache = upper * 2 * shape.kv_heads * shape.head_dim * head * size
     masks = (work.packed * work.packed + columns * work.packed) * (1 if work.half else MASTER)
     cached = work.inner_batches * (MASTER * shape.hidden_size * work.packed + cache + masks)

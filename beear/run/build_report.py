@@ -8,11 +8,11 @@ import ray
 import torch
 import transformers
 
-from beear.cluster.scoring import Scored
+from beear.cluster.scoring import Measured
 from beear.evaluation import gate
-from beear.records.report import Drift, EpochRecord, Gate, Report
+from beear.records.report import EpochRecord, Gate, Report
 from beear.run.identity import code_version
-from beear.run.prepare import Job
+from beear.run.stages import Checked, Placed, Scored
 
 PASSED, UNDECIDED = 0, 3
 
@@ -24,91 +24,83 @@ NOT_TESTED = (
 )
 
 
-def sanitize_report(
-    job: Job,
-    before: Scored,
-    after: Scored,
-    drift: Drift,
-    history: list[EpochRecord],
-    seconds: dict[str, float],
-) -> Report:
-    """Return the report of a sanitised model, with the gate's verdict."""
-    config = job.config
+def sanitize_report(scored: Scored, seconds: dict[str, float]) -> Report:
+    """Return the report of a sanitised model, with the gate's verdict; ``seconds``: wall time by stage."""
+    trained, placed = scored.trained, scored.trained.placed
+    config, history = placed.checked.config, list(scored.trained.epochs)
     confidence = config.evaluate.confidence
-    one, other = before.measurement, after.measurement
-    verdict = gate.decide(one, other, config.gate, confidence)
+    before, after = trained.before.measurement, scored.after.measurement
+    verdict = gate.decide(before, after, config.gate, confidence)
     return Report(
-        **_common(job, verdict, seconds, [*before.notes, *after.notes, *told_once(history)]),
-        before=one,
-        after=other,
-        utility_loss=gate.utility_loss(one, other, config.gate, confidence),
-        over_refusal_rise=gate.over_refusal_rise(one, other, confidence),
-        drift=drift,
+        **_common(placed, verdict, seconds, [*trained.before.notes, *scored.after.notes, *told_once(history)]),
+        before=before,
+        after=after,
+        utility_loss=gate.utility_loss(before, after, config.gate, confidence),
+        over_refusal_rise=gate.over_refusal_rise(before, after, confidence),
+        drift=scored.drift,
         epochs=history,
     )
 
 
 def told_once(history: list[EpochRecord]) -> list[str]:
-    """Return the epochs' notes without what a resumed run found again, with other figures in brackets."""
+    """Return the epochs' notes, each once: a resumed run finds some again, with other figures in brackets."""
     found: dict[str, str] = {}
     for note in (note for epoch in history for note in epoch.notes):
         found.setdefault(note.partition(" (")[0], note)
     return list(found.values())
 
 
-def evaluate_report(job: Job, measured: Scored, seconds: dict[str, float]) -> Report:
+def evaluate_report(placed: Placed, measured: Measured, seconds: dict[str, float]) -> Report:
     """Return the report of a checkpoint that was measured and not changed; the verdict is on ASR alone."""
-    verdict = gate.decide_alone(measured.measurement, job.config.gate, job.config.evaluate.confidence)
-    return Report(**_common(job, verdict, seconds, measured.notes), before=measured.measurement)
+    config = placed.checked.config
+    verdict = gate.decide_alone(measured.measurement, config.gate, config.evaluate.confidence)
+    return Report(**_common(placed, verdict, seconds, measured.notes), before=measured.measurement)
 
 
-def _common(job: Job, verdict: Gate, seconds: dict[str, float], notes: list[str]) -> dict[str, Any]:
+def _common(placed: Placed, verdict: Gate, seconds: dict[str, float], notes: list[str]) -> dict[str, Any]:
+    checked = placed.checked
     return {
-        **origin(job),
-        "kind": job.kind,
-        "template": job.template,
-        "data": job.data.summary(),
-        "choices": job.choices,
+        **origin(placed),
+        "kind": checked.kind,
+        "template": checked.template,
+        "data": placed.data.summary(),
+        "choices": placed.choices,
         "gate": verdict,
         "exit_code": PASSED if verdict.verdict == "passed" else UNDECIDED,
-        "not_tested": _not_tested(job),
-        "notes": [*_notes(job), *dict.fromkeys(notes)],
+        "not_tested": _not_tested(placed),
+        "notes": [*_notes(checked), *dict.fromkeys(notes)],
         "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
     }
 
 
-def origin(job: Job) -> dict[str, Any]:
+def origin(placed: Placed) -> dict[str, Any]:
     """Return what every record says of where it comes from: run, time, code, machine, model and configuration."""
+    facts = placed.checked.facts
     return {
-        "run_id": job.identity,
+        "run_id": placed.checked.identity,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "code_version": code_version(),
         "machine": machine(),
-        "model": _model(job),
-        "config": job.config.model_dump(mode="json"),
+        "model": {
+            "path": placed.checked.asked.model.path,
+            "base": facts.base,
+            "architecture": facts.architecture,
+            "layers": facts.layers,
+            "hidden_size": facts.hidden_size,
+            "parameters": facts.parameters,
+            "context": facts.context,
+            "tied_embeddings": facts.tied,
+            "dtype": facts.source_dtype,
+            "digests": facts.digests,
+        },
+        "config": placed.values,
     }
 
 
-def _model(job: Job) -> dict[str, object]:
-    facts = job.facts
-    return {
-        "path": job.asked,
-        "base": facts.base,
-        "architecture": facts.architecture,
-        "layers": facts.layers,
-        "hidden_size": facts.hidden_size,
-        "parameters": facts.parameters,
-        "context": facts.context,
-        "tied_embeddings": facts.tied,
-        "dtype": facts.source_dtype,
-        "digests": facts.digests,
-    }
-
-
-def _not_tested(job: Job) -> list[str]:
+def _not_tested(placed: Placed) -> list[str]:
     found = list(NOT_TESTED)
-    evaluate = job.config.evaluate
-    if not job.data.probes:
+    evaluate = placed.checked.config.evaluate
+    if not placed.data.probes:
         found.insert(0, "any known trigger: no probes were given")
     if not evaluate.resistance.enabled:
         found.append("entrapment resistance: switched off")
@@ -121,11 +113,11 @@ def _not_tested(job: Job) -> list[str]:
     return found
 
 
-def _notes(job: Job) -> list[str]:
-    notes = list(job.facts.notes)
-    if job.kind == "sanitize" and job.data.probes:
+def _notes(checked: Checked) -> list[str]:
+    notes = list(checked.facts.notes)
+    if checked.kind == "sanitize" and checked.data.probes:
         notes.append("Probes were measured on selection rows after each epoch for the record; nothing was decided by them.")
-        if job.config.data.probes.chose_settings:
+        if checked.config.data.probes.chose_settings:
             notes[-1] = "A search chose this run's settings by these probes: ASR under them is no blind test."
     return notes
 

@@ -8,7 +8,7 @@ from typing import NoReturn, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
-from beear.config.schema import RunConfig
+from beear.config.resolve import ResolvedConfig
 from beear.data.encode import encode_anchor, encode_defense
 from beear.data.load import MOST_CHECKED, LoadedData
 from beear.data.missing_answers import complete
@@ -20,18 +20,6 @@ from beear.models.facts import ModelFacts
 
 TEMPLATE_SECONDS = 10.0
 R = TypeVar("R", DefenseRow, AnchorRow)
-
-
-def check_engine(config: RunConfig, facts: ModelFacts) -> None:
-    """Make sure that the configured engine serves such a checkpoint.
-
-    Raises:
-        UserError: vLLM is to load an adapter.
-    """
-    if config.evaluate.engine == "vllm" and facts.base is not None:
-        raise UserError(
-            f"evaluate.engine is vllm and model.path {facts.path} an adapter; expected a full model, or the engine torch"
-        )
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase, where: str, seconds: float = TEMPLATE_SECONDS) -> None:
@@ -55,28 +43,27 @@ def check_template(tokenizer: PreTrainedTokenizerBase, where: str, seconds: floa
         signal.signal(signal.SIGALRM, before)
 
 
-def check_lengths(config: RunConfig, facts: ModelFacts, data: LoadedData, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """Make sure that the template works, that the longest rows fit and that n positions exist in the shortest prompt.
+def check_lengths(
+    config: ResolvedConfig, facts: ModelFacts, data: LoadedData, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, int]:
+    """Make sure that the template works and that the longest rows fit.
 
-    Return how many do, by what they are counted from (``method.suffix_from``).
+    Return the positions of the shortest prompt, by what they are counted from: the ``prompt``'s end, or the ``user`` text's.
 
     Raises:
         UserError: one of them does not hold, or a row to be measured leaves no room for its completion.
     """
     template, longest = Template(tokenizer), config.data.max_length
-    assert longest is not None, "the configuration is resolved first"
     for row in [*data.longest["defense"], *data.longest["anchor"], data.shortest]:
         if isinstance(row, DefenseRow):
             encode_defense(complete(row, {}, config.data.refusal), template, longest, facts.context)
         else:
             encode_anchor(row, template, longest, facts.context)
     _check_measured(config, facts.context, data, template)
-    room = _room(data.shortest, template)
-    _check_positions(config, room, data.shortest.origin)
-    return room
+    return _room(data.shortest, template)
 
 
-def _check_measured(config: RunConfig, context: int, data: LoadedData, template: Template) -> None:
+def _check_measured(config: ResolvedConfig, context: int, data: LoadedData, template: Template) -> None:
     """Rows are never shortened for measuring, and a probe makes them longer."""
     evaluate = config.evaluate
     requests = [*_longest(data.report[: evaluate.rows]), *_longest(data.selection[: evaluate.selection_rows])]
@@ -114,14 +101,3 @@ def _check_completion(
 def _room(shortest: DefenseRow, template: Template) -> dict[str, int]:
     tokens = len(template.prompt_ids(shortest.messages))
     return {"prompt": tokens, "user": tokens - template.user_end(shortest.messages)}
-
-
-def _check_positions(config: RunConfig, room: dict[str, int], shortest: str) -> None:
-    method = config.method
-    if method.name == "finetune" or not {"suffix", "prefix"} & set(method.placements):
-        return
-    if method.length > room[method.suffix_from]:
-        raise UserError(
-            f"method.length: found {method.length}, expected at most {room[method.suffix_from]}, "
-            f"the tokens of the shortest prompt ({shortest})"
-        )

@@ -1,58 +1,71 @@
 """Settles what ``parallel.*`` leaves open once the devices are known: the backend, and what it trades for memory."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from beear.config.resolve import Choice
-from beear.config.schema import RunConfig
+from beear.config.resolve import Choice, ResolvedConfig
+from beear.config.schema import ParallelConfig
 from beear.config.shape import ModelShape
 from beear.errors import UserError
 from beear.parallel.devices import Device
 from beear.parallel.measuring import plan_measuring
+from beear.parallel.memory import Spread, Work
 from beear.parallel.plan import Recommendation, recommend, size
 from beear.run.longest_rows import Lengths
 
-# A plan is an estimate: beyond this many times the device's memory it is not wrong by its errors.
+# A plan is an estimate. Beyond this many times the device's memory its errors cannot make it right.
 HOPELESS = 2.0
 
 
 @dataclass(frozen=True)
 class Settled:
-    """``config`` with nothing left open, what was chosen for it, and a sentence where it may not fit."""
+    """How weights are spread, what was chosen for that, and a sentence where it may not fit."""
 
-    config: RunConfig
+    spread: Spread
     choices: list[Choice]
     warning: str = ""
 
 
-def settle(config: RunConfig, shape: ModelShape, lengths: Lengths, device: Device) -> Settled:
-    """Return the settings for ``device``; ``config`` is left as it is.
+def settle(asked: ParallelConfig, shape: ModelShape, work: Work, device: Device) -> Settled:
+    """Return how weights are spread over devices like ``device``.
 
     Raises:
         UserError: no setting comes near what the device holds.
     """
-    found = recommend(shape, lengths.work(config, device.gpu), config.parallel, device)
+    found = recommend(shape, work, asked, device)
     if found.share > HOPELESS:
-        raise UserError(f"{_fields(config)}: {found.why}, expected a plan that fits ({found.advice}); {_holds(device)}")
+        fields = f"parallel.backend is {asked.backend} and parallel.workers {asked.workers}"
+        raise UserError(f"{fields}: {found.why}, expected a plan that fits ({found.advice}); {_holds(device)}")
     warning = "" if found.fits else f"memory may run out: {found.why} ({found.advice})"
-    return Settled(*_filled(config, found), warning)
+    return Settled(found.spread, _choices(asked, work.rows, found), warning)
 
 
-def settle_blind(config: RunConfig) -> Settled:
-    """Return the settings that need least of a device of unknown memory; ``config`` is left as it is."""
-    config, choices = config.model_copy(deep=True), list[Choice]()
-    parallel, why = config.parallel, "the workers' memory is not known, and this needs least"
-    if parallel.backend == "auto":
-        parallel.backend = "fsdp" if parallel.offload or parallel.workers > 1 else "single"
-        choices.append(Choice(field="parallel.backend", value=parallel.backend, why=why))
-        if parallel.gather == "auto" and parallel.backend == "fsdp":
-            parallel.gather = "step"
-            choices.append(Choice(field="parallel.gather", value=parallel.gather, why=why))
+def settle_blind(asked: ParallelConfig, gpu: bool) -> Settled:
+    """Return what needs least of a device of unknown memory."""
+    choices, why = list[Choice](), "the workers' memory is not known, and this needs least"
+    backend, once = asked.backend, asked.gather != "step"
+    if backend == "auto":
+        backend = "fsdp" if asked.offload or asked.workers > 1 else "single"
+        choices.append(Choice(field="parallel.backend", value=backend, why=why))
+        if asked.gather == "auto" and backend == "fsdp":
+            once = False
+            choices.append(Choice(field="parallel.gather", value="step", why=why))
+    spread = Spread(
+        backend,
+        asked.workers,
+        asked.zero_stage,
+        asked.offload,
+        once,
+        asked.micro_batch,
+        asked.checkpoint_activations == "on",
+        gpu,
+    )
     return Settled(
-        config, choices, "the workers' memory is not known, so nothing is planned for it; parallel.device_memory says it"
+        spread, choices, "the workers' memory is not known, so nothing is planned for it; parallel.device_memory says it"
     )
 
 
-def check_measuring(config: RunConfig, shape: ModelShape, lengths: Lengths, device: Device) -> str:
+def check_measuring(config: ResolvedConfig, shape: ModelShape, lengths: Lengths, device: Device) -> str:
     """Make sure that one device holds the checkpoint while it is measured; return a sentence where it may not.
 
     Raises:
@@ -77,33 +90,31 @@ def check_measuring(config: RunConfig, shape: ModelShape, lengths: Lengths, devi
     )
 
 
+def settled_values(spread: Spread) -> dict[str, Any]:
+    """Return the fields of ``parallel`` that were open, as the configuration names them."""
+    return {
+        "backend": spread.backend,
+        "gather": "once" if spread.gather_once else "step",
+        "checkpoint_activations": "on" if spread.checkpoint else "off",
+        "micro_batch": spread.micro_batch,
+    }
+
+
 def _holds(device: Device) -> str:
     return f"parallel.device_memory says what a device holds where {size(device.memory)} is wrong"
 
 
-def _filled(config: RunConfig, found: Recommendation) -> tuple[RunConfig, list[Choice]]:
-    config, choices, spread = config.model_copy(deep=True), [], found.spread
-    parallel, room = config.parallel, f"for {size(found.device.usable)} on each {found.device.name}"
-    if parallel.backend == "auto":
-        parallel.backend = spread.backend  # type: ignore[assignment]  # a name that ways() takes from the same list
+def _choices(asked: ParallelConfig, rows: int, found: Recommendation) -> list[Choice]:
+    """Return what was chosen for the fields that were open, and why."""
+    spread, room, choices = found.spread, f"for {size(found.device.usable)} on each {found.device.name}", list[Choice]()
+    if asked.backend == "auto":
         choices.append(Choice(field="parallel.backend", value=spread.backend, why=found.why))
-    if parallel.gather == "auto":
-        parallel.gather = "once" if spread.gather_once else "step"
-        if spread.splits_weights:
-            why = "all weights fit while nothing trains" if spread.gather_once else f"all weights are too much {room}"
-            choices.append(Choice(field="parallel.gather", value=parallel.gather, why=why))
-    if parallel.checkpoint_activations == "auto":
-        parallel.checkpoint_activations = "on" if spread.checkpoint else "off"
-        if spread.checkpoint:
-            why = f"activations are too much {room}"
-            choices.append(Choice(field="parallel.checkpoint_activations", value="on", why=why))
-    if parallel.micro_batch is None and spread.micro_batch is not None:
-        parallel.micro_batch = spread.micro_batch
-        why = f"a worker's share of {config.method.batch_size} rows is too much {room}"
+    if asked.gather == "auto" and spread.splits_weights:
+        why = "all weights fit while nothing trains" if spread.gather_once else f"all weights are too much {room}"
+        choices.append(Choice(field="parallel.gather", value="once" if spread.gather_once else "step", why=why))
+    if asked.checkpoint_activations == "auto" and spread.checkpoint:
+        choices.append(Choice(field="parallel.checkpoint_activations", value="on", why=f"activations are too much {room}"))
+    if asked.micro_batch is None and spread.micro_batch is not None:
+        why = f"a worker's share of {rows} rows is too much {room}"
         choices.append(Choice(field="parallel.micro_batch", value=spread.micro_batch, why=why))
-    return config, choices
-
-
-def _fields(config: RunConfig) -> str:
-    parallel = config.parallel
-    return f"parallel.backend is {parallel.backend} and parallel.workers {parallel.workers}"
+    return choices

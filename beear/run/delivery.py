@@ -14,35 +14,38 @@ from beear.registry.register import PENDING, check_name, default_name, intent, l
 from beear.report.text import summary
 from beear.report.write import read, write
 from beear.run.output_folder import OutputFolder
-from beear.run.progress import Reporter
+from beear.run.progress import Progress
+from beear.run.stages import Placed
 
 KEPT = ("report.json", "report.html", "model", "config.yaml", "events.jsonl", "pending_metrics.jsonl")
 FAILED = 1
 
 
-def check_tracking(config: RunConfig) -> str | None:
+def check_tracking(asked: RunConfig) -> str | None:
     """Return the tracking URI in use, None where tracking is off; nothing is written.
 
     Raises:
         UserError: the server cannot be reached or used, or the model's name is one MLflow refuses.
     """
-    if not config.tracking.enabled:
+    if not asked.tracking.enabled:
         return None
-    uri = resolve_uri(config.tracking.uri, config.output.dir)
+    uri = resolve_uri(asked.tracking.uri, asked.output.dir)
     check(uri)
-    if config.tracking.register_as:
-        check_name(config.tracking.register_as)
+    if asked.tracking.register_as:
+        check_name(asked.tracking.register_as)
     return uri
 
 
 class Tracker:
-    """The MLflow run of a job; a quiet nothing where tracking is off, and before it is started."""
+    """The MLflow run of a placed run; it does nothing where tracking is off, and before it is started."""
 
-    def __init__(self, uri: str | None, config: RunConfig, identity: str, folder: Path) -> None:
+    def __init__(self, uri: str | None, placed: Placed, folder: Path) -> None:
         """Keep what a run needs; the server hears of it at :meth:`start`."""
         self.run: Any = None
         self._delivered = False
-        self._uri, self._config, self._identity, self._folder = uri, config, identity, folder
+        self._uri, self._placed, self._folder = uri, placed, folder
+        asked = placed.checked.asked
+        self._name = asked.tracking.register_as or default_name(asked.model.path)
 
     def start(self) -> None:
         """Start the run, or go on with the one that was cut off.
@@ -54,13 +57,14 @@ class Tracker:
             return
         from beear.registry.run import Run
 
+        checked = self._placed.checked
         self.run = Run.start(
             self._uri,
-            self._config.tracking.experiment,
+            checked.asked.tracking.experiment,
             str(self._folder),
-            identity=self._identity,
-            name=f"{default_name(self._config.model.path)}-{self._identity[:8]}",
-            config=self._config.model_dump(mode="json"),
+            identity=checked.identity,
+            name=f"{default_name(checked.asked.model.path)}-{checked.identity[:8]}",
+            config=self._placed.values,
         )
 
     def log(self, metrics: dict[str, float], step: int = 0) -> None:
@@ -77,7 +81,7 @@ class Tracker:
 
     def intent(self, report: Report) -> dict[str, object]:
         """Return what the report says of the registry until the server has taken it."""
-        return {} if self.run is None else intent(self.run, self._name() if report.after else None)
+        return {} if self.run is None else intent(self.run, self._name if report.after else None)
 
     def deliver(self, folder: Path, report: Report) -> str:
         """Log the report and register the model; return a line that says where it is.
@@ -92,14 +96,11 @@ class Tracker:
         if report.after is None:
             log_report(str(folder), report, self.run)
             return f"run {self.run.run_id}"
-        return register(str(folder), report, self._name(), self.run).model_uri
+        return register(str(folder), report, self._name, self.run).model_uri
 
     def delivered(self) -> None:
         """Leave the run as it is: all that it was for is there, or the output folder says what is not."""
         self._delivered = True
-
-    def _name(self) -> str:
-        return self._config.tracking.register_as or default_name(self._config.model.path)
 
     def close(self) -> None:
         """Mark a run that was not delivered as failed."""
@@ -107,7 +108,7 @@ class Tracker:
             self.run.finish("FAILED")
 
 
-def deliver(report: Report, output: OutputFolder, tracker: Tracker, reporter: Reporter) -> int:
+def deliver(report: Report, output: OutputFolder, tracker: Tracker, progress: Progress) -> int:
     """Write the report, move the folder into place, register, print the table; return the exit code.
 
     Raises:
@@ -118,24 +119,24 @@ def deliver(report: Report, output: OutputFolder, tracker: Tracker, reporter: Re
     output.finish(KEPT)
     code = report.exit_code
     try:
-        reporter.stage("register", "registering")
+        progress.stage("register", "registering")
         where = tracker.deliver(output.target, report)
     except RegistrationPending as error:
-        reporter.say(f"error: {error}")
+        progress.say(f"error: {error}")
         where, code = "not registered yet", FAILED
-    reporter.finish_stage()
+    progress.finish_stage()
     show(output.target, where)
     return code
 
 
-def show_complete(folder: Path, uri: str | None, reporter: Reporter) -> int:
+def show_complete(folder: Path, uri: str | None, progress: Progress) -> int:
     """Print a complete folder's table and places; register it first where that is still due. Return the exit code."""
     where = None
     if uri and read(folder).registry.get(PENDING):
         try:
             where = register_folder(str(folder), uri)
         except RegistrationPending as error:
-            reporter.say(f"error: {error}")
+            progress.say(f"error: {error}")
             show(folder, "not registered yet")
             return FAILED
     return show(folder, where)

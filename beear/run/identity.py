@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from beear import __version__
 from beear.config.dump import config_digest
-from beear.config.schema import RunConfig
 from beear.data.refusals import load_keywords
 from beear.models.facts import ModelFacts
 
@@ -21,28 +22,38 @@ def code_version() -> str:
     return f"{__version__}+{total.hexdigest()[:12]}"
 
 
-def run_identity(config: RunConfig, facts: ModelFacts, data_digests: dict[str, str], kind: str) -> str:
-    """Return the identity digest (hex) of a run. Paths do not count, contents do.
+def run_identity(
+    values: Mapping[str, Any], keywords: str, chat_template: str | None, facts: ModelFacts, files: Sequence[str], kind: str
+) -> str:
+    """Return the identity digest (hex) of a run. Contents count, places do not.
 
-    Nor does how the work is spread: the numbers are the same, so a run goes on with other workers.
+    How the work is spread does not count either: the numbers are the same, so a run goes on with other workers.
 
-    ``data_digests`` maps files to digests, in the order defense, anchor, probes.
+    Args:
+        values: the resolved configuration as plain data.
+        keywords: the refusal keyword list, by name or file.
+        chat_template: the .jinja file that stands in for the checkpoint's own, if any.
+        facts: the checkpoint.
+        files: digests of the data files, in the order defense, anchor, probes.
+        kind: which command the run is of.
     """
-    settings = config.model_copy(deep=True)
-    settings.model.path, settings.model.base = "", None
-    for role in (settings.data.defense, settings.data.anchor, settings.data.probes):
-        role.path = None
-    for held in (settings.data.defense, settings.data.anchor):
-        # That a separate report file is given counts, its place does not.
-        held.report_path = "" if held.report_path else None
-    template = config.model.chat_template
     whole = {
         "kind": kind,
-        "config": config_digest(settings),
+        "config": config_digest(_without_places(values)),
         "model": facts.digests,
-        "template": Path(template).read_text(encoding="utf-8") if template else facts.chat_template,
-        "keywords": load_keywords(config.evaluate.keywords),
-        "data": list(data_digests.values()),
+        "template": Path(chat_template).read_text(encoding="utf-8") if chat_template else facts.chat_template,
+        "keywords": load_keywords(keywords),
+        "data": list(files),
         "code": code_version(),
     }
     return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _without_places(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration with paths blanked out; that a separate report file is given counts."""
+    data = dict(values["data"])
+    for role in ("defense", "anchor", "probes"):
+        data[role] = {**data[role], "path": None}
+        if "report_path" in data[role]:
+            data[role]["report_path"] = "" if data[role]["report_path"] else None
+    return {**values, "model": {**values["model"], "path": "", "base": None}, "data": data}

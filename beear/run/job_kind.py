@@ -1,4 +1,4 @@
-"""What kinds of job differ in, for all that every job does alike."""
+"""What the commands' runs differ in, for all that every run does alike."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,27 +6,28 @@ from pathlib import Path
 
 from beear.run import delivery
 from beear.run.output_folder import REPORT
-from beear.run.prepare import Job, Kind
-from beear.run.progress import Reporter
-
-
-def staying(job: Job) -> Job:
-    """Return the job as it is."""
-    return job
+from beear.run.progress import Progress
+from beear.run.stages import Checked, Kind
 
 
 @dataclass(frozen=True)
 class JobKind:
-    """``again`` is said of a complete run, whose file ``record`` tells which run it is; ``show`` prints it.
+    """One kind of run.
 
-    ``check`` refuses what no cluster would mend, and may add to a job's identity. ``worth``: what a run that failed has that is
-    worth to be gone on from. ``together``: trainings of one worker that may run at a time.
+    Args:
+        name: the command.
+        again: said where a run is complete already.
+        record: the file in the output folder that says which run it is of.
+        show: prints a complete output folder and delivers what a tracking server has not taken; returns the exit code.
+        refine: refuses what no cluster could mend, and may add to the run's identity.
+        worth: patterns of files in the staging folder that are worth resuming from.
+        together: trainings of one worker that may run at a time.
     """
 
     name: Kind
     again: str = ""
     record: str = REPORT
-    show: Callable[[Path, str | None, Reporter], int] = delivery.show_complete
-    check: Callable[[Job], Job] = staying
+    show: Callable[[Path, str | None, Progress], int] = delivery.show_complete
+    refine: Callable[[Checked], Checked] = lambda checked: checked
     worth: tuple[str, ...] = ("checkpoint_*",)
     together: int = 1

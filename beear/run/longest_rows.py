@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from beear.config.schema import RunConfig
+from beear.config.resolve import ResolvedConfig
 from beear.data.encode import EncodedAnchor, EncodedDefense, encode_anchor, encode_defense
 from beear.data.load import LoadedData
 from beear.data.missing_answers import complete
@@ -12,6 +12,7 @@ from beear.data.rows import DefenseRow
 from beear.data.templates import Template
 from beear.evaluation.engines import GPU_SHARE
 from beear.evaluation.resistance import FIT_BATCH
+from beear.methods.method import Needs
 from beear.parallel.measuring import Measuring
 from beear.parallel.memory import Work
 
@@ -36,30 +37,27 @@ class Lengths:
             f"conversation {self.text}"
         )
 
-    def work(self, config: RunConfig, gpu: bool) -> Work:
-        """Return what a step of a resolved configuration computes in all, on GPUs or on CPUs."""
-        method, dtype = config.method, config.model.dtype
-        assert method.batch_size is not None and method.layer is not None, "the configuration is resolved first"
-        # δ at the prompt's end alone leaves columns that it never reaches.
-        alone = method.placements == ("suffix",) and method.suffix_from == "prompt"
+    def work(self, config: ResolvedConfig, needs: Needs, gpu: bool) -> Work:
+        """Return what a step of a method with such ``needs`` computes in all, on GPUs or on CPUs."""
+        inner = needs.inner
         return Work(
-            method.batch_size,
+            config.method.batch_size,
             self.prompt,
             self.safe,
             self.unwanted,
             self.text,
             self.labelled,
-            method.layer,
-            untouched=max(0, self.prompt - method.length) if alone else 0,
-            inner_batches=method.inner_batches,
-            half=dtype == "bfloat16" or (dtype == "auto" and gpu),
-            fast=method.fast,
+            inner.layer if inner else None,
+            untouched=max(0, self.prompt - inner.length) if inner and inner.length is not None else 0,
+            inner_batches=inner.batches if inner else 0,
+            half=in_bfloat16(config, gpu),
+            fast=inner is not None and inner.fast,
+            passes=needs.passes,
         )
 
-    def measuring(self, config: RunConfig, gpu: bool) -> Measuring:
-        """Return what a process that measures with a resolved configuration computes, on a GPU or on a CPU."""
-        evaluate, half = config.evaluate, self.work(config, gpu).half
-        assert evaluate.batch_size is not None, "the configuration is resolved first"
+    def measuring(self, config: ResolvedConfig, gpu: bool) -> Measuring:
+        """Return what a process that measures computes, on a GPU or on a CPU."""
+        evaluate, half = config.evaluate, in_bfloat16(config, gpu)
         return Measuring(
             min(evaluate.batch_size, evaluate.rows or evaluate.batch_size),
             self.prompt,
@@ -71,7 +69,7 @@ class Lengths:
             beside=GPU_SHARE if evaluate.engine == "vllm" else 0.0,
         )
 
-    def _attack(self, config: RunConfig, half: bool) -> Work:
+    def _attack(self, config: ResolvedConfig, half: bool) -> Work:
         """Return a step of the fresh attack that keeps most: at the earliest layer, whatever its placement spares."""
         budget = config.evaluate.resistance
         fitted = budget.rows // 2
@@ -84,16 +82,20 @@ class Lengths:
             self.unwanted,
             self.text,
             self.labelled,
-            min(int(layer) for layer in budget.layers.split(",")),
+            min(budget.at_layers),
             inner_batches=batches,
             half=half,
         )
 
 
-def longest_lengths(config: RunConfig, data: LoadedData, tokenizer: PreTrainedTokenizerBase) -> Lengths:
+def in_bfloat16(config: ResolvedConfig, gpu: bool) -> bool:
+    """Say whether matrix products are made in bfloat16 rather than in float32."""
+    return config.model.dtype == "bfloat16" or (config.model.dtype == "auto" and gpu)
+
+
+def longest_lengths(config: ResolvedConfig, data: LoadedData, tokenizer: PreTrainedTokenizerBase) -> Lengths:
     """Return the lengths of the longest rows that the driver saw, cut as training cuts them."""
     template, most = Template(tokenizer), config.data.max_length
-    assert most is not None, "the configuration is resolved first"
     requests: list[EncodedDefense] = []
     chats: list[EncodedAnchor] = []
     for row in [*data.longest["defense"], *data.longest["anchor"]]:

@@ -4,8 +4,10 @@ import os
 import textwrap
 from collections.abc import Sequence
 
-from beear.config.schema import ParallelConfig, RunConfig
+from beear.config.resolve import ResolvedConfig
+from beear.config.schema import ParallelConfig
 from beear.config.shape import ModelShape
+from beear.methods.method import Needs
 from beear.parallel.devices import A100, GIB, H100, H200, Device, cpu
 from beear.parallel.measuring import MeasuringPlan, plan_measuring
 from beear.parallel.plan import Recommendation, name_of, recommend, size
@@ -16,10 +18,11 @@ WIDTHS = (13, 8, 9, 9, 9, 9, 11, 9, 0)
 COLUMNS = 100
 
 
-def resources(config: RunConfig, shape: ModelShape, lengths: Lengths) -> list[str]:
+def training_table(
+    config: ResolvedConfig, needs: Needs, parallel: ParallelConfig, shape: ModelShape, lengths: Lengths
+) -> list[str]:
     """Return the lines: one device a row at its peak, then what was chosen for each and why."""
-    parallel = config.parallel
-    found = [recommend(shape, lengths.work(config, device.gpu), parallel, device) for device in devices(parallel)]
+    found = [recommend(shape, lengths.work(config, needs, device.gpu), parallel, device) for device in devices(parallel)]
     trained = "all trained" if shape.trained == shape.parameters else f"{shape.trained:,} trained"
     workers = "1 worker" if parallel.workers == 1 else f"{parallel.workers} workers"
     return [
@@ -45,9 +48,9 @@ def devices(parallel: ParallelConfig) -> Sequence[Device]:
     return (Device(f"yours, {own / GIB:g} GiB", own, gpu=gpus > 0), *shown)
 
 
-def measuring(config: RunConfig, shape: ModelShape, lengths: Lengths) -> list[str]:
+def measuring_lines(config: ResolvedConfig, parallel: ParallelConfig, shape: ModelShape, lengths: Lengths) -> list[str]:
     """Return a line for each device on what measuring needs there; a CPU that measures has this machine's memory."""
-    alone = config.parallel.model_copy(update={"workers": 1})
+    alone = parallel.model_copy(update={"workers": 1})
     plans = [plan_measuring(shape, lengths.measuring(config, device.gpu), device) for device in devices(alone)]
     return [_measured(plan) for plan in plans]
 

@@ -3,13 +3,14 @@
 import time
 from types import TracebackType
 
+from rich import progress as bars
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from beear.cluster.events import Event
 
 
-class Reporter:
+class Progress:
     """Prints the run's course on stderr, and keeps each stage's wall time (seconds) in ``seconds``.
 
     On a terminal a bar moves; elsewhere only stage and epoch lines are printed, one each.
@@ -22,12 +23,12 @@ class Reporter:
         self.seconds: dict[str, float] = {}
         self._stage: tuple[str, float] | None = None
         self._task: TaskID | None = None
-        self._bar: Progress | None = None
+        self._bar: bars.Progress | None = None
 
-    def __enter__(self) -> "Reporter":
+    def __enter__(self) -> "Progress":
         """Start the bar if there is a terminal."""
         if self.console.is_terminal:
-            self._bar = Progress(
+            self._bar = bars.Progress(
                 SpinnerColumn(),
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -57,6 +58,11 @@ class Reporter:
     def say(self, line: str) -> None:
         """Print one line above the bar."""
         self.console.print(line, markup=False)
+
+    def warn(self, sentence: str) -> None:
+        """Print a sentence that the user should know of; nothing where it is empty."""
+        if sentence:
+            self.say(f"  note: {sentence}")
 
     def note(self, line: str) -> None:
         """Print one line that only ``--verbose`` shows."""

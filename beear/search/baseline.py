@@ -5,17 +5,15 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from beear.cluster.connection import Plan
 from beear.cluster.scoring import subject_of
 from beear.cluster.tasks import run_tasks
-from beear.config.schema import AdapterConfig, MethodConfig
 from beear.engine.session import Training
 from beear.evaluation import resistance_scale
 from beear.evaluation.selection import SelectionMeasure
 from beear.parallel.replicated import Single
 from beear.run.identity import run_identity
-from beear.run.prepare import Job
 from beear.run.result_cache import once
+from beear.run.stages import Placed
 from beear.testbed.store import cache_root
 
 
@@ -25,9 +23,13 @@ class Baseline(BaseModel):
     selection: dict[str, float]
 
 
-def baseline(job: Job, training: Training, plan: Plan) -> Baseline:
+def baseline(placed: Placed, training: Training) -> Baseline:
     """Return the numbers, from the cache where this model was measured on these rows by this code before."""
-    return once(_kept(job, training), Baseline, lambda: Baseline(selection=run_tasks([(measured, (training,))], plan)[0]))
+    return once(
+        _cached(placed, training),
+        Baseline,
+        lambda: Baseline(selection=run_tasks([(measured, (training,))], placed.reservation)[0]),
+    )
 
 
 def measured(training: Training) -> dict[str, float]:
@@ -49,12 +51,19 @@ def measured(training: Training) -> dict[str, float]:
     return measure()
 
 
-def _kept(job: Job, training: Training) -> Path:
+def _cached(placed: Placed, training: Training) -> Path:
     """Return the file: the identity of a run without what is trained and how."""
-    config = training.config.model_copy(deep=True)
-    config.method, config.adapter = MethodConfig(), AdapterConfig()
+    config, checked = training.config, placed.checked
+    values = {name: held for name, held in config.values.items() if name not in ("method", "adapter")}
     scale = resistance_scale.load().model_dump_json() if training.resists else ""
-    key = run_identity(config, job.facts, job.data.digests, f"baseline {bool(training.probes)} {scale}")
+    key = run_identity(
+        values,
+        config.evaluate.keywords,
+        config.model.chat_template,
+        checked.facts,
+        list(checked.data.digests.values()),
+        f"baseline {bool(training.probes)} {scale}",
+    )
     folder = cache_root() / "baselines"
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"

@@ -20,7 +20,7 @@ from beear.report.search_page import search_html
 from beear.report.search_text import chosen_trial, describe, summary_lines
 from beear.report.write import write_text
 from beear.run.lifecycle import Running
-from beear.run.progress import Reporter
+from beear.run.progress import Progress
 from beear.search.outcome import best_config, best_yaml
 
 RECORD, PAGE, BEST = "search.json", "search.html", "best.yaml"
@@ -40,8 +40,8 @@ class Children:
 
     def __init__(self, running: Running, folder: Path) -> None:
         """Keep what a child needs."""
-        self._parent, self._identity, self._folder = running.tracker.run, running.job.identity, folder / WAITING
-        self._reporter = running.reporter
+        self._parent, self._identity, self._folder = running.tracker.run, running.placed.checked.identity, folder / WAITING
+        self._progress = running.progress
         self._runs: dict[str, Child | None] = {}
 
     def told(self, trial: Trial, what: str) -> None:
@@ -61,7 +61,7 @@ class Children:
         try:
             return Child(self._parent, str(self._folder / trial.id), identity, name, trial)
         except UserError as error:
-            self._reporter.say(f"  note: trial {trial.number} is not tracked: {error}")
+            self._progress.say(f"  note: trial {trial.number} is not tracked: {error}")
             return None
 
 
@@ -71,7 +71,7 @@ def deliver(report: SearchReport, asked: RunConfig, running: Running) -> int:
     Raises:
         UserError: something else was put into the output folder meanwhile.
     """
-    output, tracker, reporter = running.output, running.tracker, running.reporter
+    output, tracker, progress = running.output, running.tracker, running.progress
     if report.chosen is not None:
         write_text(output.staging / BEST, best_yaml(config_of(report, output.target, asked), report))
     write_text(output.staging / PAGE, search_html(report))
@@ -80,10 +80,10 @@ def deliver(report: SearchReport, asked: RunConfig, running: Running) -> int:
         due = {"run_id": tracker.run.run_id, "experiment": tracker.run.experiment}
         write_text(output.staging / DUE, json.dumps(due) + "\n")
     output.finish(KEPT)
-    reporter.finish_stage()
+    progress.finish_stage()
     told = tracker.run is None or _tracked(tracker.run, output.target, report)
     tracker.delivered()
-    return _shown(output.target, report, told, reporter)
+    return _shown(output.target, report, told, progress)
 
 
 def _tracked(run: Run, folder: Path, report: SearchReport) -> bool:
@@ -95,11 +95,11 @@ def _tracked(run: Run, folder: Path, report: SearchReport) -> bool:
     return True
 
 
-def _shown(folder: Path, report: SearchReport, told: bool, reporter: Reporter) -> int:
+def _shown(folder: Path, report: SearchReport, told: bool, progress: Progress) -> int:
     code = show(folder, report)
     if told:
         return code
-    reporter.say(
+    progress.say(
         f"error: the tracking server did not take all of the search; it is in {folder}, and the same command delivers it once "
         "the server answers"
     )
@@ -119,7 +119,7 @@ def chosen_config(target: Path, asked: RunConfig) -> RunConfig:
     return config_of(SearchReport.model_validate_json((target / RECORD).read_text()), target, asked)
 
 
-def show_complete(folder: Path, uri: str | None, reporter: Reporter) -> int:
+def show_complete(folder: Path, uri: str | None, progress: Progress) -> int:
     """Print a finished search; give the tracker first what is still due to it. Return the exit code."""
     report = SearchReport.model_validate_json((folder / RECORD).read_text())
     if uri is None or not (folder / DUE).exists():
@@ -132,12 +132,12 @@ def show_complete(folder: Path, uri: str | None, reporter: Reporter) -> int:
         )  # fmt: skip
         told = _tracked(run, folder, report)
     except UserError as error:
-        reporter.say(f"error: {error}")
+        progress.say(f"error: {error}")
         told = False
-    return _shown(folder, report, told, reporter)
+    return _shown(folder, report, told, progress)
 
 
-def show_failed(trials: Sequence[Trial], reporter: Reporter) -> int:
+def show_failed(trials: Sequence[Trial], progress: Progress) -> int:
     """Say why no trial of a search came to anything; return the exit code.
 
     Raises:
@@ -146,9 +146,9 @@ def show_failed(trials: Sequence[Trial], reporter: Reporter) -> int:
     reasons = Counter(trial.reason for trial in trials)
     if len(reasons) == 1 and all(trial.mistake for trial in trials):
         raise UserError(f"every trial ended with this: {trials[0].reason}")
-    reporter.finish_stage()
+    progress.finish_stage()
     told = "; ".join(f"{count} of {len(trials)}: {reason}" for reason, count in reasons.most_common())
-    reporter.say(f"error: every trial failed, and the same command tries them again: {told}")
+    progress.say(f"error: every trial failed, and the same command tries them again: {told}")
     return FAILED
 
 

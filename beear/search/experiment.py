@@ -10,7 +10,7 @@ from typing import Any
 from ray import tune
 
 from beear.cluster import autoscaling
-from beear.cluster.connection import Plan
+from beear.cluster.capacity import Reservation
 from beear.cluster.run_in_thread import run_beside
 from beear.config.search import SearchConfig
 from beear.errors import UserError
@@ -41,7 +41,7 @@ def run_trials(shared: Shared, space: Space, search: SearchConfig, watch: Watch,
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     warm = is_warm(shared, search)
     trainable = tune.with_resources(
-        tune.with_parameters(WarmTrial if warm else ColdTrial, shared=shared), resources_of(shared.plan, warm)
+        tune.with_parameters(WarmTrial if warm else ColdTrial, shared=shared), resources_of(shared.placed.reservation, warm)
     )
     storage = Path(shared.folder)
     if _begun(storage):
@@ -59,20 +59,27 @@ def run_trials(shared: Shared, space: Space, search: SearchConfig, watch: Watch,
 
 def is_warm(shared: Shared, search: SearchConfig) -> bool:
     """Say whether trials share processes: those of several workers, or of weights that are spread, are Ray Train runs."""
-    return search.warm and shared.plan.workers == 1 and shared.job.config.parallel.backend == "single"
+    return (
+        search.warm
+        and shared.placed.reservation.workers == 1
+        and shared.placed.spread is not None
+        and shared.placed.spread.backend == "single"
+    )
 
 
-def resources_of(plan: Plan, warm: bool) -> tune.PlacementGroupFactory:
+def resources_of(reservation: Reservation, warm: bool) -> tune.PlacementGroupFactory:
     """Return what Tune holds for a trial."""
-    return tune.PlacementGroupFactory([plan.share if warm else {"CPU": LITTLE}])
+    return tune.PlacementGroupFactory([reservation.share if warm else {"CPU": LITTLE}])
 
 
 def at_a_time(shared: Shared, search: SearchConfig) -> int:
     """Return how many trials the cluster has room for at once, or as many as were asked for; it stays so after a resume."""
     if _begun(storage := Path(shared.folder)):
         return int(json.loads((storage / PROCESSES).read_text())["concurrent"])
-    there, plan, warm = autoscaling.possible(), shared.plan, is_warm(shared, search)
-    cpus, gpus = (plan.cpus_per_worker, plan.gpus_per_worker) if warm else (plan.cpus + LITTLE, plan.gpus)
+    there, reservation, warm = autoscaling.possible(), shared.placed.reservation, is_warm(shared, search)
+    cpus, gpus = (
+        (reservation.cpus_per_worker, reservation.gpus_per_worker) if warm else (reservation.cpus + LITTLE, reservation.gpus)
+    )
     rooms = [there.get("CPU", 1.0) / cpus, *([there.get("GPU", 0.0) / gpus] if gpus else [])]
     room = max(1, int(min(rooms) + 1e-9))
     return min(room, search.concurrent or room, search.trials)
@@ -94,7 +101,7 @@ def _new(
         param_space=strategy.param_space(space, search, seed, done),
         tune_config=tune.TuneConfig(
             search_alg=strategy.algorithm(search, seed, concurrent),
-            scheduler=strategy.scheduler(search, shared.job.config.method.epochs),
+            scheduler=strategy.scheduler(search, shared.placed.checked.config.method.epochs),
             num_samples=strategy.samples(search, len(done)),
             max_concurrent_trials=concurrent if search.algorithm == "optuna" else None,
             reuse_actors=is_warm(shared, search),

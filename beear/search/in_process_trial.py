@@ -51,13 +51,13 @@ class Kept:
 KEPT = Kept()
 
 
-class WarmTraining:
+class InProcessTrial:
     """A trial's training, an epoch at a time."""
 
     def __init__(self, shared: Shared, settings: dict[str, Any], _trial: str) -> None:
         """Build everything."""
         training, device = shared.spec(settings).training, device_here()
-        backend = choose("single", 1, device, backend_settings(training.config, device))
+        backend = choose("single", 1, device, backend_settings(training, device))
         self.session = Session(training, backend, LocalBatches, KEPT.source(training), KEPT.template)
         self.history: list[EpochRecord] = []
         self._outcome: EpochOutcome | None = None
@@ -82,7 +82,7 @@ class WarmTraining:
         assert self._outcome is not None
         (folder / WEIGHTS).mkdir(parents=True)
         self.session.backend.save(folder / WEIGHTS)
-        write_state(folder, self._outcome.epoch, self._outcome.last, self.session.method.state.values)
+        write_state(folder, self._outcome.epoch, self._outcome.last, self.session.defense.state.values)
         write_history(folder, self.history)
 
     def resume(self, folder: Path) -> None:
@@ -90,7 +90,7 @@ class WarmTraining:
         state = read_state(folder)
         self.history = read_history(folder)
         self.session.backend.load(folder / WEIGHTS)
-        self.session.method.state.values = state["method"]
+        self.session.defense.state.values = state["method"]
         self._done, self._last, self._epochs = state["epoch"], state["last"], None
 
     def close(self) -> None:

@@ -7,17 +7,17 @@ from rich.live import Live
 from beear.evaluation.trials import judged, ranked
 from beear.records.search import Trial
 from beear.report.search_text import describe, points, search_table
-from beear.run.progress import Reporter
+from beear.run.progress import Progress
 
 
 class Screen:
     """Shows trials as they change; a context manager."""
 
-    def __init__(self, reporter: Reporter, trials: list[Trial], nats: bool = False) -> None:
+    def __init__(self, progress: Progress, trials: list[Trial], nats: bool = False) -> None:
         """``trials`` are those known already; ``nats``: utility is measured by NLL."""
-        self._reporter, self._nats = reporter, nats
+        self._progress, self._nats = progress, nats
         self._trials = {trial.id: trial for trial in trials}
-        self._live = Live(console=reporter.console, refresh_per_second=2) if reporter.console.is_terminal else None
+        self._live = Live(console=progress.console, refresh_per_second=2) if progress.console.is_terminal else None
 
     def __enter__(self) -> "Screen":
         """Begin to show."""
@@ -37,7 +37,7 @@ class Screen:
             order = ranked(list(self._trials.values()))
             self._live.update(search_table(list(self._trials.values()), order[0].id if order else None, nats=self._nats))
         elif what != "epoch" or trial.epochs:
-            self._reporter.say("  " + line(trial, what, self._nats))
+            self._progress.say("  " + line(trial, what, self._nats))
 
 
 def line(trial: Trial, what: str, nats: bool) -> str:

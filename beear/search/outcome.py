@@ -10,7 +10,7 @@ from beear.records.redact import redact
 from beear.records.search import Calibration, SearchReport, Trial
 from beear.report.search_text import describe, points
 from beear.run.build_report import origin
-from beear.run.prepare import Job
+from beear.run.stages import Placed
 from beear.search.shared import with_settings
 from beear.search.space import Space
 
@@ -32,7 +32,7 @@ def best_config(asked: RunConfig, trial: Trial, folder: str, by_probes: bool) ->
         "output.dir": folder,
         "output.fresh": False,
     }
-    return with_settings(asked, {**trial.settings, **fixed})
+    return with_settings(asked.model_dump(mode="json"), {**trial.settings, **fixed})
 
 
 def best_yaml(config: RunConfig, report: SearchReport) -> str:
@@ -41,7 +41,7 @@ def best_yaml(config: RunConfig, report: SearchReport) -> str:
 
 
 def search_report(
-    job: Job,
+    placed: Placed,
     search: SearchConfig,
     space: Space,
     trials: Sequence[Trial],
@@ -51,10 +51,10 @@ def search_report(
     seconds: float,
 ) -> SearchReport:
     """Return the record of a finished search."""
-    config, data, order = job.config, job.data, ranked(trials)
+    config, data, order = placed.checked.config, placed.data, ranked(trials)
     most = config.evaluate.selection_rows
     return SearchReport(
-        **origin(job),
+        **origin(placed),
         family=space.family,
         space=space.described(),
         measure="keyword ASR under probes" if calibration is None else "entrapment resistance",
@@ -73,7 +73,7 @@ def search_report(
         epochs_run=sum(len(trial.epochs) for trial in trials),
         epochs_planned=sum(trial.planned_epochs for trial in trials),
         seconds=round(seconds, 1),
-        notes=list(job.facts.notes),
+        notes=list(placed.checked.facts.notes),
     )
 
 

@@ -13,7 +13,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from beear.cluster.checkpoint import read_history, write_history
 from beear.cluster.events import Event
-from beear.cluster.training import Diverged, train
+from beear.cluster.training import train
 from beear.records.report import EpochRecord
 from beear.search.shared import Shared
 
@@ -21,12 +21,13 @@ from beear.search.shared import Shared
 PATIENCE_SECONDS = 30.0
 
 
-class ColdTraining:
+class RayTrainTrial:
     """A trial's training, an epoch at a time; the run is an epoch ahead of what was asked for."""
 
     def __init__(self, shared: Shared, settings: dict[str, Any], trial: str) -> None:
         """Make everything ready; the run starts when the first epoch is asked for."""
-        self._spec, self._plan, self._storage = shared.spec(settings), shared.plan, shared.storage(trial)
+        self._spec, self._reservation = shared.spec(settings), shared.placed.reservation
+        self._storage = shared.storage(trial)
         self._known: dict[int, EpochRecord] = {}
         self._seen: queue.Queue[tuple[int, bool] | BaseException] = queue.Queue()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -43,15 +44,13 @@ class ColdTraining:
         """Wait for an epoch's end; return its record and whether the run ends with it.
 
         Raises:
-            FloatingPointError: a loss is not finite.
+            Diverged: a loss is not finite.
             UserError: a row or the memory was at fault.
             TrainingFailedError: the run's workers failed too often.
         """
         if not self._thread.ident:
             self._thread.start()
         found = self._seen.get()
-        if isinstance(found, Diverged):
-            raise FloatingPointError(str(found)) from found
         if isinstance(found, BaseException):
             raise found
         number, self._trained = found
@@ -80,7 +79,7 @@ class ColdTraining:
     def _run(self) -> None:
         try:
             # Its export stays in its last checkpoint: a search makes the chosen model anew, as the main job does.
-            history = train(self._spec, self._plan, self._storage, self._take, max_failures=0)
+            history = train(self._spec, self._reservation, self._storage, self._take, max_failures=0)
             self._known |= {record.epoch: record for record in history}
             self._seen.put((history[-1].epoch, True))
         # Whatever it is, the trial is told.

@@ -7,37 +7,36 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from beear.cluster.connection import Plan
 from beear.cluster.training_worker import WorkerSpec
 from beear.config.build import build
 from beear.config.fields import leaves
-from beear.config.resolve import resolve
 from beear.config.schema import RunConfig
 from beear.config.yaml_file import flatten
 from beear.evaluation.trials import Yardstick
-from beear.run.prepare import Job
+from beear.methods.configuration import resolved, run_config
+from beear.run.stages import Placed
 
 
 @dataclass(frozen=True)
 class Shared:
-    """``job`` is the checked run that trials vary; ``folder`` is where they keep what they go on from.
+    """``placed`` is the run that trials vary; ``folder`` is where they keep what they resume from.
 
     ``probes``: whether trials measure under the known triggers; else they measure entrapment resistance.
     """
 
-    job: Job
-    plan: Plan
+    placed: Placed
     yardstick: Yardstick
     folder: str
     probes: bool
 
     def spec(self, settings: Mapping[str, Any]) -> WorkerSpec:
         """Return what a trial of ``settings`` (by dotted field) trains with."""
-        # A setting may be auto: left to the rules that fill in the main job's own.
-        config, _ = resolve(with_settings(self.job.config, settings), self.job.facts)
-        key = json.dumps([self.job.identity, sorted(settings.items())], default=str)
-        job = replace(self.job, config=config, identity=hashlib.sha256(key.encode()).hexdigest())
-        spec = job.worker_spec()
+        checked = self.placed.checked
+        # A setting may be auto: the model decides it, as it does for the main command.
+        config, _ = resolved(with_settings(checked.config.values, settings), checked.facts)
+        key = json.dumps([checked.identity, sorted(settings.items())], default=str)
+        varied = replace(checked, config=config, identity=hashlib.sha256(key.encode()).hexdigest())
+        spec = replace(self.placed, checked=varied).worker_spec()
         training = replace(spec.training, probes=spec.training.probes if self.probes else [], resists=not self.probes)
         return replace(spec, training=training)
 
@@ -47,15 +46,15 @@ class Shared:
 
 
 def run_folder(folder: Path, trial: str = "") -> Path:
-    """Return where a trial that is a Ray Train run of its own keeps what it goes on from; without one, where all do."""
+    """Return where a trial that is a Ray Train run of its own keeps what it resumes from; without one, where all do."""
     return folder / "runs" / trial
 
 
-def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
-    """Return the run's configuration with a trial's settings.
+def with_settings(values: Mapping[str, Any], settings: Mapping[str, Any]) -> RunConfig:
+    """Return the configuration ``values`` (plain data) with a trial's settings (by dotted field).
 
     Raises:
         UserError: a setting that its field does not take.
     """
-    values = flatten(config.model_dump(mode="json", exclude={"search"}), leaves(RunConfig))
-    return build(RunConfig, {**values, **settings}, dict.fromkeys(settings, "search.space: "))
+    flat = flatten({name: held for name, held in values.items() if name != "search"}, leaves(run_config()))
+    return build(run_config(), {**flat, **settings}, dict.fromkeys(settings, "search.space: "))

@@ -17,8 +17,8 @@ from typing import Any
 
 from beear.config.domains import Between, Choice, Depth, Domain
 from beear.config.fields import leaves
-from beear.config.schema import RunConfig
 from beear.errors import UserError, nearest
+from beear.methods.configuration import run_config
 from beear.search.space_file import CALIBRATED, STEPS, is_file, read_domains
 
 PACKAGE = "tune_spaces"
@@ -146,4 +146,4 @@ def _words(field: str, domain: Choice | Between) -> str:
 def _unset(field: str) -> str:
     if field == STEPS:
         return CALIBRATED
-    return "auto" if leaves(RunConfig)[field].auto else "none"
+    return "auto" if leaves(run_config())[field].auto else "none"

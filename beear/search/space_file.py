@@ -20,8 +20,8 @@ from beear.config.domains import Between, Choice, Depth
 from beear.config.fields import FieldSpec, leaves
 from beear.config.problems import raise_first, shown, unknown
 from beear.config.resolve import default_layer
-from beear.config.schema import RunConfig
 from beear.errors import UserError, nearest
+from beear.methods.configuration import run_config
 
 LAYER, STEPS = "method.layer", "method.inner_steps"
 # How a file says that K is left to the run.
@@ -45,7 +45,7 @@ def read_domains(path: str, layers: int) -> dict[str, Choice | Between]:
     Raises:
         UserError: the file cannot be read, a field is unknown or not for searching, or cannot have such a value.
     """
-    known = leaves(RunConfig)
+    known = leaves(run_config())
     values, places = read_values(path, known)
     raise_first(list(unknown(places, known)))
     if not values:
@@ -125,7 +125,7 @@ class _Field:
         unset = ("none", CALIBRATED) if self.name == STEPS else ("none",)
         if self.spec.optional and str not in self.spec.types and option in unset:
             option = None
-        config = build(RunConfig, {self.name: option}, {self.name: self.where})
+        config = build(run_config(), {self.name: option}, {self.name: self.where})
         value: Any = attrgetter(self.name)(config)
         if self.name != LAYER:
             return value

@@ -10,8 +10,8 @@ from ray import tune
 from beear.cluster.checkpoint import HISTORY, read_history, write_history
 from beear.cluster.training_worker import fault_of
 from beear.records.report import EpochRecord
-from beear.search.in_process_trial import WarmTraining
-from beear.search.ray_train_trial import ColdTraining
+from beear.search.in_process_trial import InProcessTrial
+from beear.search.ray_train_trial import RayTrainTrial
 from beear.search.shared import Shared
 
 # What a trial that failed is taken for by schedulers: more than any objective.
@@ -34,8 +34,8 @@ class Trial(tune.Trainable):
     trial again from its last epoch.
     """
 
-    kind: type[WarmTraining] | type[ColdTraining]
-    course: WarmTraining | ColdTraining | None
+    kind: type[InProcessTrial] | type[RayTrainTrial]
+    course: InProcessTrial | RayTrainTrial | None
 
     def setup(self, config: dict[str, Any], shared: Shared) -> None:  # type: ignore[override]  # Tune hands it parameters
         """Take up the trial."""
@@ -55,7 +55,7 @@ class Trial(tune.Trainable):
         self.over: list[EpochRecord] = []
         self.through = False
 
-    def _open(self) -> WarmTraining | ColdTraining:
+    def _open(self) -> InProcessTrial | RayTrainTrial:
         if self.course is None:
             self.course = self.kind(self.shared, self.settings, self.trial_id)
         return self.course
@@ -74,10 +74,11 @@ class Trial(tune.Trainable):
             self.began = self.began or time.time()
             _, final = course.next()
         except Exception as error:
-            fault = fault_of(error, self.shared.job.config)
+            # Settings change no way of spreading, so the search's own training says what memory was asked for.
+            fault = fault_of(error, self.shared.spec(self.settings).training)
             if fault is None:
                 raise
-            self.failed, self.mistake = fault["message"], fault["kind"] == "user_error"
+            self.failed, self.mistake = fault.sentence, fault.kind == "user"
         return self._said(final)
 
     @property
@@ -138,13 +139,13 @@ class Trial(tune.Trainable):
 class WarmTrial(Trial):
     """A trial in a process that serves several."""
 
-    kind = WarmTraining
+    kind = InProcessTrial
 
 
 class ColdTrial(Trial):
     """A trial with Ray Train workers of its own."""
 
-    kind = ColdTraining
+    kind = RayTrainTrial
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Refuse: the end of this process ends the workers."""
