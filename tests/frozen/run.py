@@ -19,8 +19,10 @@ FREE = ("config", "data.files", "drift.pca")
 def machine() -> dict[str, str]:
     """Return what a run's last digit depends on: the processor and the library that computes."""
     words = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    models = [line.partition(":")[2].strip() for line in words.splitlines() if line.startswith("model name")]
-    return {"processor": models[0] if models else "unknown", "torch": version("torch")}
+    pairs = [[part.strip() for part in line.partition(":")[::2]] for line in words.partition("\n\n")[0].splitlines()]
+    # A virtual machine names many processors alike; the numbers tell them apart.
+    known = [value for name, value in pairs if name in ("model name", "cpu family", "model")]
+    return {"processor": ", ".join(known) or "unknown", "torch": version("torch")}
 
 
 def take(command: str, folder: Path) -> dict[str, Any]:
