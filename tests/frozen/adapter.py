@@ -3,11 +3,11 @@
 from typing import Any
 from unittest import mock
 
-from beear.config.schema import RunConfig
-from beear.config.search import TuneConfig
+from beear.config.build import build
+from beear.methods.configuration import run_config, tune_config
 from beear.models.facts import ModelFacts
-from beear.orchestration import identity as rules
-from beear.report.search_schema import SearchReport
+from beear.records.search import SearchReport
+from beear.run import identity as rules
 from beear.testbed.config import ImplantConfig
 
 CODE = "frozen"
@@ -30,7 +30,7 @@ FACTS = {
 
 def configurations() -> dict[str, dict[str, Any]]:
     """Return each configuration as plain data, with its defaults."""
-    return {kind.__name__: kind().model_dump(mode="json") for kind in (RunConfig, TuneConfig, ImplantConfig)}
+    return {kind.__name__: kind().model_dump(mode="json") for kind in (run_config(), tune_config(), ImplantConfig)}
 
 
 def search_schema() -> dict[str, Any]:
@@ -40,12 +40,7 @@ def search_schema() -> dict[str, Any]:
 
 def identity(changes: dict[str, Any], data: dict[str, str], kind: str) -> str:
     """Return the identity of a run whose default configuration has ``changes`` (by dotted name), at a fixed code version."""
-    config = RunConfig()
-    for name, value in changes.items():
-        section, _, field = name.rpartition(".")
-        holder: Any = config
-        for part in filter(None, section.split(".")):
-            holder = getattr(holder, part)
-        setattr(holder, field, value)
+    asked = build(run_config(), changes, {})
+    values, template = asked.model_dump(mode="json"), asked.model.chat_template
     with mock.patch.object(rules, "code_version", lambda: CODE):
-        return rules.run_identity(config, ModelFacts(**FACTS), data, kind)
+        return rules.run_identity(values, asked.evaluate.keywords, template, ModelFacts(**FACTS), list(data.values()), kind)
