@@ -24,7 +24,7 @@ class Bilevel:
         self.parts = parts
         self.state = MethodState()
         self.perturbations: list[Perturbation] = []
-        self.objectives = Objectives(parts.decoder, parts.backend.most, parts.settings.fast)
+        self.objectives = Objectives(parts.decoder, parts.backend.max, parts.settings.fast)
 
     @property
     def notes(self) -> list[str]:
@@ -37,7 +37,7 @@ class Bilevel:
         self.perturbations, courses = [], []
         with backend.gathered():
             rms = unit_after(decoder, batches, settings.perturbed, backend.reduce)
-            longest = int(backend.most(max(batch.prompt_mask.shape[1] for batch in batches)))
+            longest = int(backend.max(max(batch.prompt_mask.shape[1] for batch in batches)))
             for placement in settings.placements:
                 attack = Perturbation(
                     self.parts.hidden_size,

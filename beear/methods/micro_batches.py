@@ -24,7 +24,7 @@ def runs_of(batch: B, backend: Backend, micro_batch: int | None) -> list[B]:
     """
     ordered = batch.shortest_first() if batch.rows else batch
     lengths = ordered.lengths()
-    wanted = backend.most(enough(lengths, BUSY_SHARED if backend.lockstep else BUSY) if lengths else 1)
+    wanted = backend.max(enough(lengths, BUSY_SHARED if backend.lockstep else BUSY) if lengths else 1)
     count = how_many(batch.global_rows, backend.world, micro_batch, int(wanted))
     if batch.rows == 0:
         return []

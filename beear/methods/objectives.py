@@ -37,12 +37,12 @@ UNSERVED = (ArithmeticError, AttributeError, IndexError, KeyError, NotImplemente
 class Objectives:
     """Makes objectives and remembers, for a whole run, what was found of each placement.
 
-    ``most`` takes the largest of a number over the workers, so that all of them use the same loop. ``notes`` says in a
-    sentence each, once, what the fast loop does not serve.
+    ``max_over_workers`` returns the largest value over the workers, so that all of them use the same loop. ``notes`` says
+    in a sentence each, once, what the fast loop does not serve.
     """
 
     decoder: Decoder
-    most: Callable[[float], float] = float
+    max_over_workers: Callable[[float], float] = float
     fast: bool = True
     notes: list[str] = field(default_factory=list)
     _served: dict[tuple[int, str], float] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class Objectives:
         """
         if not self.fast:
             return PlainObjective(self.decoder, batches, differing)
-        key, width = (perturbation.layer, perturbation.placement), self.most(max(map(_width, batches), default=0))
+        key, width = (perturbation.layer, perturbation.placement), self.max_over_workers(max(map(_width, batches), default=0))
         # Up to what width it was seen to serve; never again where it once did not.
         known = self._served.get(key, 0)
         if 0 <= known < width:
@@ -65,7 +65,7 @@ class Objectives:
 
     def _agreed(self, reason: str | None, perturbation: Perturbation) -> bool:
         """Say whether no worker has a reason against the fast loop, and note one if there is."""
-        serves = self.most(float(reason is not None)) == 0
+        serves = self.max_over_workers(float(reason is not None)) == 0
         if not serves:
             note = (
                 f"Entrapment with placement {perturbation.placement} ran the plain loop, which gives the same δ and takes "

@@ -108,7 +108,7 @@ class Backend(Protocol):
         """Return the sum of ``value`` over workers, the same on each."""
         ...
 
-    def most(self, value: float) -> float:
+    def max(self, value: float) -> float:
         """Return the largest ``value`` over workers."""
         ...
 

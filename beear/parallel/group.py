@@ -23,7 +23,7 @@ class Group:
         dist.all_reduce(total)
         return total
 
-    def most(self, value: float) -> float:
+    def max(self, value: float) -> float:
         """Return the maximum over workers."""
         top = torch.tensor(value, dtype=torch.float64, device=self.device)
         dist.all_reduce(top, op=dist.ReduceOp.MAX)

@@ -68,7 +68,7 @@ class Single:
         """Return ``value``."""
         return value
 
-    def most(self, value: float) -> float:
+    def max(self, value: float) -> float:
         """Return ``value``."""
         return value
 

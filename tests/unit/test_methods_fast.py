@@ -249,7 +249,7 @@ def test_a_known_model_is_served_without_a_word() -> None:
 
 
 def test_every_worker_uses_the_plain_loop_where_one_has_to() -> None:
-    objectives = Objectives(Decoder(tiny_llama()), most=lambda value: 1.0)
+    objectives = Objectives(Decoder(tiny_llama()), max_over_workers=lambda value: 1.0)
     attack = Perturbation(16, LAYER, "prompt", length=3, longest_prompt=40, dtype=torch.float64)
     assert isinstance(objectives.of([ragged(4, 11)], attack), PlainObjective)
     assert "found by another worker" in objectives.notes[0]

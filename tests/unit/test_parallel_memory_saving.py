@@ -52,7 +52,7 @@ class Workers(Single):
         super().__init__()
         self.world, self.wanted = world, wanted
 
-    def most(self, value: float) -> float:
+    def max(self, value: float) -> float:
         return max(value, self.wanted)
 
 
@@ -76,7 +76,7 @@ def test_a_worker_without_rows_computes_nothing_but_is_asked() -> None:
     asked = []
 
     class Asked(Workers):
-        def most(self, value: float) -> float:
+        def max(self, value: float) -> float:
             asked.append(value)
             return 1.0
 
