@@ -60,7 +60,9 @@ def method_class(base: type[MethodConfig], methods: Sequence[MethodFields], modu
     """Return ``base`` with the fields of all ``methods``; ``module`` is where the class can be imported from."""
     names = [method.name for method in methods]
     flat = tuple(dict.fromkeys(method.section for method in methods if method.flat))
+    beside = {name for section in flat for name in section.model_fields}
     below = {method.name: method.section for method in methods if not method.flat and method.section.model_fields}
+    with_those_beside = {method.name for method in methods if method.flat}
 
     def known(value: str) -> str:
         if value not in names:
@@ -71,11 +73,16 @@ def method_class(base: type[MethodConfig], methods: Sequence[MethodFields], modu
         for name, section in below.items():
             if name != self.name and getattr(self, name) != section():
                 raise ValueError(f"method.{name} is given and method.name is {self.name}; expected method.name {name}")
+        if self.name not in with_those_beside:
+            for name in sorted(beside):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"method.{name} is given and method.name is {self.name}, which has no such field")
         return self
 
     def without_the_others(self: MethodConfig, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # A method that is merely installed leaves no trace in a run's record and identity.
-        return {name: value for name, value in write(self).items() if name not in below or name == self.name}
+        others = {name for name in below if name != self.name} | (set() if self.name in with_those_beside else beside)
+        return {name: value for name, value in write(self).items() if name not in others}
 
     chosen = Field("beear", description=", or ".join(method.title for method in methods))
     fields: dict[str, Any] = {"name": (str, chosen)}
