@@ -24,8 +24,8 @@ from beear.run.prepare import absolute
 from beear.run.stages import Checked
 from beear.search import delivery, experiment, outcome
 from beear.search.baseline import baseline
-from beear.search.live_table import Screen
-from beear.search.monitor import LISTENING, Watch, kept_trials
+from beear.search.live_table import LiveTable
+from beear.search.monitor import LISTENING, Monitor, kept_trials
 from beear.search.shared import Shared, with_settings
 from beear.search.space import Space, family_of, load_space
 from beear.search.strategy import settings_to_try
@@ -136,7 +136,7 @@ def _work(running: Running, search: SearchConfig, asked: RunConfig) -> int:
     source = "ASR is measured under the probes" if scale is None else "ASR is bounded by entrapment resistance"
     progress.stage("trials", f"{count} of {space.family}, {concurrent} at a time; {source}")
     children, began = delivery.Children(running, staging), time.monotonic()
-    with Screen(progress, kept_trials(path), nats) as screen:
+    with LiveTable(progress, kept_trials(path), nats) as screen:
 
         def told(trial: Trial, what: str) -> None:
             screen.told(trial, what)
@@ -144,7 +144,7 @@ def _work(running: Running, search: SearchConfig, asked: RunConfig) -> int:
 
         LISTENING[str(path)] = told
         try:
-            experiment.run_trials(shared, space, search, Watch(path, job.config.method.epochs), job.config.seed, concurrent)
+            experiment.run_trials(shared, space, search, Monitor(path, job.config.method.epochs), job.config.seed, concurrent)
         finally:
             del LISTENING[str(path)]
     trials = kept_trials(path)

@@ -6,7 +6,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
 
-class Rungs(AsyncHyperBandScheduler):
+class Asha(AsyncHyperBandScheduler):
     """Asynchronous successive halving (arXiv 1810.05934) without its gift to those who come first.
 
     Ray's compares a trial with others once, when it reaches a rung; the first ones there have nobody to be worse than and are

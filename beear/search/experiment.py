@@ -15,17 +15,17 @@ from beear.cluster.run_in_thread import run_beside
 from beear.config.search import SearchConfig
 from beear.errors import UserError
 from beear.search import strategy, tune_state
-from beear.search.monitor import Watch
+from beear.search.monitor import Monitor
 from beear.search.shared import Shared, run_folder
 from beear.search.space import Space
-from beear.search.trial import ColdTrial, WarmTrial
+from beear.search.trial import InProcessRun, RayTrainRun
 
 EXPERIMENT, PROCESSES = "trials", "processes.json"
 # What a trial that only starts a Ray Train run holds itself; Tune refuses none at all.
 LITTLE = 0.01
 
 
-def run_trials(shared: Shared, space: Space, search: SearchConfig, watch: Watch, seed: int, concurrent: int) -> None:
+def run_trials(shared: Shared, space: Space, search: SearchConfig, watch: Monitor, seed: int, concurrent: int) -> None:
     """Run all trials of the search, ``concurrent`` at a time, or those that an interrupted one has left.
 
     Their records are the watch's.
@@ -39,9 +39,9 @@ def run_trials(shared: Shared, space: Space, search: SearchConfig, watch: Watch,
     # What a killed driver is taken up from must not be older than the checkpoints that are there.
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1")
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    warm = is_warm(shared, search)
+    warm = shares_processes(shared, search)
     trainable = tune.with_resources(
-        tune.with_parameters(WarmTrial if warm else ColdTrial, shared=shared), resources_of(shared.placed.reservation, warm)
+        tune.with_parameters(InProcessRun if warm else RayTrainRun, shared=shared), resources_of(shared.placed.reservation, warm)
     )
     storage = Path(shared.folder)
     if _begun(storage):
@@ -57,7 +57,7 @@ def run_trials(shared: Shared, space: Space, search: SearchConfig, watch: Watch,
     run_beside(tuner.fit)
 
 
-def is_warm(shared: Shared, search: SearchConfig) -> bool:
+def shares_processes(shared: Shared, search: SearchConfig) -> bool:
     """Say whether trials share processes: those of several workers, or of weights that are spread, are Ray Train runs."""
     return (
         search.warm
@@ -76,7 +76,7 @@ def at_a_time(shared: Shared, search: SearchConfig) -> int:
     """Return how many trials the cluster has room for at once, or as many as were asked for; it stays so after a resume."""
     if _begun(storage := Path(shared.folder)):
         return int(json.loads((storage / PROCESSES).read_text())["concurrent"])
-    there, reservation, warm = autoscaling.possible(), shared.placed.reservation, is_warm(shared, search)
+    there, reservation, warm = autoscaling.possible(), shared.placed.reservation, shares_processes(shared, search)
     cpus, gpus = (
         (reservation.cpus_per_worker, reservation.gpus_per_worker) if warm else (reservation.cpus + LITTLE, reservation.gpus)
     )
@@ -90,7 +90,7 @@ def _new(
     shared: Shared,
     space: Space,
     search: SearchConfig,
-    watch: Watch,
+    watch: Monitor,
     seed: int,
     concurrent: int,
     done: list[dict[str, Any]],
@@ -104,7 +104,7 @@ def _new(
             scheduler=strategy.scheduler(search, shared.placed.checked.config.method.epochs),
             num_samples=strategy.samples(search, len(done)),
             max_concurrent_trials=concurrent if search.algorithm == "optuna" else None,
-            reuse_actors=is_warm(shared, search),
+            reuse_actors=shares_processes(shared, search),
         ),
         run_config=tune.RunConfig(
             name=EXPERIMENT,

@@ -51,7 +51,7 @@ class Kept:
 KEPT = Kept()
 
 
-class InProcessTrial:
+class InProcessTraining:
     """A trial's training, an epoch at a time."""
 
     def __init__(self, shared: Shared, settings: dict[str, Any], _trial: str) -> None:

@@ -10,7 +10,7 @@ from beear.report.search_text import describe, points, search_table
 from beear.run.progress import Progress
 
 
-class Screen:
+class LiveTable:
     """Shows trials as they change; a context manager."""
 
     def __init__(self, progress: Progress, trials: list[Trial], nats: bool = False) -> None:
@@ -19,7 +19,7 @@ class Screen:
         self._trials = {trial.id: trial for trial in trials}
         self._live = Live(console=progress.console, refresh_per_second=2) if progress.console.is_terminal else None
 
-    def __enter__(self) -> "Screen":
+    def __enter__(self) -> "LiveTable":
         """Begin to show."""
         if self._live:
             self._live.start()

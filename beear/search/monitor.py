@@ -21,7 +21,7 @@ Told = Callable[[Trial, str], None]
 LISTENING: dict[str, Told] = {}
 
 
-class Watch(tune.Callback):
+class Monitor(tune.Callback):
     """Keeps a :class:`Trial` for each of Tune's in the file ``path``, which outlives the driver; listeners hear of changes."""
 
     def __init__(self, path: Path, planned: int) -> None:

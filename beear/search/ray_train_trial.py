@@ -21,7 +21,7 @@ from beear.search.shared import Shared
 PATIENCE_SECONDS = 30.0
 
 
-class RayTrainTrial:
+class RayTrainTraining:
     """A trial's training, an epoch at a time; the run is an epoch ahead of what was asked for."""
 
     def __init__(self, shared: Shared, settings: dict[str, Any], trial: str) -> None:

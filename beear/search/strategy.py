@@ -9,7 +9,7 @@ from ray.tune.schedulers import FIFOScheduler, MedianStoppingRule, TrialSchedule
 from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
 
 from beear.config.search import SearchConfig
-from beear.search.asha import Rungs
+from beear.search.asha import Asha
 from beear.search.space import Between, Choice, Space
 from beear.search.trial import EPOCH, OBJECTIVE, SETTINGS
 
@@ -68,7 +68,7 @@ def algorithm(search: SearchConfig, seed: int, concurrent: int) -> Searcher | Se
 def scheduler(search: SearchConfig, epochs: int) -> TrialScheduler:
     """Return what stops trials: by ASR at our own epochs, since Tune's iteration counts anew after a restart."""
     if search.scheduler == "asha":
-        return Rungs(
+        return Asha(
             time_attr=EPOCH,
             metric=OBJECTIVE,
             mode="min",

@@ -10,8 +10,8 @@ from ray import tune
 from beear.cluster.checkpoint import HISTORY, read_history, write_history
 from beear.cluster.training_worker import fault_of
 from beear.records.report import EpochRecord
-from beear.search.in_process_trial import InProcessTrial
-from beear.search.ray_train_trial import RayTrainTrial
+from beear.search.in_process_trial import InProcessTraining
+from beear.search.ray_train_trial import RayTrainTraining
 from beear.search.shared import Shared
 
 # What a trial that failed is taken for by schedulers: more than any objective.
@@ -27,15 +27,15 @@ def settings_of(config: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-class Trial(tune.Trainable):
+class TrialRun(tune.Trainable):
     """Trains with a trial's settings until its schedule ends, it meets the gate, it proves hopeless, or Tune stops it.
 
     A mistake that another try would meet again ends the trial with its reason; a crash is left to Tune, which starts the
     trial again from its last epoch.
     """
 
-    kind: type[InProcessTrial] | type[RayTrainTrial]
-    course: InProcessTrial | RayTrainTrial | None
+    kind: type[InProcessTraining] | type[RayTrainTraining]
+    course: InProcessTraining | RayTrainTraining | None
 
     def setup(self, config: dict[str, Any], shared: Shared) -> None:  # type: ignore[override]  # Tune hands it parameters
         """Take up the trial."""
@@ -55,7 +55,7 @@ class Trial(tune.Trainable):
         self.over: list[EpochRecord] = []
         self.through = False
 
-    def _open(self) -> InProcessTrial | RayTrainTrial:
+    def _open(self) -> InProcessTraining | RayTrainTraining:
         if self.course is None:
             self.course = self.kind(self.shared, self.settings, self.trial_id)
         return self.course
@@ -136,16 +136,16 @@ class Trial(tune.Trainable):
         gc.collect()
 
 
-class WarmTrial(Trial):
+class InProcessRun(TrialRun):
     """A trial in a process that serves several."""
 
-    kind = InProcessTrial
+    kind = InProcessTraining
 
 
-class ColdTrial(Trial):
+class RayTrainRun(TrialRun):
     """A trial with Ray Train workers of its own."""
 
-    kind = RayTrainTrial
+    kind = RayTrainTraining
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Refuse: the end of this process ends the workers."""

@@ -20,12 +20,12 @@ from beear.evaluation.trials import Yardstick
 from beear.records.report import EpochRecord
 from beear.records.search import Trial
 from beear.search import delivery, experiment, strategy
-from beear.search.in_process_trial import WarmTraining
-from beear.search.monitor import Watch, kept_trials, write_trials
-from beear.search.ray_train_trial import ColdTraining
+from beear.search.in_process_trial import InProcessTraining
+from beear.search.monitor import Monitor, kept_trials, write_trials
+from beear.search.ray_train_trial import RayTrainTraining
 from beear.search.shared import run_folder
 from beear.search.space import Between, Choice, Space
-from beear.search.trial import WarmTrial
+from beear.search.trial import InProcessRun
 
 SPACE = Space("mine", {"method.layer": Choice(1, 2, 3), "method.length": Choice(3, 5, 8)})
 SELECTION = {"asr_clear": 0.0, "asr_clean": 0.0, "asr_worst": 0.0, "exact_match": 0.9, "over_refusal": 0.0, "anchor_nll": 0.1}
@@ -58,8 +58,8 @@ class Course:
         pass
 
 
-def begun(folder: Path, kind: type = Course) -> WarmTrial:
-    made: WarmTrial = object.__new__(WarmTrial)
+def begun(folder: Path, kind: type = Course) -> InProcessRun:
+    made: InProcessRun = object.__new__(InProcessRun)
     made.kind, made.shared, made.course = kind, shared(folder), None
     made._trial_info = None
     made._begin({})
@@ -96,7 +96,7 @@ def state(folder: Path, session: str, **statuses: str) -> None:
 
 
 def test_what_a_trial_goes_on_from_stays_until_its_end_is_written_down(tmp_path: Path) -> None:
-    watch = Watch(tmp_path / "trials.json", planned=2)
+    watch = Monitor(tmp_path / "trials.json", planned=2)
     ended, running = tuned(tmp_path, "a", True), tuned(tmp_path, "b", False)
 
     def left() -> list[str]:
@@ -122,7 +122,7 @@ def test_a_training_lets_its_model_go(tmp_path: Path) -> None:
             yield SimpleNamespace(final=False, session=self)
             raise AssertionError
 
-    course: Any = object.__new__(WarmTraining)
+    course: Any = object.__new__(InProcessTraining)
     course.session, course._epochs, course._outcome = Session(), None, None
     course._epochs = course.session.epochs(1, None)
     course._outcome = next(course._epochs)
@@ -140,7 +140,7 @@ def test_a_training_lets_its_model_go(tmp_path: Path) -> None:
 def test_a_broken_state_costs_what_was_under_way_alone(tmp_path: Path) -> None:
     path = tmp_path / "trials.json"
     write_trials(path, [trial("a", "stopped early"), trial("b", "running"), trial("c", "failed")])
-    done = Watch(path, planned=2).forget_unfinished()
+    done = Monitor(path, planned=2).forget_unfinished()
     assert [one.id for one in kept_trials(path)] == ["a", "c"] and len(done) == 2
     search = SearchConfig(algorithm="grid", trials=99)
     left = strategy.param_space(SPACE, search, 0, done)["settings"]["grid_search"]
@@ -226,7 +226,7 @@ def test_a_cold_trial_is_over_only_when_its_run_has_ended_for_good(
     monkeypatch.setattr("beear.search.ray_train_trial.train", train)
     monkeypatch.setattr("beear.search.ray_train_trial.remove_placement_group", remove)
     given: Any = SimpleNamespace(spec=lambda _: SimpleNamespace(training=None), plan=None, storage=lambda trial: tmp_path / trial)
-    course = ColdTraining(given, {}, "t")
+    course = RayTrainTraining(given, {}, "t")
     assert course.next() == (record(1), final)
     course.close()
     assert ended.is_set() and removed.is_set() is not final and asked == [0]

@@ -21,10 +21,10 @@ from beear.evaluation.trials import Yardstick
 from beear.records.report import EpochRecord
 from beear.records.search import Trial, TrialEpoch
 from beear.search import experiment, strategy
-from beear.search.asha import Rungs
-from beear.search.monitor import LISTENING, Watch, kept_trials
+from beear.search.asha import Asha
+from beear.search.monitor import LISTENING, Monitor, kept_trials
 from beear.search.outcome import best_config, search_report
-from beear.search.ray_train_trial import ColdTraining
+from beear.search.ray_train_trial import RayTrainTraining
 from beear.search.shared import with_settings
 from beear.search.space import Between, Choice, Space
 from beear.search.trial import Trial as TuneTrainable
@@ -56,7 +56,7 @@ def test_a_grid_larger_than_its_trials_is_spread_over_every_field() -> None:
     assert strategy.settings_to_try(SPACE, SearchConfig(algorithm="grid", trials=50), 0) == SPACE.grid()
 
 
-@pytest.mark.parametrize(("name", "kind"), [("asha", Rungs), ("median", MedianStoppingRule), ("none", FIFOScheduler)])
+@pytest.mark.parametrize(("name", "kind"), [("asha", Asha), ("median", MedianStoppingRule), ("none", FIFOScheduler)])
 def test_schedulers_go_by_our_own_epoch(name: Any, kind: type) -> None:
     found = strategy.scheduler(SearchConfig(scheduler=name, grace_epochs=9), 4)
     assert type(found) is kind
@@ -92,7 +92,7 @@ def test_trials_of_one_worker_with_whole_weights_share_processes(warm: bool, wor
     plan, config = Plan(workers, cpus_per_worker=1.0, gpus_per_worker=0.25, data_cpus=0.5), RunConfig()
     config.parallel.backend = backend
     shared: Any = SimpleNamespace(plan=plan, job=SimpleNamespace(config=config))
-    assert experiment.is_warm(shared, SearchConfig(warm=warm)) is shares
+    assert experiment.shares_processes(shared, SearchConfig(warm=warm)) is shares
     held = experiment.resources_of(plan, shares).bundles[0]
     assert held == ({"CPU": 1.0, "GPU": 0.25} if shares else {"CPU": 0.01})
 
@@ -146,7 +146,7 @@ def tuned(number: int, **result: Any) -> Any:
     )  # fmt: skip
 
 
-def told(watch: Watch, *epochs: TrialEpoch, number: int = 0, **result: Any) -> None:
+def told(watch: Monitor, *epochs: TrialEpoch, number: int = 0, **result: Any) -> None:
     given = {"epochs": [one.model_dump() for one in epochs], "began": 10.0, "failed": "", "mistake": False, "met": False}
     given |= result
     watch.on_trial_result(0, [], tuned(number), given)
@@ -155,7 +155,7 @@ def told(watch: Watch, *epochs: TrialEpoch, number: int = 0, **result: Any) -> N
 def test_a_watch_keeps_every_trial_and_how_it_ended(tmp_path: Path) -> None:
     path, heard = tmp_path / "trials.json", []
     LISTENING[str(path)] = lambda trial, what: heard.append((trial.number, what))
-    watch = Watch(path, planned=4)
+    watch = Monitor(path, planned=4)
     watch.setup()
     for number in range(4):
         watch.on_trial_start(0, [], tuned(number))
@@ -176,14 +176,14 @@ def test_a_watch_keeps_every_trial_and_how_it_ended(tmp_path: Path) -> None:
     assert found[3].reason == "the loss is not finite" and found[3].restarts == 1
     assert all(t.ended and t.started and t.planned_epochs == 4 for t in found)
     assert heard[:2] == [(0, "started"), (1, "started")]
-    again = Watch(path, planned=4)
+    again = Monitor(path, planned=4)
     again.setup()
     again.on_trial_start(0, [], tuned(4))
     assert [t.number for t in kept_trials(path)] == [0, 1, 2, 3, 4]
 
 
 def test_a_trial_that_was_given_up_says_so(tmp_path: Path) -> None:
-    watch = Watch(tmp_path / "trials.json", planned=4)
+    watch = Monitor(tmp_path / "trials.json", planned=4)
     watch.setup()
     watch.on_trial_start(0, [], tuned(0))
     told(watch, epoch(1, asr=1.0), epoch(2, asr=1.0), hopeless=True)
@@ -251,7 +251,7 @@ def test_a_cold_training_knows_every_epoch_whoever_missed_one(monkeypatch: pytes
     shared: Any = SimpleNamespace(
         spec=lambda _: SimpleNamespace(training=None), plan=None, storage=lambda trial: tmp_path / trial
     )
-    course = ColdTraining(shared, {}, "t")
+    course = RayTrainTraining(shared, {}, "t")
     write_history(tmp_path, records[:1])
     course.resume(tmp_path)
     record, final = course.next()
