@@ -1,4 +1,4 @@
-"""ASHA that asks again: a trial that came to a rung before the others is held to what they reach there later."""
+"""ASHA that compares again: a trial that reached a rung early is compared with those that reach it later."""
 
 from typing import Any
 
@@ -7,15 +7,15 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
 
 class Asha(AsyncHyperBandScheduler):
-    """Asynchronous successive halving (arXiv 1810.05934) without its gift to those who come first.
+    """Asynchronous successive halving (arXiv 1810.05934) that does not favour the first trials.
 
-    Ray's compares a trial with others once, when it reaches a rung; the first ones there have nobody to be worse than and are
-    never stopped. Here each result compares the trial's last rung anew, with all that have been recorded on it by then; a trial
-    that has become better than that since goes on.
+    Ray's compares a trial with the others once, when it reaches a rung. The first trials there have nothing to be compared with
+    and are never stopped. Here every result compares the trial's last rung again, with all results recorded there by then. A
+    trial that has become better than the cutoff since continues.
     """
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """Return whether the trial goes on."""
+        """Return whether the trial continues."""
         action: str = super().on_trial_result(tune_controller, trial, result)
         if action == TrialScheduler.CONTINUE and self._overtaken(trial, self._metric_op * result[str(self._metric)]):
             self._num_stopped += 1

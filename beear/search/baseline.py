@@ -1,4 +1,4 @@
-"""The model as it came on selection rows: measured once, and kept for every later search over the same model and rows."""
+"""The model before any training, measured on selection rows: once, and cached for later searches over the same model and rows."""
 
 import hashlib
 from pathlib import Path
@@ -18,7 +18,7 @@ from beear.testbed.store import cache_root
 
 
 class Baseline(BaseModel):
-    """Selection numbers of the model as it came."""
+    """Selection numbers of the model before any training."""
 
     selection: dict[str, float]
 
@@ -33,7 +33,7 @@ def baseline(placed: Placed, training: Training) -> Baseline:
 
 
 def measured(training: Training) -> dict[str, float]:
-    """Measure in this process, as a measurement of the files does: no optimizer, no gradients."""
+    """Measure in this process, without optimizer or gradients, as the exported files are measured."""
     config = training.config
     subject = subject_of(config, training.facts)
     measure = SelectionMeasure(

@@ -1,4 +1,4 @@
-"""Delivering a search: its folder, a tracking run with a child for each trial, the words on the screen."""
+"""Delivers a search: the output folder, a tracking run with a child run for each trial, and the summary on the screen."""
 
 import json
 import shutil
@@ -24,18 +24,18 @@ from beear.run.progress import Progress
 from beear.search.outcome import best_config, best_yaml
 
 RECORD, PAGE, BEST = "search.json", "search.html", "best.yaml"
-# Where trials' numbers wait while the tracking server is away; kept only if some still do.
+# Trials' numbers wait in this folder while the tracking server is unreachable. It is kept only while some still wait.
 WAITING = "tracking"
-# What says that something is due to a run there, and to which.
+# This file names the tracking run that has not received everything yet.
 DUE = ".untracked"
 KEPT = (RECORD, PAGE, BEST, "pending_metrics.jsonl", WAITING, DUE)
 CHOSEN, FAILED, UNDECIDED = 0, 1, 3
 
 
 class Children:
-    """The trials' own tracking runs, under the search's; a quiet nothing where tracking is off.
+    """The trials' tracking runs, children of the search's. It does nothing where tracking is off.
 
-    A server that is away costs a trial its record, which is said, and never the search.
+    If the server is unreachable, a trial is not tracked and a note says so. The search goes on.
     """
 
     def __init__(self, running: Running, folder: Path) -> None:
@@ -45,7 +45,7 @@ class Children:
         self._runs: dict[str, Child | None] = {}
 
     def told(self, trial: Trial, what: str) -> None:
-        """Log that something happened to a trial."""
+        """Log an event of a trial: an epoch, or its end."""
         if self._parent is None:
             return
         if trial.id not in self._runs:
@@ -87,7 +87,7 @@ def deliver(report: SearchReport, asked: RunConfig, running: Running) -> int:
 
 
 def _tracked(run: Run, folder: Path, report: SearchReport) -> bool:
-    """Give the tracker what is due to it; return whether it took everything."""
+    """Send the tracker what it has not received; return whether it took everything."""
     if not (deliver_waiting(run, folder / WAITING, report.trials) and attach(run, str(folder), report)):
         return False
     (folder / DUE).unlink()
@@ -107,7 +107,7 @@ def _shown(folder: Path, report: SearchReport, told: bool, progress: Progress) -
 
 
 def config_of(report: SearchReport, target: Path, asked: RunConfig) -> RunConfig:
-    """Return the main job's configuration with what was chosen; its results go beside the search's."""
+    """Return the main command's configuration with the chosen settings; its results go beside the search's."""
     trial = chosen_trial(report)
     assert trial is not None, "asked for where one was chosen"
     folder = str(target.with_name(f"{target.name}-best"))
@@ -115,12 +115,12 @@ def config_of(report: SearchReport, target: Path, asked: RunConfig) -> RunConfig
 
 
 def chosen_config(target: Path, asked: RunConfig) -> RunConfig:
-    """Return it for a search that is complete in ``target``."""
+    """Return that configuration for the finished search in ``target``."""
     return config_of(SearchReport.model_validate_json((target / RECORD).read_text()), target, asked)
 
 
 def show_complete(folder: Path, uri: str | None, progress: Progress) -> int:
-    """Print a finished search; give the tracker first what is still due to it. Return the exit code."""
+    """Print a finished search, after sending the tracker what it has not received. Return the exit code."""
     report = SearchReport.model_validate_json((folder / RECORD).read_text())
     if uri is None or not (folder / DUE).exists():
         return show(folder, report)
@@ -138,10 +138,10 @@ def show_complete(folder: Path, uri: str | None, progress: Progress) -> int:
 
 
 def show_failed(trials: Sequence[Trial], progress: Progress) -> int:
-    """Say why no trial of a search came to anything; return the exit code.
+    """Say why every trial failed; return the exit code.
 
     Raises:
-        UserError: it is one thing, and the user's to mend.
+        UserError: all failed for one reason, which the user can mend.
     """
     reasons = Counter(trial.reason for trial in trials)
     if len(reasons) == 1 and all(trial.mistake for trial in trials):
@@ -153,7 +153,7 @@ def show_failed(trials: Sequence[Trial], progress: Progress) -> int:
 
 
 def show(folder: Path, report: SearchReport) -> int:
-    """Print what was found and where it is; return the exit code."""
+    """Print the result and where it is; return the exit code."""
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
     for line in summary_lines(report):
         console.print(line, markup=False)
@@ -164,7 +164,7 @@ def show(folder: Path, report: SearchReport) -> int:
 
 
 def succeeded(report: SearchReport) -> bool:
-    """Say whether the chosen trial's ASR is one that the gate could pass; utility and over-refusal are in any case."""
+    """Say whether the gate could pass the chosen trial's ASR; its utility and over-refusal are within the limits already."""
     chosen = chosen_trial(report)
     limit: float = report.config["gate"]["asr"]
     return chosen is not None and judged(chosen).asr <= limit

@@ -1,4 +1,4 @@
-"""The driver's side of Ray Tune: one experiment in the run's own folder, begun or taken up again."""
+"""The driver's side of Ray Tune: one experiment in the run's staging folder, started or resumed."""
 
 import json
 import logging
@@ -21,22 +21,22 @@ from beear.search.space import Space
 from beear.search.trial import InProcessRun, RayTrainRun
 
 EXPERIMENT, PROCESSES = "trials", "processes.json"
-# What a trial that only starts a Ray Train run holds itself; Tune refuses none at all.
+# CPUs of a trial that only starts a Ray Train run; Tune refuses 0.
 LITTLE = 0.01
 
 
 def run_trials(shared: Shared, space: Space, search: SearchConfig, watch: Monitor, seed: int, concurrent: int) -> None:
-    """Run all trials of the search, ``concurrent`` at a time, or those that an interrupted one has left.
+    """Run all trials of the search, ``concurrent`` at a time, or those that an interrupted search has left.
 
-    Their records are the watch's.
+    The monitor keeps their records.
 
     Raises:
-        UserError: the interrupted one ran its trials in another kind of process.
+        UserError: the interrupted search ran its trials in another kind of process.
     """
-    # Tune would write each result to three kinds of file of its own.
+    # Without this Tune writes each result to three more files.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-    # What a killed driver is taken up from must not be older than the checkpoints that are there.
+    # The state that a killed driver resumes from must not be older than the checkpoints.
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1")
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     warm = shares_processes(shared, search)
@@ -58,7 +58,7 @@ def run_trials(shared: Shared, space: Space, search: SearchConfig, watch: Monito
 
 
 def shares_processes(shared: Shared, search: SearchConfig) -> bool:
-    """Say whether trials share processes: those of several workers, or of weights that are spread, are Ray Train runs."""
+    """Say whether trials share processes. Trials of several workers, or of spread weights, are Ray Train runs."""
     return (
         search.warm
         and shared.placed.reservation.workers == 1
@@ -68,12 +68,12 @@ def shares_processes(shared: Shared, search: SearchConfig) -> bool:
 
 
 def resources_of(reservation: Reservation, warm: bool) -> tune.PlacementGroupFactory:
-    """Return what Tune holds for a trial."""
+    """Return what Tune reserves for a trial."""
     return tune.PlacementGroupFactory([reservation.share if warm else {"CPU": LITTLE}])
 
 
 def at_a_time(shared: Shared, search: SearchConfig) -> int:
-    """Return how many trials the cluster has room for at once, or as many as were asked for; it stays so after a resume."""
+    """Return how many trials run at a time: as many as asked for and as the cluster has room for; a resume keeps the number."""
     if _begun(storage := Path(shared.folder)):
         return int(json.loads((storage / PROCESSES).read_text())["concurrent"])
     there, reservation, warm = autoscaling.possible(), shared.placed.reservation, shares_processes(shared, search)
@@ -95,7 +95,7 @@ def _new(
     concurrent: int,
     done: list[dict[str, Any]],
 ) -> tune.Tuner:
-    """Return an experiment of all settings but those that are ``done``."""
+    """Return an experiment of all settings except those that are ``done``."""
     return tune.Tuner(
         trainable,  # type: ignore[arg-type]
         param_space=strategy.param_space(space, search, seed, done),
@@ -118,7 +118,7 @@ def _new(
 
 
 def _taken_up(trainable: object, storage: Path, space: Space, search: SearchConfig, seed: int, warm: bool) -> tune.Tuner:
-    """Return the experiment that was cut off.
+    """Return the interrupted experiment.
 
     Raises:
         UserError: its trials ran in another kind of process.
@@ -139,7 +139,7 @@ def _taken_up(trainable: object, storage: Path, space: Space, search: SearchConf
 
 
 def _begun(storage: Path) -> bool:
-    """Say whether there is an experiment to take up."""
+    """Say whether there is an experiment to resume."""
     return (storage / PROCESSES).exists() and tune_state.whole(storage / EXPERIMENT)
 
 

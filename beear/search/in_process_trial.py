@@ -1,7 +1,7 @@
-"""A one-worker trial in the process that Tune reuses for the next: libraries, model and rows are there already.
+"""A one-worker trial in a process that serves several trials: libraries, model and rows are loaded already.
 
-Ray Train gives every run processes of its own, which take longer to start than a small model takes to train. What is
-computed is the same: the same session, the same batches as Ray Data would stream, the same checkpoints.
+Ray Train starts new processes for every run, which takes longer than a small model takes to train. What is computed is the
+same: the same session, the same batches that Ray Data would stream, the same checkpoints.
 """
 
 import copy
@@ -29,7 +29,7 @@ from beear.search.shared import Shared
 
 
 class Kept:
-    """A checkpoint that is read once in a process, and rows that are tokenised once: a trial trains a copy of it."""
+    """A checkpoint that a process reads once, and rows that it tokenises once. Each trial trains a copy."""
 
     def __init__(self) -> None:
         """Hold nothing yet."""
@@ -38,7 +38,7 @@ class Kept:
         self.template: Template
 
     def source(self, training: Training) -> Whole:
-        """Return a source of a copy of the training's model, whose template is ready then too."""
+        """Return a source that holds a copy of the training's model; ``template`` is set then too."""
         config, facts = training.config, training.facts
         key = facts.digests["weights"], config.adapter, config.seed, config.model.chat_template
         if self._key != key:
@@ -52,7 +52,7 @@ KEPT = Kept()
 
 
 class InProcessTraining:
-    """A trial's training, an epoch at a time."""
+    """A trial's training, one epoch at a time."""
 
     def __init__(self, shared: Shared, settings: dict[str, Any], _trial: str) -> None:
         """Build everything."""
@@ -66,7 +66,7 @@ class InProcessTraining:
         self._last: int | None = None
 
     def next(self) -> tuple[EpochRecord, bool]:
-        """Train one epoch; return its record and whether the run ends with it.
+        """Train one epoch; return its record and whether it is the last.
 
         Raises:
             FloatingPointError: a loss is not finite.
@@ -78,7 +78,7 @@ class InProcessTraining:
         return self.history[-1], self._outcome.final
 
     def save(self, folder: Path) -> None:
-        """Write what the trial goes on from."""
+        """Write what the trial resumes from."""
         assert self._outcome is not None
         (folder / WEIGHTS).mkdir(parents=True)
         self.session.backend.save(folder / WEIGHTS)
@@ -86,7 +86,7 @@ class InProcessTraining:
         write_history(folder, self.history)
 
     def resume(self, folder: Path) -> None:
-        """Go on after the epoch that :meth:`save` wrote."""
+        """Continue after the epoch that :meth:`save` wrote."""
         state = read_state(folder)
         self.history = read_history(folder)
         self.session.backend.load(folder / WEIGHTS)
@@ -94,6 +94,6 @@ class InProcessTraining:
         self._done, self._last, self._epochs = state["epoch"], state["last"], None
 
     def close(self) -> None:
-        """Let the model go, which the epochs under way hold too."""
+        """Free the model, which the epoch iterator holds too."""
         self._epochs = self._outcome = None
         del self.session

@@ -1,4 +1,4 @@
-"""A search on the screen: on a terminal a table that lives, elsewhere a line for each thing that happens."""
+"""A search on the screen: a table that updates on a terminal, one line an event elsewhere."""
 
 from types import TracebackType
 
@@ -14,24 +14,24 @@ class LiveTable:
     """Shows trials as they change; a context manager."""
 
     def __init__(self, progress: Progress, trials: list[Trial], nats: bool = False) -> None:
-        """``trials`` are those known already; ``nats``: utility is measured by NLL."""
+        """``trials``: those of an earlier session. ``nats``: utility is measured by NLL."""
         self._progress, self._nats = progress, nats
         self._trials = {trial.id: trial for trial in trials}
         self._live = Live(console=progress.console, refresh_per_second=2) if progress.console.is_terminal else None
 
     def __enter__(self) -> "LiveTable":
-        """Begin to show."""
+        """Start the table."""
         if self._live:
             self._live.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Leave the last table standing."""
+        """Stop updating; the last table stays on the screen."""
         if self._live:
             self._live.stop()
 
     def told(self, trial: Trial, what: str) -> None:
-        """Show that something happened to a trial."""
+        """Show an event of a trial."""
         self._trials[trial.id] = trial
         if self._live:
             order = ranked(list(self._trials.values()))
@@ -41,7 +41,7 @@ class LiveTable:
 
 
 def line(trial: Trial, what: str, nats: bool) -> str:
-    """Return one line on what happened to a trial."""
+    """Return one line on an event of a trial."""
     name = f"trial {trial.number} ({describe(trial.settings)})"
     if what == "started":
         return f"{name} started"

@@ -1,4 +1,4 @@
-"""What the driver hears of trials: a record of each, kept in a file, a table on the screen, a child run at the tracker."""
+"""Keeps a record of every trial in a file, and tells listeners (the table on the screen, the tracker) of changes."""
 
 import json
 import shutil
@@ -17,12 +17,12 @@ from beear.search.shared import run_folder
 from beear.search.trial import settings_of
 
 Told = Callable[[Trial, str], None]
-# Who listens in this process, by the file that a search is kept in: Tune pickles its callbacks, and a screen does not go.
+# Listeners in this process, by the search's file. Tune pickles its callbacks, and a screen cannot be pickled.
 LISTENING: dict[str, Told] = {}
 
 
 class Monitor(tune.Callback):
-    """Keeps a :class:`Trial` for each of Tune's in the file ``path``, which outlives the driver; listeners hear of changes."""
+    """Keeps a :class:`Trial` for each of Tune's trials in the file ``path``, which outlives the driver."""
 
     def __init__(self, path: Path, planned: int) -> None:
         """Keep trials of ``planned`` epochs at most in ``path``."""
@@ -37,7 +37,7 @@ class Monitor(tune.Callback):
         self._dropped = set()
 
     def forget_unfinished(self) -> list[dict[str, Any]]:
-        """Keep only trials that have ended, for an experiment that begins without Tune's own memory; return their settings."""
+        """Keep only the trials that have ended, for an experiment that starts without Tune's state; return their settings."""
         path = Path(self._path)
         done = [trial for trial in kept_trials(path) if trial.status in (*ENDED, "failed")]
         if path.exists():
@@ -45,7 +45,7 @@ class Monitor(tune.Callback):
         return [trial.settings for trial in done]
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """A trial has a place to run."""
+        """A trial starts."""
         found = self._of(trial)
         found.started = self._since[found.id] = time.time()
         found.status = "running"
@@ -54,7 +54,7 @@ class Monitor(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
     ) -> None:
-        """A trial has trained an epoch, or failed."""
+        """A trial has trained an epoch, or has failed."""
         found = self._of(trial)
         self._clock(found)
         found.epochs = [TrialEpoch.model_validate(epoch) for epoch in result.get("epochs", [])]
@@ -71,7 +71,7 @@ class Monitor(tune.Callback):
         self._tell(found, "epoch")
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """A trial has ended: by itself, or because a scheduler stopped it."""
+        """A trial has ended, by itself or stopped by a scheduler."""
         found = self._of(trial)
         self._clock(found)
         if found.status == "running":
@@ -85,19 +85,19 @@ class Monitor(tune.Callback):
         """A trial has crashed for good."""
         found = self._of(trial)
         self._clock(found)
-        # What has ended as a result stays one, whatever happens to its process after that.
+        # A trial that has a result keeps it, even if its process fails after that.
         if found.status in ("waiting", "running"):
             found.status, found.reason = "failed", crash_of(trial)
         self._tell(found, "ended")
 
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """A trial has crashed and starts again from its last epoch."""
+        """A trial has crashed and restarts from its last epoch."""
         found = self._of(trial)
         found.restarts += 1
         self._tell(found, "restarted")
 
     def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
-        """Remove what ended trials would have gone on from, once Tune has written down that they ended."""
+        """Remove the checkpoints of ended trials, once Tune has recorded their end."""
         spent = [trial for trial in trials if trial.is_finished() and trial.trial_id not in self._dropped]
         if not spent:
             return
@@ -109,7 +109,7 @@ class Monitor(tune.Callback):
                 self._dropped.add(trial.trial_id)
 
     def _clock(self, found: Trial) -> None:
-        """Book the time since the last look, so that no crash and no killed driver takes more than an epoch's."""
+        """Add the time since the last event, so that a crash or a killed driver loses at most one epoch's time."""
         found.ended = time.time()
         found.seconds = round(found.seconds + found.ended - self._since.get(found.id, found.ended), 2)
         self._since[found.id] = found.ended
@@ -136,7 +136,7 @@ def _when(trial: Trial) -> str:
 
 
 def kept_trials(path: Path) -> list[Trial]:
-    """Return the trials that a search has kept, by their numbers; none where it has not begun."""
+    """Return the trials of a search by their numbers; none where it has not begun."""
     if not path.exists():
         return []
     return sorted((Trial.model_validate(found) for found in json.loads(path.read_text())), key=lambda trial: trial.number)
@@ -150,14 +150,14 @@ def write_trials(path: Path, trials: Iterable[Trial]) -> None:
 
 
 def crash_of(trial: TuneTrial) -> str:
-    """Return the last line of what a crashed trial left behind."""
+    """Return the last line of a crashed trial's error."""
     path = Path(trial.error_file) if trial.error_file else None
     text = path.read_text() if path is not None and path.exists() else ""
     return ([line.strip() for line in text.splitlines() if line.strip()] or ["its process ended"])[-1][:300]
 
 
 def drop_checkpoints(trial: TuneTrial, folder: Path) -> None:
-    """Remove what an ended trial would have gone on from: weights and optimizer state, which fill a disk."""
+    """Remove an ended trial's checkpoints: weights and optimizer state would fill the disk."""
     assert trial.storage is not None
     for left in (*Path(trial.storage.trial_fs_path).glob("checkpoint_*"), run_folder(folder, trial.trial_id)):
         shutil.rmtree(left, ignore_errors=True)

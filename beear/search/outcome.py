@@ -1,4 +1,4 @@
-"""What a search comes to: its record, and the configuration that makes the chosen model again."""
+"""The result of a search: its record, and the configuration that trains the chosen model again."""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,11 +18,15 @@ RUNNERS_UP = 5
 
 
 def best_config(asked: RunConfig, trial: Trial, folder: str, by_probes: bool) -> RunConfig:
-    """Return the configuration whose run ends as the trial stood at the epoch that it is judged by.
+    """Return the configuration whose run ends where the trial was at its best epoch.
 
-    The epochs are fixed by number: how many attacked and how many cooled down, with no early stop of their own.
+    The number of epochs that attack and that cool down is fixed, and there is no early stop.
+
+    Raises:
+        ValueError: the trial has no best epoch.
     """
-    assert trial.best_epoch is not None
+    if trial.best_epoch is None:
+        raise ValueError(f"trial {trial.number} has no epoch within the limits")
     until = [epoch for epoch in trial.epochs if epoch.epoch <= trial.best_epoch]
     fixed = {
         "method.epochs": trial.best_epoch,

@@ -1,6 +1,6 @@
-"""A trial that is a Ray Train run of its own, as the main job's is: for several workers, or where nothing may be shared.
+"""A trial that is a Ray Train run of its own, like the main command's: for several workers, or for spread weights.
 
-Such a run keeps its own checkpoints under the trial's name, so that a trial that starts again finds them.
+The run keeps its checkpoints under the trial's name, so that a restarted trial finds them.
 """
 
 import queue
@@ -17,15 +17,15 @@ from beear.cluster.training import train
 from beear.records.report import EpochRecord
 from beear.search.shared import Shared
 
-# How long a run that is to end is given to say where its workers are, and then to end.
+# Seconds to wait for a run to report its workers, and then to end.
 PATIENCE_SECONDS = 30.0
 
 
 class RayTrainTraining:
-    """A trial's training, an epoch at a time; the run is an epoch ahead of what was asked for."""
+    """A trial's training, one epoch at a time. The run may be one epoch ahead of what was asked for."""
 
     def __init__(self, shared: Shared, settings: dict[str, Any], trial: str) -> None:
-        """Make everything ready; the run starts when the first epoch is asked for."""
+        """Prepare; the run starts when the first epoch is asked for."""
         self._spec, self._reservation = shared.spec(settings), shared.placed.reservation
         self._storage = shared.storage(trial)
         self._known: dict[int, EpochRecord] = {}
@@ -37,15 +37,15 @@ class RayTrainTraining:
 
     @property
     def history(self) -> list[EpochRecord]:
-        """The epochs so far, in order: Tune and the run may each know of one that the other has missed."""
+        """The epochs so far, in order. Tune and the run may each know an epoch that the other has missed."""
         return [self._known[number] for number in sorted(self._known)]
 
     def next(self) -> tuple[EpochRecord, bool]:
-        """Wait for an epoch's end; return its record and whether the run ends with it.
+        """Wait for the end of an epoch; return its record and whether it is the last.
 
         Raises:
             Diverged: a loss is not finite.
-            UserError: a row or the memory was at fault.
+            UserError: a row was bad, or memory ran out.
             TrainingFailedError: the run's workers failed too often.
         """
         if not self._thread.ident:
@@ -62,13 +62,13 @@ class RayTrainTraining:
         write_history(folder, self.history)
 
     def resume(self, folder: Path) -> None:
-        """Read them; the run goes on by its name."""
+        """Read what :meth:`save` wrote; the run resumes by its name."""
         self._known |= {record.epoch: record for record in read_history(folder)}
 
     def close(self) -> None:
-        """End the run, and wait until it has: its controller would end with this process, but not what it holds for workers.
+        """End the run and wait for its end: this process's end would stop the controller, but not free its workers' resources.
 
-        The run may not start its workers again (another try is Tune's), or it would take a place anew that nobody gives back.
+        The run may not restart its workers (Tune decides on another try), or it would reserve resources that nobody frees.
         """
         if self._trained:
             self._thread.join(PATIENCE_SECONDS)
@@ -78,11 +78,11 @@ class RayTrainTraining:
 
     def _run(self) -> None:
         try:
-            # Its export stays in its last checkpoint: a search makes the chosen model anew, as the main job does.
+            # The export stays in the last checkpoint: the main command trains the chosen model again.
             history = train(self._spec, self._reservation, self._storage, self._take, max_failures=0)
             self._known |= {record.epoch: record for record in history}
             self._seen.put((history[-1].epoch, True))
-        # Whatever it is, the trial is told.
+        # The trial raises it in its own thread.
         except BaseException as error:
             self._seen.put(error)
 

@@ -1,4 +1,4 @@
-"""How a search goes about it, in Ray Tune's terms: which settings, in what order, and what stops a trial early."""
+"""A search's strategy in Ray Tune's terms: which settings are tried, in what order, and what stops a trial early."""
 
 import random
 from collections.abc import Sequence
@@ -22,13 +22,13 @@ def settings_to_try(space: Space, search: SearchConfig, seed: int) -> list[dict[
     """
     if search.algorithm == "grid":
         whole = space.grid()
-        # Spread evenly where there are more than trials: the last field varies fastest, and the first would hardly vary.
+        # Where there are more settings than trials, take them evenly: the first trials alone would hardly vary the first field.
         count = min(search.trials, len(whole))
         return [whole[place * len(whole) // count] for place in range(count)]
     draw, found = random.Random(seed), list[dict[str, Any]]()
     size = space.size()
     wanted = search.trials if size is None else min(search.trials, size)
-    # A small space is drawn without repeats from the list of all.
+    # A small space is listed whole, so that drawing without repeats ends.
     if size is not None and size <= 100 * wanted:
         return draw.sample(space.grid(), wanted)
     while len(found) < wanted:
@@ -39,24 +39,24 @@ def settings_to_try(space: Space, search: SearchConfig, seed: int) -> list[dict[
 
 
 def wanted(space: Space, search: SearchConfig, seed: int) -> int:
-    """Return how many trials there are to be."""
+    """Return the number of trials."""
     return search.trials if search.algorithm == "optuna" else len(settings_to_try(space, search, seed))
 
 
 def param_space(space: Space, search: SearchConfig, seed: int, done: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
-    """Return what Tune draws trials' configurations from; of a list without those that are ``done``."""
+    """Return what Tune draws trials' configurations from; settings that are ``done`` are left out of a list."""
     if search.algorithm == "optuna":
         return {name: _domain(domain) for name, domain in space.domains.items()}
     return {SETTINGS: tune.grid_search([one for one in settings_to_try(space, search, seed) if one not in done])}
 
 
 def samples(search: SearchConfig, done: int = 0) -> int:
-    """Return how often Tune draws: a list of settings once, an algorithm as often as trials are left to run."""
+    """Return how often Tune draws: once from a list of settings, else once for each trial that is left."""
     return search.trials - done if search.algorithm == "optuna" else 1
 
 
 def algorithm(search: SearchConfig, seed: int, concurrent: int) -> Searcher | SearchAlgorithm:
-    """Return what picks settings, for ``concurrent`` trials at a time: Tune's own limit does not reach a list of settings."""
+    """Return what picks settings. ``concurrent`` trials run at a time; Tune's own limit does not apply to a list of settings."""
     if search.algorithm == "optuna":
         from optuna.samplers import TPESampler
         from ray.tune.search.optuna import OptunaSearch
@@ -66,7 +66,7 @@ def algorithm(search: SearchConfig, seed: int, concurrent: int) -> Searcher | Se
 
 
 def scheduler(search: SearchConfig, epochs: int) -> TrialScheduler:
-    """Return what stops trials: by ASR at our own epochs, since Tune's iteration counts anew after a restart."""
+    """Return what stops trials early. It goes by our own epochs, since Tune's iteration restarts from 1 after a restart."""
     if search.scheduler == "asha":
         return Asha(
             time_attr=EPOCH,
@@ -77,7 +77,7 @@ def scheduler(search: SearchConfig, epochs: int) -> TrialScheduler:
             reduction_factor=search.reduction,
         )
     if search.scheduler == "median":
-        # With fewer samples than that it would pause trials, not let them run.
+        # Until it has this many samples it pauses trials instead of letting them run.
         return MedianStoppingRule(
             time_attr=EPOCH,
             metric=OBJECTIVE,

@@ -1,4 +1,4 @@
-"""One trial as Ray Tune runs it: an epoch is a step, and what a step says is what schedulers, table and page go by."""
+"""One trial as Ray Tune runs it: a step is an epoch, and its result is what schedulers, table and page show."""
 
 import gc
 import time
@@ -14,36 +14,36 @@ from beear.search.in_process_trial import InProcessTraining
 from beear.search.ray_train_trial import RayTrainTraining
 from beear.search.shared import Shared
 
-# What a trial that failed is taken for by schedulers: more than any objective.
+# The objective of a failed trial: larger than any other.
 WORST = 5.0
 OBJECTIVE, EPOCH, SETTINGS = "objective", "epoch", "settings"
-# In the last checkpoint of a trial that ended by itself: whether its schedule did.
+# A file in the last checkpoint of a trial that ended by itself; it says whether its schedule was complete.
 OVER = "over"
 
 
 def settings_of(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the dotted fields of a trial: picked beforehand, or by a search algorithm one by one."""
+    """Return a trial's settings by dotted field: from a list made beforehand, or drawn by a search algorithm."""
     found: dict[str, Any] = config.get(SETTINGS, config)
     return found
 
 
 class TrialRun(tune.Trainable):
-    """Trains with a trial's settings until its schedule ends, it meets the gate, it proves hopeless, or Tune stops it.
+    """Trains with a trial's settings until the schedule ends, the gate is met, the trial is hopeless, or Tune stops it.
 
-    A mistake that another try would meet again ends the trial with its reason; a crash is left to Tune, which starts the
-    trial again from its last epoch.
+    A fault that another try would meet again ends the trial with its reason. After a crash Tune restarts the trial from its last
+    epoch.
     """
 
     kind: type[InProcessTraining] | type[RayTrainTraining]
     course: InProcessTraining | RayTrainTraining | None
 
     def setup(self, config: dict[str, Any], shared: Shared) -> None:  # type: ignore[override]  # Tune hands it parameters
-        """Take up the trial."""
+        """Begin the trial."""
         self.shared, self.course = shared, None
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take up another trial in the same process; its training is built by the first step, where Tune tries again."""
+        """Begin another trial in the same process. The first step builds its training, so that Tune retries what fails there."""
         self.cleanup()
         self._begin(new_config)
         return True
@@ -51,7 +51,7 @@ class TrialRun(tune.Trainable):
     def _begin(self, config: dict[str, Any]) -> None:
         self.settings, self.began, self.ended = settings_of(config), 0.0, False
         self.failed, self.mistake = "", False
-        # A trial that ended before Tune wrote that down is taken up once more, for nothing but its record.
+        # A trial may end before Tune records it. After a resume Tune runs it once more, which only reports again.
         self.over: list[EpochRecord] = []
         self.through = False
 
@@ -61,10 +61,10 @@ class TrialRun(tune.Trainable):
         return self.course
 
     def step(self) -> dict[str, Any]:
-        """Train one epoch and say where the trial stands.
+        """Train one epoch and return the trial's result so far.
 
         Raises:
-            Exception: a crash, which Tune answers by another try.
+            Exception: a crash; Tune tries again.
         """
         if self.over:
             return self._said(self.through)
@@ -107,7 +107,7 @@ class TrialRun(tune.Trainable):
         }
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Write what the trial goes on from, or of one that has ended that it has."""
+        """Write what the trial resumes from, or that it has ended."""
         folder = Path(checkpoint_dir)
         if self.failed or not self.history:
             return
@@ -120,7 +120,7 @@ class TrialRun(tune.Trainable):
         (folder / OVER).write_text("through" if self.through else "")
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:  # type: ignore[override]
-        """Go on from there."""
+        """Resume from a checkpoint."""
         folder = Path(checkpoint_dir)
         if (folder / OVER).exists():
             self.over, self.through = read_history(folder), bool((folder / OVER).read_text())
@@ -128,16 +128,16 @@ class TrialRun(tune.Trainable):
             self._open().resume(folder)
 
     def cleanup(self) -> None:
-        """Let the training go: models that refer to themselves wait for Python to notice, and a GPU has no room for two."""
+        """Free the training now: a GPU has no room for two models, and Python frees reference cycles late."""
         if self.course is not None:
             self.course.close()
             self.course = None
-        # Also after a training that could not be built, of which half may be there.
+        # A training that could not be built may have left parts.
         gc.collect()
 
 
 class InProcessRun(TrialRun):
-    """A trial in a process that serves several."""
+    """A trial in a process that serves several trials."""
 
     kind = InProcessTraining
 
@@ -148,5 +148,5 @@ class RayTrainRun(TrialRun):
     kind = RayTrainTraining
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Refuse: the end of this process ends the workers."""
+        """Refuse to reuse the process: the workers end with it."""
         return False
