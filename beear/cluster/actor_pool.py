@@ -1,7 +1,7 @@
-"""A pool of Ray Data actors: each sets itself up once and takes pieces of work as they come.
+"""A pool of Ray Data actors: each sets itself up once, then takes pieces of work one after another.
 
-Work balances itself, and an actor that is lost costs the piece it held. An actor starts in a process of its own, which
-imports everything anew (seconds), where a task finds a process that has done so: :func:`worth_a_pool`.
+Work balances itself, and a lost actor costs only the piece it held. An actor starts a new process, which imports everything
+again (seconds), where a task may find a process that has: see :func:`worth_a_pool`.
 """
 
 import pickle
@@ -22,19 +22,19 @@ Work = Callable[[Any], Any]
 
 
 def worth_a_pool(reservation: Reservation) -> bool:
-    """Say whether actors cost nothing over tasks, or work is spread: on GPUs, whose tasks end their process, or nodes."""
+    """Say whether a pool pays: on GPUs, where tasks start new processes too, and on several nodes."""
     return reservation.gpus_per_worker > 0 or sum(bool(node["Alive"]) for node in ray.nodes()) > 1
 
 
 def run_pool(
     setup: Callable[..., Work], arguments: tuple[Any, ...], pieces: Sequence[Any], reservation: Reservation, actors: int
 ) -> list[Any]:
-    """Return ``setup(*arguments)(piece)`` for each of ``pieces``, in order, worked out by ``actors`` actors.
+    """Return ``setup(*arguments)(piece)`` for each of ``pieces``, in order, computed by ``actors`` actors.
 
     Each actor calls ``setup`` once. ``arguments`` reach them through the object store; pieces are small.
 
     Raises:
-        UserError: what ``setup`` or the work raised, or a piece that killed its actor again and again.
+        UserError: ``setup`` or the work raised it, or a piece killed its actor on every try.
     """
     quiet(ray.data.DataContext.get_current())
     rows = [{"place": place, "piece": pickle.dumps(piece)} for place, piece in enumerate(pieces)]
@@ -53,7 +53,7 @@ def run_pool(
 
 @ray.remote(num_cpus=0)
 class _Tries:
-    """How often each piece was begun: Ray Data itself tries a piece that kills its actor without end."""
+    """Counts how often each piece was begun. Ray Data would retry a piece that kills its actor without end."""
 
     def __init__(self) -> None:
         self._counts: Counter[int] = Counter()
@@ -64,7 +64,7 @@ class _Tries:
 
 
 class _Actor:
-    """One worker. It sets itself up at its first piece: Ray would start an actor that fails to start again and again."""
+    """One worker. It sets itself up at its first piece, since Ray restarts an actor whose constructor fails without end."""
 
     def __init__(self, setup: Callable[..., Work], arguments: list[Any], tries: Any) -> None:
         self._setup, self._arguments, self._tries = setup, arguments, tries

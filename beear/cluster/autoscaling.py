@@ -1,4 +1,4 @@
-"""Clusters that grow: what an autoscaler may yet add, and waiting until it has."""
+"""Clusters with an autoscaler: what it may still add, and waiting until it has."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -9,17 +9,17 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 from beear.errors import UserError
 
-# A GPU node takes minutes to start, and a spot one may have to be found first.
+# Seconds to wait: a GPU node takes minutes to start, and a spot node may not be available at once.
 PATIENCE_SECONDS = 1800.0
-# Python hears of Ctrl-C between two looks.
+# Seconds between two checks; Python handles Ctrl-C in between.
 LOOK_SECONDS = 2.0
 Bundle = dict[str, float]
 
 
 def possible() -> Bundle:
-    """Return what the cluster has, or may have once its autoscaler has added all that it is allowed to."""
+    """Return what the cluster has, or would have once its autoscaler has added everything it may."""
     there = ray.cluster_resources()
-    # No public interface tells; Ray Train refuses by the same one. It knows nothing where there is no autoscaler.
+    # There is no public interface for this; Ray Train uses the same one. Without an autoscaler it returns nothing.
     most = state.get_max_resources_from_cluster_config() or {}
     return {name: max(there.get(name, 0.0), float(most.get(name, 0.0))) for name in {*there, *most}}
 
@@ -27,8 +27,8 @@ def possible() -> Bundle:
 def await_bundles(bundles: Sequence[Bundle], say: Callable[[str], None], patience: float = PATIENCE_SECONDS) -> None:
     """Have the autoscaler add nodes until ``bundles`` fit at once, each on one node, and wait for that.
 
-    The bundles are reserved for a moment only. That is a demand which ends with this process: one that is set for the
-    cluster as a whole would keep nodes alive after a driver that was killed.
+    The bundles are reserved for a moment only, so the demand ends with this process. A demand set for the whole cluster would
+    keep nodes alive after a killed driver.
 
     Raises:
         UserError: they did not come in time.

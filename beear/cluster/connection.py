@@ -55,9 +55,9 @@ def _connect(parallel: ParallelConfig, verbose: bool) -> None:
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # An epoch's report waits for the controller's next look, by default two seconds away.
+    # The controller looks for reports every two seconds by default, and an epoch's report waits for that.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    # Ray's workers give way to everything else by default, and starve beside any other load.
+    # Ray gives its workers a low priority by default, so that they starve beside other load.
     os.environ.setdefault("RAY_worker_niceness", "0")
     address = parallel.address or os.environ.get("RAY_ADDRESS")
     if parallel.address:
@@ -83,7 +83,7 @@ def _connect(parallel: ParallelConfig, verbose: bool) -> None:
 
 
 def _check_reachable(address: str) -> None:
-    """Ask a HOST:PORT whether anything listens there: Ray itself would wait for minutes and log meanwhile."""
+    """Check that something listens at HOST:PORT. Ray itself would wait for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon or not port.isdigit():
         return
@@ -94,14 +94,14 @@ def _check_reachable(address: str) -> None:
 
 
 def _environment(address: str | None) -> dict[str, object]:
-    """Return what workers run in; they must import this package, wherever the command was called from."""
+    """Return the workers' environment: they must be able to import this package from any working directory."""
     threads = os.environ.get("OMP_NUM_THREADS", "1")
     variables = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
     variables |= {name: os.environ[name] for name in ("BEEAR_CACHE", "HF_HUB_OFFLINE") if name in os.environ}
     if address is None:
         paths = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
         return {"env_vars": {**variables, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}}
-    # A submitted job's working directory reaches its workers by itself.
+    # Ray sends a submitted job's working directory to its workers.
     if SUBMITTED in os.environ:
         return {"env_vars": variables}
     return {"env_vars": variables, "working_dir": str(ROOT), "excludes": NOT_SENT}

@@ -26,8 +26,8 @@ def fault_in(event: Event) -> Fault | None:
 
 
 @ray.remote(num_cpus=0, max_restarts=0)
-class Board:
-    """Holds events until the driver takes them."""
+class EventQueue:
+    """An actor that holds events until the driver takes them."""
 
     def __init__(self) -> None:
         """Start empty."""
@@ -40,11 +40,11 @@ class Board:
         self._events.append(event)
 
     def failed(self) -> bool:
-        """Say whether a fault was posted: a restarted worker then has nothing to do."""
+        """Say whether a fault was posted: a restarted worker then stops at once."""
         return self._failed
 
     def take(self) -> list[Event]:
-        """Return what has come since the last call."""
+        """Return the events since the last call."""
         taken, self._events = self._events, []
         return taken
 
@@ -63,11 +63,11 @@ class EventLog:
 
 
 class Relay:
-    """A thread that takes events off the board and hands each to ``sink``; a context manager."""
+    """A thread that takes events from the queue and hands each to ``sink``; a context manager."""
 
-    def __init__(self, board: Any, sink: Callable[[Event], None], every: float = 0.25) -> None:
-        """Poll ``board`` every ``every`` seconds."""
-        self._board, self._sink, self._every = board, sink, every
+    def __init__(self, queue: Any, sink: Callable[[Event], None], every: float = 0.25) -> None:
+        """Ask ``queue`` every ``every`` seconds."""
+        self._queue, self._sink, self._every = queue, sink, every
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -77,7 +77,7 @@ class Relay:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Deliver what is left and stop."""
+        """Deliver the remaining events and stop."""
         self._stop.set()
         self._thread.join()
         self._deliver()
@@ -88,7 +88,7 @@ class Relay:
 
     def _deliver(self) -> None:
         try:
-            events = ray.get(self._board.take.remote(), timeout=10)
+            events = ray.get(self._queue.take.remote(), timeout=10)
         except ray.exceptions.RayError:
             return
         for event in events:

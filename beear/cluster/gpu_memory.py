@@ -1,4 +1,4 @@
-"""Asking GPUs what they hold: a label does not say it, for an A100 has 40 or 80 GB and a MIG slice a part of that."""
+"""Asks GPUs for their memory. Labels do not tell it: an A100 has 40 or 80 GB, and a MIG slice a part of that."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,19 +10,19 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from beear.parallel.devices import Device
 
-# A worker process starts and imports torch in seconds; a GPU that another job holds may be free in hours.
+# Seconds to wait: a worker starts and imports torch in seconds, but a GPU that another job holds may stay taken for hours.
 SECONDS = 120.0
 
 
 def gpu_here() -> Device | None:
-    """Return the GPU that this process was given, whole; None where there is none that torch can use."""
+    """Return this process's GPU with its whole memory; None where torch can use none."""
     if not torch.cuda.is_available():
         return None
     return Device(torch.cuda.get_device_name(), float(torch.cuda.mem_get_info()[1]), gpu=True)
 
 
 def ask_gpus(nodes: Sequence[str], share: float, seconds: float = SECONDS) -> list[Device | None]:
-    """Return a GPU of each node (Ray's ids); None for those that did not answer in time. A task takes ``share`` of one."""
+    """Return a GPU of each node (Ray's ids), None where none answered in time. A task takes ``share`` of a GPU."""
     asked = [_gpu_here.options(num_gpus=share, scheduling_strategy=_on(node)).remote() for node in nodes]
     _, late = ray.wait(asked, num_returns=len(asked), timeout=seconds)
     for task in late:
@@ -42,5 +42,5 @@ def _answer(task: Any) -> Device | None:
     return found
 
 
-# The process ends with its task, and lets go of the GPU's context.
+# The process ends with its task, which frees the GPU's context.
 _gpu_here = ray.remote(num_cpus=0, max_calls=1)(gpu_here)

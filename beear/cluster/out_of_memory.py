@@ -1,4 +1,4 @@
-"""Memory that runs out, said in one sentence with what to do about it: another try would end the same way."""
+"""Turns an out-of-memory error into one sentence that says what to do; a retry would fail the same way."""
 
 import re
 
@@ -6,7 +6,7 @@ import torch
 
 from beear.parallel.memory import SHARDED, Spread
 
-# What the libraries raise as a plain RuntimeError.
+# Libraries raise these as a plain RuntimeError.
 SIGNS = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 ASKED = re.compile(r"tried to allocate ([\d.]+ (?:bytes|[KMGT]iB))", re.IGNORECASE)
 

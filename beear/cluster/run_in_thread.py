@@ -1,4 +1,4 @@
-"""A long call beside the main thread: on it, Ray would take Ctrl-C and end the process with 0."""
+"""Runs a long call in a thread: in the main thread Ray would catch Ctrl-C and end the process with code 0."""
 
 import threading
 from collections.abc import Callable
@@ -7,15 +7,15 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def run_beside(call: Callable[[], T]) -> T:
-    """Return what ``call`` returns, or raise what it raises; a signal reaches the main thread meanwhile."""
+def run_in_thread(call: Callable[[], T]) -> T:
+    """Return what ``call`` returns, or raise what it raises. Signals still reach the main thread."""
     done: list[T] = []
     failed: list[BaseException] = []
 
     def run() -> None:
         try:
             done.append(call())
-        # Whatever it is, the main thread raises it.
+        # The main thread raises it.
         except BaseException as error:
             failed.append(error)
 

@@ -1,4 +1,4 @@
-"""The scoring stage: files are loaded from disk by tasks of their own, which may need a GPU the driver lacks."""
+"""Scoring: tasks of their own load the files from disk and measure them, since the driver may have no GPU."""
 
 import math
 import time
@@ -43,14 +43,14 @@ class Scoring:
 
 
 class Measured(BaseModel):
-    """A measurement and what a person should know of how it was made."""
+    """A measurement, with notes on how it was made."""
 
     measurement: Measurement
     notes: list[str] = []
 
 
 def shards_of(scoring: Scoring, layers: int) -> int:
-    """Return how many shards a measurement is cut into: by rows and attacks alone, so that the numbers are the same on
+    """Return the number of shards of a measurement. It depends on rows and attacks alone, so that the numbers are the same on
     any cluster. A shard holds at most two batches of prompts of each kind.
     """
     evaluate, rows = scoring.config.evaluate, scoring.rows.first(scoring.config.evaluate.rows)
@@ -60,13 +60,13 @@ def shards_of(scoring: Scoring, layers: int) -> int:
 
 
 def slots_of(reservation: Reservation, parameters: int) -> int:
-    """Return how many workers share a measurement: as many as the cluster has room for at once, in memory too."""
+    """Return how many workers share a measurement: as many as the cluster's CPUs, GPUs and memory allow at once."""
     there = ray.cluster_resources()
     rooms = [there.get("CPU", 1.0) / reservation.cpus_per_worker]
     if reservation.gpus_per_worker:
         rooms.append(there.get("GPU", 0.0) / reservation.gpus_per_worker)
     elif "memory" in there:
-        # On a CPU each task holds the weights in float32, with about as much again while it loads them.
+        # On a CPU each task holds the weights in float32, and about as much again while loading.
         rooms.append(there["memory"] / (8.0 * parameters))
     return max(1, min(MOST_SLOTS, int(min(rooms))))
 
@@ -92,7 +92,7 @@ def score(scoring: Scoring, facts: ModelFacts, reservation: Reservation) -> Meas
 
 
 def _partials(scoring: Scoring, facts: ModelFacts, reservation: Reservation) -> list[Partial]:
-    """Measure every shard: by tasks with an even part each, or by a pool whose actors take the next one."""
+    """Measure every shard: by tasks with equal shares, or by a pool whose actors take one shard after another."""
     shards = shards_of(scoring, facts.layers)
     slots = min(slots_of(reservation, facts.parameters), shards)
     if slots > 1 and worth_a_pool(reservation):
@@ -121,7 +121,7 @@ def score_shards(scoring: Scoring, facts: ModelFacts, ranks: Sequence[int], shar
 
 
 def shard_scorer(scoring: Scoring, facts: ModelFacts, shards: int) -> Callable[[int], Partial]:
-    """Load the checkpoint in this process; return what measures one of the shards by its rank."""
+    """Load the checkpoint in this process; return a function that measures the shard of a rank."""
     config = scoring.config
     subject = subject_of(config, facts, completes=True)
     return lambda rank: measure(subject, scoring.rows, config.evaluate, config.seed, (rank, shards))
@@ -133,7 +133,7 @@ def harness_results(scoring: Scoring, facts: ModelFacts) -> dict[str, float]:
 
 
 def states_of(scoring: Scoring, facts: ModelFacts) -> HiddenStates:
-    """Return a checkpoint's hidden states on the first report rows, made in this process."""
+    """Return a checkpoint's hidden states on the first report rows, computed in this process."""
     rows, evaluate = scoring.rows, scoring.config.evaluate
     subject = subject_of(scoring.config, facts)
     return hidden_states(subject, rows.defense[: evaluate.drift_rows], rows.probes, evaluate.batch_size)
@@ -146,9 +146,9 @@ def answer_requests(config: ResolvedConfig, facts: ModelFacts, requests: list[tu
 
 
 def subject_of(config: ResolvedConfig, facts: ModelFacts, completes: bool = False) -> Subject:
-    """Load a checkpoint for measuring, in its files' own rounding, on the GPU that this process was given if any.
+    """Load a checkpoint for measuring, rounded as its files are, on this process's GPU if it has one.
 
-    One that ``completes`` does so by the configured engine.
+    Where it ``completes``, the configured engine writes the completions.
 
     Raises:
         UserError: weights that are not finite or do not fit, or an engine that cannot serve the checkpoint.
@@ -156,7 +156,7 @@ def subject_of(config: ResolvedConfig, facts: ModelFacts, completes: bool = Fals
     device = device_here()
     compute = compute_dtype(config.model.dtype, device)
     tokenizer = load_tokenizer(facts, config.model.chat_template)
-    # On a CPU float32 is the fast path; on a GPU a measured model is held in the dtype it will be served in.
+    # float32 is fastest on a CPU. On a GPU the model is held in the dtype that it will be served in.
     held = compute if device.type == "cuda" else torch.float32
     subject = Subject.of(load_model(facts, held, device), tokenizer, compute=compute)
     if completes and config.evaluate.engine == "vllm":
@@ -165,7 +165,7 @@ def subject_of(config: ResolvedConfig, facts: ModelFacts, completes: bool = Fals
 
 
 def count_of(measurement: Measurement) -> dict[str, Any]:
-    """Return the few numbers of a measurement that a tracking server plots."""
+    """Return the numbers of a measurement that a tracking server plots."""
     probes = {f"asr/{p.name}": p.asr.rate for p in measurement.asr_probes}
     return {
         "asr/clear": measurement.asr_clean.asr.rate,

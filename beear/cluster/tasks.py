@@ -27,9 +27,9 @@ def run_tasks(tasks: Sequence[Task], reservation: Reservation) -> list[Any]:
 
 
 def start_tasks(tasks: Sequence[Task], reservation: Reservation) -> list[Any]:
-    """Start what :func:`run_tasks` runs, for :func:`results_of` to wait for."""
-    # On a GPU a process that stayed for the next task would keep the memory that its library holds for later. Ray itself
-    # ends such a process only where the function was declared with GPUs.
+    """Start tasks as :func:`run_tasks` does, without waiting; :func:`results_of` waits."""
+    # A process that stays for the next task keeps the GPU memory that torch has cached. Ray ends such a process by itself only
+    # where the function was declared with GPUs.
     once = {"max_calls": 1} if reservation.gpus_per_worker else {}
     options: dict[str, Any] = {"max_retries": RETRIES, **share_of(reservation), **once}
     work: Any = ray.remote(**options)(guarded)

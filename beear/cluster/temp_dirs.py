@@ -1,4 +1,4 @@
-"""The temporary folders in which workers put a checkpoint together: at most one each, and none outlives its run."""
+"""The temporary folders in which workers assemble a checkpoint: at most one each, and none outlives its run."""
 
 import hashlib
 import shutil
@@ -9,16 +9,13 @@ from pathlib import Path
 
 
 def scratch_name(identity: str, storage: Path) -> str:
-    """Return what the names of a run's folders begin with; the same run into another output folder has its own."""
+    """Return the prefix of a run's folders. The same run with another output folder has another prefix."""
     return f"beear-{identity[:16]}-{hashlib.sha256(str(storage).encode()).hexdigest()[:8]}"
 
 
 @contextmanager
 def scratch(name: str, rank: int) -> Iterator[Path]:
-    """Within the context a new folder is filled and handed to Ray Train, which deletes it once it is in storage.
-
-    An exception deletes it at once.
-    """
+    """Yield a new folder to fill and hand to Ray Train, which deletes it once it is stored. An exception deletes it at once."""
     folder = Path(tempfile.mkdtemp(prefix=f"{name}-{rank}-"))
     try:
         yield folder
@@ -28,6 +25,6 @@ def scratch(name: str, rank: int) -> Iterator[Path]:
 
 
 def clear_scratch(name: str) -> None:
-    """Remove what killed processes and failed uploads of the run ``name`` have left on this machine."""
+    """Remove the folders that killed processes and failed uploads of the run ``name`` have left on this machine."""
     for folder in Path(tempfile.gettempdir()).glob(f"{name}-*"):
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,6 +1,6 @@
-"""Ray Train's folder of a run's checkpoints, put in order before training: a killed process may leave it in disorder.
+"""Repairs Ray Train's folder of checkpoints before training: a killed process may leave it inconsistent.
 
-Ray lists the checkpoints that are whole in a file of its own, which it writes over in place, and resumes by that list.
+Ray keeps a list of complete checkpoints in a file, which it overwrites in place, and resumes from that list.
 """
 
 import os
@@ -15,9 +15,9 @@ from beear.cluster.checkpoint import epoch_if_complete
 
 
 def mend(folder: Path) -> str | None:
-    """Remove uploads that were broken off, and make Ray's list anew where it cannot be read; then return what was done.
+    """Remove incomplete uploads, and rebuild Ray's list where it cannot be read; return what was done in that case.
 
-    No process of the run may be at work.
+    No process of the run may be active.
     """
     snapshot, said = folder / CHECKPOINT_MANAGER_SNAPSHOT_FILENAME, None
     try:
@@ -31,7 +31,7 @@ def mend(folder: Path) -> str | None:
 
 
 def _listed(snapshot: Path) -> set[str]:
-    """Return the checkpoints that Ray lists; raise ValueError where it could not read them itself."""
+    """Return the checkpoints that Ray lists; raise ValueError where Ray could not read its list."""
     if not snapshot.exists():
         return set()
     state: Any = _CheckpointManagerState.model_validate_json(snapshot.read_bytes())
@@ -39,7 +39,7 @@ def _listed(snapshot: Path) -> set[str]:
 
 
 def _recovered(folder: Path, snapshot: Path) -> tuple[set[str], str]:
-    # Ray names them by the time at which they were reported.
+    # Ray names checkpoints by the time of their report.
     for path in sorted(folder.glob("checkpoint_*"), reverse=True):
         epoch = epoch_if_complete(path) if path.is_dir() else None
         if epoch is not None:

@@ -11,8 +11,8 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from beear.cluster.capacity import Reservation
 from beear.cluster.checkpoint import EXPORT, read_history
-from beear.cluster.events import Board, Event, Relay, fault_in
-from beear.cluster.run_in_thread import run_beside
+from beear.cluster.events import EventQueue, Event, Relay, fault_in
+from beear.cluster.run_in_thread import run_in_thread
 from beear.cluster.temp_dirs import clear_scratch, scratch_name
 from beear.cluster.train_storage import mend
 from beear.cluster.training_worker import WorkerSpec, train_worker
@@ -41,7 +41,7 @@ def train(
         Diverged: the loss was not finite.
         TrainingFailedError: anything else, after retries.
     """
-    spec.board = Board.remote()  # type: ignore[attr-defined]  # ray.remote hides its method from the checker
+    spec.events = EventQueue.remote()  # type: ignore[attr-defined]  # ray.remote hides its method from the checker
     spec.scratch = scratch_name(spec.identity, storage)
     if said := mend(storage / _run_name(spec)):
         sink({"kind": "note", "message": said})
@@ -55,9 +55,9 @@ def train(
     trainer = _trainer(spec, reservation, storage, max_failures)
     failure: TrainingFailedError | None = None
     result = None
-    with Relay(spec.board, take):
+    with Relay(spec.events, take):
         try:
-            result = run_beside(trainer.fit)
+            result = run_in_thread(trainer.fit)
         except TrainingFailedError as error:
             failure = error
     # Cleans this machine only; workers on other nodes clean theirs when they start.

@@ -36,19 +36,19 @@ from beear.streams.plan import StreamPlan
 
 @dataclass
 class WorkerSpec:
-    """All a worker needs, picklable; ``board`` takes events, ``scratch`` begins the names of temporary folders."""
+    """All a worker needs, picklable; ``events`` is the queue to the driver, ``scratch`` begins the names of temporary folders."""
 
     training: Training
     stream: StreamPlan
     identity: str
-    board: Any = None
+    events: Any = None
     scratch: str = ""
 
 
 def train_worker(parts: dict[str, WorkerSpec]) -> None:
     """Train on this worker. A user's mistake or a broken loss travels to the driver as a value, once."""
     spec = parts["spec"]
-    if ray.get(spec.board.failed.remote()):
+    if ray.get(spec.events.failed.remote()):
         return
     # The workers that are there now write nothing before all of them have come this far.
     clear_scratch(spec.scratch)
@@ -58,7 +58,7 @@ def train_worker(parts: dict[str, WorkerSpec]) -> None:
         if (fault := fault_of(error, spec.training)) is not None:
             # The end of this worker ends them all: what earlier epochs saved may still be on its way.
             _wait_for_uploads()
-            ray.get(spec.board.post.remote(fault_event(fault)))
+            ray.get(spec.events.post.remote(fault_event(fault)))
         raise
 
 
@@ -167,7 +167,7 @@ class _Worker:
     def _post(self, event: dict[str, Any]) -> None:
         if self.leads:
             # The driver hears of it some time later.
-            self.spec.board.post.remote({"time": round(time.time(), 3), **event})
+            self.spec.events.post.remote({"time": round(time.time(), 3), **event})
 
 
 def epoch_record(outcome: EpochOutcome) -> EpochRecord:

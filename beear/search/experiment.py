@@ -11,7 +11,7 @@ from ray import tune
 
 from beear.cluster import autoscaling
 from beear.cluster.capacity import Reservation
-from beear.cluster.run_in_thread import run_beside
+from beear.cluster.run_in_thread import run_in_thread
 from beear.config.search import SearchConfig
 from beear.errors import UserError
 from beear.search import strategy, tune_state
@@ -54,7 +54,7 @@ def run_trials(shared: Shared, space: Space, search: SearchConfig, watch: Monito
         if len(done) >= strategy.wanted(space, search, seed):
             return
         tuner = _new(trainable, shared, space, search, watch, seed, concurrent, done)
-    run_beside(tuner.fit)
+    run_in_thread(tuner.fit)
 
 
 def shares_processes(shared: Shared, search: SearchConfig) -> bool:

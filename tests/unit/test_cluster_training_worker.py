@@ -45,10 +45,10 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def spec_of(calls: list[str]) -> Any:
-    """Return a specification whose board notes what is posted."""
+    """Return a specification whose events notes what is posted."""
     post = SimpleNamespace(remote=lambda event: calls.append(f"posted {event['kind']}"))
-    board = SimpleNamespace(post=post, failed=SimpleNamespace(remote=lambda: False))
-    return SimpleNamespace(scratch="beear-run", board=board, training=SimpleNamespace(config=RunConfig()))
+    events = SimpleNamespace(post=post, failed=SimpleNamespace(remote=lambda: False))
+    return SimpleNamespace(scratch="beear-run", events=events, training=SimpleNamespace(config=RunConfig()))
 
 
 def worker_of(calls: list[str], save: Callable[[Path], None]) -> Any:
