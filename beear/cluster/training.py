@@ -11,7 +11,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from beear.cluster.capacity import Reservation
 from beear.cluster.checkpoint import EXPORT, read_history
-from beear.cluster.events import EventQueue, Event, Relay, fault_in
+from beear.cluster.events import Event, EventQueue, Relay, fault_in
 from beear.cluster.run_in_thread import run_in_thread
 from beear.cluster.temp_dirs import clear_scratch, scratch_name
 from beear.cluster.train_storage import mend
