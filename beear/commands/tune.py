@@ -1,4 +1,4 @@
-"""The search, told in order: prepare, measure the model as it came, run the trials, choose, write, and apply if asked."""
+"""The search, told in order: check, measure the model before training, run the trials, choose, deliver, and apply if asked."""
 
 import hashlib
 import math
@@ -74,7 +74,7 @@ def checked(search: SearchConfig, job: Checked) -> Checked:
     """Return the run with an identity that counts what is searched and by what scale.
 
     Raises:
-        UserError: the space, a setting in it, or what trials are to be measured by is at fault.
+        UserError: the space, a setting in it, or the measure of trials is wrong.
     """
     space = space_of(search, job)
     listed = search.algorithm != "optuna"
@@ -86,7 +86,7 @@ def checked(search: SearchConfig, job: Checked) -> Checked:
 
 
 def space_of(search: SearchConfig, job: Checked) -> Space:
-    """Return what is searched: of the space asked for, no length that the shortest prompt has no room for."""
+    """Return the search space, without lengths that the shortest prompt has no room for."""
     also = [part for part in (search.also or "").split("+") if part]
     space = load_space(search.space or family_of(job.facts.architecture), also, job.facts.layers)
     counted_from = job.config.values["method"].get("suffix_from", "prompt")
@@ -95,10 +95,10 @@ def space_of(search: SearchConfig, job: Checked) -> Space:
 
 
 def scale_of(search: SearchConfig, job: Checked) -> resistance_scale.Scale | None:
-    """Return what bounds ASR, None where probes measure it.
+    """Return the scale that bounds ASR, None where probes measure it.
 
     Raises:
-        UserError: the scale cannot be used, or probes are to measure and there are none.
+        UserError: the scale cannot be used, or probes are asked for and none are given.
     """
     if uses_probes(search, bool(job.data.probes)):
         return None
@@ -112,7 +112,7 @@ def uses_probes(search: SearchConfig, given: bool) -> bool:
     """Say whether trials are measured under probes.
 
     Raises:
-        UserError: they are to be, and there are none.
+        UserError: they are asked for, and none are given.
     """
     if search.measure == "probes" and not given:
         raise UserError("search.measure is probes and no probes are given; expected data.probes.path, or resistance")
@@ -149,7 +149,7 @@ def _work(running: Running, search: SearchConfig, asked: RunConfig) -> int:
             del LISTENING[str(path)]
     trials = kept_trials(path)
     if not any(trial.status in ENDED for trial in trials):
-        # What went wrong with all of them is tried again by the same command.
+        # The same command tries all of them again.
         running.output.drop()
         return delivery.show_failed(trials, progress)
     asr, high = shared.yardstick.asr(shared.yardstick.baseline)
@@ -160,7 +160,7 @@ def _work(running: Running, search: SearchConfig, asked: RunConfig) -> int:
 
 
 def _shared(running: Running, search: SearchConfig, scale: resistance_scale.Scale | None) -> Shared:
-    """Return what trials share, once the model as it came has been measured.
+    """Return what trials share, after measuring the model before training.
 
     Raises:
         UserError: a loss of utility would not be seen.
@@ -187,7 +187,7 @@ def _shared(running: Running, search: SearchConfig, scale: resistance_scale.Scal
 
 
 def calibration_of(scale: resistance_scale.Scale) -> Calibration:
-    """Return what the record says of the scale."""
+    """Return the record's entry on the scale."""
     return Calibration(
         points=len(scale.points),
         checkpoints=scale.checkpoints,

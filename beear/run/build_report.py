@@ -1,4 +1,4 @@
-"""Putting a report together from what the stages found. No maths: the gate and the statistics are evaluation's."""
+"""Builds the report from what the stages found. No maths: the gate and the statistics belong to evaluation."""
 
 import platform
 import time
@@ -123,7 +123,7 @@ def _notes(checked: Checked) -> list[str]:
 
 
 def machine() -> dict[str, str]:
-    """Return what the figures were made on."""
+    """Return the machine and the versions that the figures were made with."""
     there = ray.cluster_resources() if ray.is_initialized() else {}
     return {
         "platform": platform.platform(),

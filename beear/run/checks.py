@@ -1,4 +1,4 @@
-"""Checks that need both the data and the tokenizer, made on the longest and the shortest rows the driver saw."""
+"""Checks that need both the data and the tokenizer, on the longest and the shortest rows that the driver has read."""
 
 import signal
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ R = TypeVar("R", DefenseRow, AnchorRow)
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase, where: str, seconds: float = TEMPLATE_SECONDS) -> None:
-    """Make sure that the chat template renders a short conversation at all: a stranger's may loop for days.
+    """Make sure that the chat template renders a short conversation in time: a stranger's template may loop for days.
 
     Raises:
         UserError: it takes longer than ``seconds``, or it does not work.

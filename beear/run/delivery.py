@@ -1,4 +1,4 @@
-"""Delivering a run's results: the output folder, the tracking server, the words on the screen."""
+"""Delivers a run's results: the output folder, the tracking server, the summary on the screen."""
 
 import shutil
 import sys
@@ -68,7 +68,7 @@ class Tracker:
         )
 
     def log(self, metrics: dict[str, float], step: int = 0) -> None:
-        """Log numbers; they wait in the folder while the server is away."""
+        """Log numbers; they wait in the folder while the server is unreachable."""
         if self.run is not None:
             self.run.log_metrics(metrics, step)
 
@@ -99,7 +99,7 @@ class Tracker:
         return register(str(folder), report, self._name, self.run).model_uri
 
     def delivered(self) -> None:
-        """Leave the run as it is: all that it was for is there, or the output folder says what is not."""
+        """Keep the run open-ended as it is: everything is delivered, or the output folder records what is not."""
         self._delivered = True
 
     def close(self) -> None:
@@ -130,7 +130,7 @@ def deliver(report: Report, output: OutputFolder, tracker: Tracker, progress: Pr
 
 
 def show_complete(folder: Path, uri: str | None, progress: Progress) -> int:
-    """Print a complete folder's table and places; register it first where that is still due. Return the exit code."""
+    """Print a complete folder's summary, after registering it where that is still due. Return the exit code."""
     where = None
     if uri and read(folder).registry.get(PENDING):
         try:
@@ -143,7 +143,7 @@ def show_complete(folder: Path, uri: str | None, progress: Progress) -> int:
 
 
 def show(folder: Path, registered: str | None = None) -> int:
-    """Print a finished folder's table and places; return its exit code."""
+    """Print a finished folder's summary; return its exit code."""
     report = read(folder)
     where = {"report": str(folder / "report.html"), "data": str(folder / "report.json")}
     if (folder / "model").exists():

@@ -1,4 +1,4 @@
-"""What makes two runs the same run: weights, tokenizer, template, data, configuration and code."""
+"""A run's identity: a digest of weights, tokenizer, template, data, configuration and code."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from beear.models.facts import ModelFacts
 
 @cache
 def code_version() -> str:
-    """Return ``version+digest`` of the package's own source, so that changed code never passes for the same run."""
+    """Return ``version+digest`` of the package's source, so that a run of changed code has another identity."""
     root, total = Path(__file__).resolve().parents[1], hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         total.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())

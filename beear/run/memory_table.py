@@ -1,4 +1,4 @@
-"""What a run would need on each kind of device, as a table: ``--dry-run``'s last part."""
+"""The memory a run needs on each kind of device, as a table: the last part of ``--dry-run``."""
 
 import os
 import textwrap

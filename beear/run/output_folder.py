@@ -1,4 +1,4 @@
-"""The output folder: is this run there already, half there, or is something else? Nothing is half-written.
+"""The output folder: whether it holds this run, complete or half done, or something else. Nothing is half-written.
 
 A run works in a hidden sibling, ``.NAME.IDENTITY.partial``, and moves it into place when it is whole.
 """
@@ -20,9 +20,9 @@ State = Literal["new", "resumable", "complete"]
 
 @dataclass
 class OutputFolder:
-    """Where one run's results go; its file ``record`` says which run they are.
+    """Where one run's results go; its file ``record`` says which run they are of.
 
-    ``worth``: what is worth to be gone on from, by patterns of names in the staging folder.
+    ``worth``: patterns of names in the staging folder that are worth resuming from.
     """
 
     target: Path
@@ -62,7 +62,7 @@ class OutputFolder:
         lock = Lock(self.target.parent / f".{self.target.name}.lock", self.target)
         note = self.staging / RUN
         begun = json.loads(note.read_text()) if note.exists() else {}
-        # What an interrupted --fresh has done is as fresh as can be.
+        # An interrupted --fresh run resumes its own folder instead of clearing it again.
         if fresh and not begun.get("fresh"):
             shutil.rmtree(self.staging)
             self.staging.mkdir()
@@ -70,13 +70,13 @@ class OutputFolder:
         return lock
 
     def drop_if_untrained(self) -> None:
-        """Remove the staging folder of a run that failed before there was anything to go on from."""
+        """Remove the staging folder of a run that failed before there was anything to resume from."""
         trained = any(found for pattern in self.worth for found in self.staging.rglob(pattern))
         if not trained and not (self.staging / self.record).exists():
             self.drop()
 
     def drop(self) -> None:
-        """Remove the staging folder: the next run begins anew."""
+        """Remove the staging folder: the next run starts from the beginning."""
         shutil.rmtree(self.staging, ignore_errors=True)
 
     def finish(self, keep: tuple[str, ...]) -> None:

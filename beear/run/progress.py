@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: stages, epochs, losses, ASR so far, time left. Quiet off a terminal."""
+"""What a user sees during a run: stages, epochs, losses, ASR so far, time left. Off a terminal there is no moving bar."""
 
 import time
 from types import TracebackType
@@ -11,7 +11,7 @@ from beear.cluster.events import Event
 
 
 class Progress:
-    """Prints the run's course on stderr, and keeps each stage's wall time (seconds) in ``seconds``.
+    """Prints progress on stderr, and keeps each stage's wall time (seconds) in ``seconds``.
 
     On a terminal a bar moves; elsewhere only stage and epoch lines are printed, one each.
     """
@@ -89,7 +89,7 @@ class Progress:
                 self.say("  " + note)
 
     def finish_stage(self) -> None:
-        """End the stage under way and book its time."""
+        """End the current stage and add up its time."""
         if self._stage:
             name, began = self._stage
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - began, 2)

@@ -1,4 +1,4 @@
-"""Results kept in the staging folder, so that a resumed run measures nothing twice."""
+"""Caches results in the staging folder, so that a resumed run measures nothing twice."""
 
 import os
 from collections.abc import Callable
@@ -11,7 +11,7 @@ T = TypeVar("T", bound=BaseModel)
 
 
 def once(path: Path, kind: type[T], make: Callable[[], T]) -> T:
-    """Return what ``path`` holds, or make it and keep it there, whole or not at all."""
+    """Return what ``path`` holds, or make it and write it there, whole or not at all."""
     if path.exists():
         return kind.model_validate_json(path.read_text())
     made = make()
