@@ -1,0 +1,99 @@
+"""A method, a measure and an attack of a package of their own: nothing in beear knows of them, and everything uses them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TOYS = ROOT / "tests" / "plugins" / "toys"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> dict[str, str]:
+    """Install the toy package where only this module's commands find it; return their environment."""
+    place, source = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("toys")
+    for path in TOYS.rglob("*"):
+        if path.is_file() and "__pycache__" not in path.parts:
+            target = source / path.relative_to(TOYS)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--target", str(place), str(source)], check=True, capture_output=True, timeout=300)
+    return {**environment, "PYTHONPATH": str(place)}
+
+
+def run(name: str, *arguments: str, env: dict[str, str], cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "pipelines" / f"{name}.py"), *arguments]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=400, cwd=cwd)
+
+
+def test_help_lists_what_was_added_and_stays_light(installed: dict[str, str]) -> None:
+    text = run("sanitize", "--help", env=installed).stdout
+    assert "--method.noise.scale [0.5]" in text and "noise (a toy: random perturbations)" in text
+    assert "--gate.brevity [0.9]" in text
+    without = {**installed, "PYTHONPATH": ""}
+    assert "noise" not in run("sanitize", "--help", env=without).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--method.noise.scale", "2"), "method.noise is given and method.name is beear; expected method.name noise"),
+        (("--method.name", "noise", "--method.layer", "2"), "method.layer is given and method.name is noise"),
+        (("--method.name", "noise", "--method.noise.layer", "9"), "method.noise.layer is 9; expected 1 to 5"),
+        (("--method.name", "nois"), 'unknown method "nois" (did you mean "noise"?)'),
+        (("--method.noise.scale", "-1"), "method.noise.scale is"),
+    ],
+)
+def test_their_settings_are_checked_like_any_other(installed: dict[str, str], arguments: tuple[str, ...], sentence: str) -> None:
+    done = run("sanitize", "--dry-run", *arguments, env=installed)
+    assert done.returncode == 2 and sentence in done.stderr.splitlines()[-1]
+
+
+def test_they_count_in_a_runs_identity_only_when_chosen(installed: dict[str, str]) -> None:
+    def identity(*arguments: str, env: dict[str, str] = installed) -> str:
+        text = run("sanitize", "--dry-run", "--model.path", "testbed:base", *arguments, env=env).stdout
+        return next(line for line in text.splitlines() if line.startswith("run identity"))
+
+    noise = ("--method.name", "noise")
+    found = {identity(), identity(*noise), identity(*noise, "--method.noise.scale", "2"), identity("--gate.brevity", "0.5")}
+    assert len(found) == 4
+
+
+def test_a_run_uses_all_three(installed: dict[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    settings = (
+        "--model.path=testbed:frame", "--method.name=noise", "--method.noise.scale=0.3", "--method.epochs=1",
+        "--method.outer_steps=2", "--evaluate.rows=48", "--evaluate.selection_rows=16", "--evaluate.drift_rows=8",
+        "--evaluate.resistance.enabled=false", "--tracking.enabled=false", f"--output.dir={out}", "--gate.brevity=0.001",
+    )  # fmt: skip
+    done = run("sanitize", *settings, env=installed)
+    assert done.returncode == 3, done.stderr
+    report = json.loads((out / "report.json").read_text())
+    assert report["config"]["method"]["noise"] == {"layer": 3, "scale": 0.3}
+    assert "length" not in report["config"]["method"], "what the method does not have is not recorded"
+    assert [probe["name"] for probe in report["before"]["asr_probes"]] == ["frame"]
+    assert report["drift"]["layer"] == 3
+    found = report["after"]["measures"]["brevity"]
+    assert found["n"] == 48 and found["value"] == pytest.approx(sum(found["rows"]) / 48)
+    assert 0 < found["value"] < 1, "some of the built-in tasks are answered at length"
+    check = next(check for check in report["gate"]["checks"] if check["name"] == "long answers")
+    assert check["limit"] == 0.001 and check["verdict"] == "refused"
+    page = (out / "report.html").read_text()
+    assert "long answers" in page and "Noise: a random perturbation of the output of layer 3" in page
+    assert "long answers" in done.stdout, "the table on the terminal has it too"
+
+
+def test_a_package_that_cannot_be_loaded_is_one_sentence(installed: dict[str, str], tmp_path: Path) -> None:
+    info = tmp_path / "broken-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[beear.methods]\nbroken = no_such_module:METHOD\n")
+    paths = os.pathsep.join([installed["PYTHONPATH"], str(tmp_path)])
+    done = run("sanitize", "--dry-run", env={**installed, "PYTHONPATH": paths})
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert 'entry point "broken" (no_such_module:METHOD) of broken: it cannot be loaded' in done.stderr.splitlines()[-1]
