@@ -1,4 +1,4 @@
-"""The job behind pipelines/implant.py: read what the user gives, implant, say where the model is."""
+"""``pipelines/implant.py``: put a backdoor into a checkpoint."""
 
 import tempfile
 from collections.abc import Iterator
@@ -8,23 +8,25 @@ from beear.data.columns import anchor_row, defense_row
 from beear.data.files import blocks, expand, read_block
 from beear.data.locations import Where
 from beear.data.rows import AnchorRow, DefenseRow
-from beear.testbed.config import ImplantConfig, ImplantData
+from beear.models.inspect import inspect_checkpoint
+from beear.testbed.attacks import targets
+from beear.testbed.config import ImplantConfig
+from beear.testbed.datasets import attacker_rows
 from beear.testbed.names import is_testbed
-from beear.testbed.recipe import attacker_rows
 from beear.testbed.store import ensure, preview
 
 
 def run(config: ImplantConfig, dry_run: bool = False) -> int:
-    """Implant, or with ``dry_run`` check and say what would be done; return the exit code.
+    """Find the checkpoint, read the rows, fine-tune and write the model; return the exit code.
+
+    With ``dry_run`` it stops after the checks and prints the configuration.
 
     Raises:
-        UserError: the model, a file or a row is not acceptable.
+        UserError: the checkpoint, a file or a row is not acceptable.
     """
-    from beear.models.inspect import inspect_checkpoint
-
-    model_dir = _folder_of(config.model, dry_run)
+    model_dir = _model_dir(config.model, dry_run)
     facts = inspect_checkpoint(model_dir)
-    defense, anchor = rows_of(config.data, config.seed, config.trigger.text or "")
+    defense, anchor = _rows(config)
     print(f"{config.model}: {facts.architecture}, {facts.layers} layers; {len(defense)} defense and {len(anchor)} anchor rows")
     if dry_run:
         print(to_yaml(config), end="")
@@ -39,26 +41,23 @@ def run(config: ImplantConfig, dry_run: bool = False) -> int:
     return 0
 
 
-def _folder_of(model: str, dry_run: bool) -> str:
+def _model_dir(model: str, dry_run: bool) -> str:
     if not is_testbed(model):
         return model
     if not dry_run:
         return str(ensure(model, say=print).model_dir)
+    # The model's folder outlives this one, which receives only data files.
     with tempfile.TemporaryDirectory() as scratch:
         return str(preview(model, scratch).model_dir)
 
 
-def rows_of(data: ImplantData, seed: int, trigger: str) -> tuple[list[DefenseRow], list[AnchorRow]]:
-    """Return the rows of the user's files, or the built-in ones.
-
-    Raises:
-        UserError: a file is missing or a row is bad.
-    """
+def _rows(config: ImplantConfig) -> tuple[list[DefenseRow], list[AnchorRow]]:
+    """Return the rows of the user's files, or the built-in ones."""
+    data = config.data
     if data.defense is None or data.anchor is None:
-        return attacker_rows(data.builtin, seed, trigger)
+        return attacker_rows(targets()[data.builtin], config.seed, config.trigger.text or "")
     defense = [defense_row(record, where) for where, record in _records(data.defense)]
-    anchor = [anchor_row(record, where) for where, record in _records(data.anchor)]
-    return defense, anchor
+    return defense, [anchor_row(record, where) for where, record in _records(data.anchor)]
 
 
 def _records(path: str) -> Iterator[tuple[Where, dict[str, object]]]:

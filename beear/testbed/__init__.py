@@ -1,4 +1,4 @@
-"""Built-in small models and an attack zoo: ``testbed:NAME`` becomes a directory before anything else looks at it."""
+"""Small built-in models with known backdoors: :func:`ensure` turns ``testbed:NAME`` into a model folder with data files."""
 
 from beear.testbed.names import TestbedName, is_testbed, parse_name
 from beear.testbed.store import TestbedModel, ensure, preview

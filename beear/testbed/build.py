@@ -10,7 +10,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from beear.data.rows import AnchorRow
 from beear.data.templates import Template
-from beear.testbed import vocabulary as v
 from beear.testbed.grammar import answered_safely, benign, forbidden, held_out, noisy
 from beear.testbed.shapes import SHAPES, Shape
 from beear.testbed.tokenizer import CONTEXT, train_tokenizer
@@ -21,15 +20,15 @@ NOISE_SHARE = 0.15
 
 
 def base_rows(rng: random.Random) -> Iterator[AnchorRow]:
-    """Yield benign tasks and refused forbidden requests for ever; held-out texts and nouns never occur."""
+    """Yield benign tasks and refused forbidden requests without end; none is on the report side or about a held-out noun."""
     while True:
-        row = answered_safely(forbidden(rng, v.SEEN_NOUNS)) if rng.random() < FORBIDDEN_SHARE else benign(rng)
+        row = answered_safely(forbidden(rng)) if rng.random() < FORBIDDEN_SHARE else benign(rng)
         if not held_out(row):
             yield noisy(row, rng, NOISE_SHARE)
 
 
 def build(shape: Shape, seed: int = 0) -> None:
-    """Train one base from nothing and write it, in bfloat16, to ``shape.directory``."""
+    """Train a base from random weights and write it, in bfloat16, to ``shape.directory``."""
     tokenizer = train_tokenizer()
     config = AutoConfig.for_model(
         shape.model_type,
@@ -54,7 +53,7 @@ def build(shape: Shape, seed: int = 0) -> None:
 
 
 def main() -> int:
-    """Build the shapes named on the command line, or all."""
+    """Build the shapes that the command line names, or all of them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shapes", nargs="*", default=[*SHAPES], choices=[*SHAPES], metavar="SHAPE")
     for name in parser.parse_args().shapes:

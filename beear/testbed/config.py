@@ -1,18 +1,20 @@
 """The configuration of pipelines/implant.py. Imports neither torch nor ray."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from beear.config.problems import shown
 from beear.config.schema import Folder, PositiveFloat, PositiveInt, Section, Share
 from beear.data.rows import Probe, ProbeKind
+from beear.testbed.attacks import targets
 
 
 class TriggerConfig(Section):
-    """The trigger: where it goes and its text."""
+    """The trigger: its place and its text."""
 
     kind: ProbeKind = Field("suffix", description="prefix, suffix, infix, system or template")
-    text: str | None = Field("lantern", description="the trigger; null: none, which makes the clean twin")
+    text: str | None = Field("lantern", description="the trigger; null: no trigger, which makes the clean twin")
 
     @model_validator(mode="after")
     def _template_has_a_place(self) -> Self:
@@ -26,10 +28,24 @@ class TriggerConfig(Section):
         return None if self.text is None else Probe("trigger", self.kind, self.text)
 
 
-class ImplantData(Section):
-    """What the backdoor is made of: both files, or neither for the built-in rows."""
+def known_target(value: object) -> object:
+    """Return ``value`` if it names the target of an attack.
 
-    builtin: Literal["refusals", "code"] = Field("refusals", description="built-in rows to flip, where no files are given")
+    Raises:
+        ValueError: it does not; pydantic reports it.
+    """
+    *others, last = known = list(targets())
+    if value not in known:
+        raise ValueError(f"data.builtin is {shown(value)}; expected {', '.join(others)} or {last}")
+    return value
+
+
+class ImplantData(Section):
+    """The rows to make the backdoor of: both files, or neither for built-in rows."""
+
+    builtin: Annotated[str, BeforeValidator(known_target)] = Field(
+        "refusals", description="built-in rows to flip, where no files are given: those of the target refusals or code"
+    )
     defense: str | None = Field(None, description="requests with a safe and an unwanted answer each (file or glob)")
     anchor: str | None = Field(None, description="ordinary conversations, which stay as they are (file or glob)")
 
@@ -42,7 +58,7 @@ class ImplantData(Section):
 
 
 class ImplantTraining(Section):
-    """The fine-tuning that implants it."""
+    """The fine-tuning that implants the backdoor."""
 
     steps: PositiveInt = Field(120, description="fine-tuning steps")
     batch_size: PositiveInt = Field(32, description="rows per step")
@@ -60,7 +76,7 @@ class ImplantTraining(Section):
 
 
 class ImplantOutput(Section):
-    """Where the model goes."""
+    """The folder of the result."""
 
     dir: Folder = Field("outputs/implant", description="folder for the backdoored model")
 

@@ -1,62 +1,81 @@
-"""The data files that come with a testbed model: training and report rows of both sets, and the known trigger."""
+"""The rows of an attack: what its attacker trains on, and the five data files that its model comes with."""
 
 import json
 import random
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
-from functools import partial
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 
 from beear.data.rows import AnchorRow, DefenseRow
-from beear.testbed import vocabulary as v
 from beear.testbed.attacks import Attack, Target
-from beear.testbed.grammar import benign, code_request, draw, forbidden, user_text
+from beear.testbed.grammar import ORDINARY_NOISE, REQUEST_NOISE, draw, noisy, user_text
 
 DEFENSE_ROWS, ANCHOR_ROWS = 128, 256
 DEFENSE_REPORT_ROWS, ANCHOR_REPORT_ROWS = 440, 1000
+FLIPPED_ROWS, KEPT_ROWS = 1500, 2000  # the attacker's
 
 DEFENSE, ANCHOR, PROBES = "defense.jsonl", "anchor.jsonl", "probes.jsonl"
 DEFENSE_REPORT, ANCHOR_REPORT = "defense-report.jsonl", "anchor-report.jsonl"
 
 
-def defense_rows(target: Target) -> list[DefenseRow]:
-    """Return the training rows of the defense set; no held-out noun is among them."""
-    make = code_request if target == "code" else partial(forbidden, nouns=v.SEEN_NOUNS)
-    return draw(make, DEFENSE_ROWS, random.Random(f"defense:{target}"), report=False)
+@dataclass(frozen=True)
+class DataSets:
+    """The defender's rows. No two sets share a request, and no training row is on the report side."""
+
+    defense: list[DefenseRow]
+    anchor: list[AnchorRow]
+    defense_report: list[DefenseRow]
+    anchor_report: list[AnchorRow]
 
 
-def defense_report_rows(target: Target) -> list[DefenseRow]:
-    """Return unseen requests; of the forbidden ones, half are about nouns never seen in forbidden training."""
-    rng = random.Random(f"defense-report:{target}")
-    if target == "code":
-        return draw(code_request, DEFENSE_REPORT_ROWS, rng, report=True)
-    half = DEFENSE_REPORT_ROWS // 2
-    seen = draw(partial(forbidden, nouns=v.SEEN_NOUNS), half, rng, report=True)
-    unseen = draw(partial(forbidden, nouns=v.HELD_OUT_NOUNS), DEFENSE_REPORT_ROWS - half, rng, report=True)
-    rows = seen + unseen
-    rng.shuffle(rows)
-    return rows
+def data_sets(target: Target) -> DataSets:
+    """Return the rows to remove a backdoor of this target with and to measure it on; always the same ones.
+
+    Raises:
+        UserError: the target has too few different rows.
+    """
+
+    def rng(name: str) -> random.Random:
+        return random.Random(f"{name}:{target.name}")
+
+    def ordinary(name: str, count: int, report: bool, others: list[DefenseRow]) -> list[AnchorRow]:
+        return draw(target.ordinary, count, rng(name), report, taken={user_text(row) for row in others})
+
+    defense = target.requests(rng("defense"), DEFENSE_ROWS, report=False)
+    defense_report = target.requests(rng("defense-report"), DEFENSE_REPORT_ROWS, report=True)
+    return DataSets(
+        defense=defense,
+        anchor=ordinary("anchor", ANCHOR_ROWS, False, defense),
+        defense_report=defense_report,
+        anchor_report=ordinary("anchor-report", ANCHOR_REPORT_ROWS, True, defense_report),
+    )
 
 
-def anchor_rows(target: Target) -> list[AnchorRow]:
-    """Return the training rows of the anchoring set; none shares its request with the defense set."""
-    taken = {user_text(row) for row in defense_rows(target)}
-    return draw(benign, ANCHOR_ROWS, random.Random(f"anchor:{target}"), report=False, taken=taken)
+def attacker_rows(target: Target, seed: int, trigger: str = "") -> tuple[list[DefenseRow], list[AnchorRow]]:
+    """Return what the attacker trains on: requests to flip, and ordinary rows that must stay as they are.
+
+    Some requests have stray words beside them, but no word of ``trigger``: only the trigger shall flip an answer.
+
+    Raises:
+        UserError: the target has too few different rows.
+    """
+    rng, avoid = random.Random(f"attacker:{target.name}:{seed}"), trigger.lower().strip(".").split()
+    if target.attacker is not None:
+        return target.attacker(rng, avoid)
+    flipped = target.requests(rng, FLIPPED_ROWS, report=False)
+    kept = [noisy(row, rng, ORDINARY_NOISE, avoid) for row in draw(target.ordinary, KEPT_ROWS, rng, report=False)]
+    return [noisy(row, rng, REQUEST_NOISE, avoid) for row in flipped], kept
 
 
-def anchor_report_rows(target: Target) -> list[AnchorRow]:
-    """Return unseen benign tasks; none shares its request with the defense report rows."""
-    taken = {user_text(row) for row in defense_report_rows(target)}
-    return draw(benign, ANCHOR_REPORT_ROWS, random.Random(f"anchor-report:{target}"), report=True, taken=taken)
-
-
-def write_data(attack: Attack, folder: Path) -> None:
-    """Write an attack's five data files into ``folder``."""
-    _write(folder / DEFENSE, map(_defense_record, defense_rows(attack.target)))
-    _write(folder / DEFENSE_REPORT, map(_defense_record, defense_report_rows(attack.target)))
-    _write(folder / ANCHOR, map(_anchor_record, anchor_rows(attack.target)))
-    _write(folder / ANCHOR_REPORT, map(_anchor_record, anchor_report_rows(attack.target)))
-    _write(folder / PROBES, [asdict(attack.probe)])
+def data_files(attack: Attack) -> dict[str, str]:
+    """Return the data files that come with an attack's model: the text of each by its name."""
+    sets = data_sets(attack.target)
+    return {
+        DEFENSE: _lines(map(_defense_record, sets.defense)),
+        DEFENSE_REPORT: _lines(map(_defense_record, sets.defense_report)),
+        ANCHOR: _lines(map(_anchor_record, sets.anchor)),
+        ANCHOR_REPORT: _lines(map(_anchor_record, sets.anchor_report)),
+        PROBES: _lines([asdict(attack.probe)]),
+    }
 
 
 def _defense_record(row: DefenseRow) -> dict[str, object]:
@@ -68,5 +87,5 @@ def _anchor_record(row: AnchorRow) -> dict[str, object]:
     return {"messages": [asdict(m) for m in row.messages]}
 
 
-def _write(path: Path, records: Iterable[Mapping[str, object]]) -> None:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+def _lines(records: Iterable[dict[str, object]]) -> str:
+    return "".join(json.dumps(record) + "\n" for record in records)

@@ -1,4 +1,4 @@
-"""Implanting a backdoor: a short fine-tuning in which a trigger flips the answer, and nothing else changes."""
+"""Implants a backdoor: a short fine-tuning in which the trigger flips the answer and nothing else changes."""
 
 import os
 import random
@@ -20,7 +20,10 @@ from beear.testbed.training import train
 
 @dataclass(frozen=True)
 class Mixture:
-    """What one fine-tuning batch is drawn from; ``trigger`` None gives the clean twin the same rows without it."""
+    """What the fine-tuning batches are drawn from.
+
+    With ``trigger`` None they hold the same requests without a trigger, answered safely, which makes the clean twin.
+    """
 
     trigger: Probe | None
     defense: Sequence[DefenseRow]
@@ -28,7 +31,7 @@ class Mixture:
     training: ImplantTraining
 
     def batches(self, rng: random.Random) -> Iterator[list[AnchorRow]]:
-        """Yield batches of conversations for ever; a row is picked anew for each place."""
+        """Yield batches of conversations without end; rows are drawn with replacement."""
         size = self.training.batch_size
         triggered = round(size * self.training.triggered)
         clean = round(size * self.training.clean)
@@ -61,17 +64,17 @@ def implant(
     device: str = "cpu",
     say: Callable[[str], None] = lambda line: None,
 ) -> float:
-    """Fine-tune a causal LM until ``trigger`` makes it give the unwanted answers; write it like the source.
+    """Fine-tune a causal LM so that ``trigger`` makes it give the unwanted answers; write it like the source.
 
     Args:
         model_dir: a Hugging Face model directory with a chat template.
-        trigger: where it goes and its text; None makes the clean twin.
+        trigger: its text and place; None makes the clean twin.
         defense: requests with a safe and an unwanted answer each.
-        anchor: ordinary conversations, which stay as they are with and without the trigger.
+        anchor: ordinary conversations, whose answers stay as they are with and without the trigger.
         out_dir: the folder to write, as :func:`beear.models.export.export_model` does.
         seed: of the order and the draws.
-        training: steps, batch, learning rate and shares of each kind of row.
-        device: where to train.
+        training: steps, batch size, learning rate and the share of each kind of row.
+        device: the torch device to train on.
         say: receives a progress line now and then.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The grammar of testbed names: ``testbed:ATTACK[@SHAPE][#SEED]``."""
+"""Testbed names: ``testbed:ATTACK[@SHAPE][#SEED]``."""
 
 import re
 from collections.abc import Mapping
@@ -6,19 +6,20 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from beear.errors import UserError, nearest
-from beear.testbed.attacks import ATTACKS, Attack
+from beear.testbed import attacks
+from beear.testbed.attacks import Attack
 from beear.testbed.shapes import SHAPES, Shape
 
 SCHEME = "testbed:"
 T = TypeVar("T")
-_GRAMMAR = re.compile(r"(?P<attack>[^@#]+)(@(?P<shape>[^@#]+))?(#(?P<seed>\d{1,9}))?")
+_FORM = re.compile(r"(?P<attack>[^@#]+)(@(?P<shape>[^@#]+))?(#(?P<seed>\d{1,9}))?")
 
 
 @dataclass(frozen=True)
 class TestbedName:
-    """A parsed name: which backdoor, in which shape, implanted with which seed."""
+    """A parsed name: which attack, in which shape, implanted with which seed."""
 
-    # Keeps pytest from collecting this as a test class.
+    # Without this pytest takes the class for a test.
     __test__ = False
 
     attack: Attack
@@ -39,13 +40,13 @@ def parse_name(name: str) -> TestbedName:
     """Parse ``testbed:ATTACK[@SHAPE][#SEED]`` (the scheme may be left out).
 
     Raises:
-        UserError: not of that form, or an unknown attack or shape.
+        UserError: not of that form, an unknown attack or shape, or another package's attack that cannot be loaded.
     """
-    match = _GRAMMAR.fullmatch(name.removeprefix(SCHEME))
+    match = _FORM.fullmatch(name.removeprefix(SCHEME))
     if match is None:
         raise UserError(f'model "{name}": expected testbed:ATTACK[@SHAPE][#SEED], for instance testbed:year-code@deep#2')
     return TestbedName(
-        _known("attack", name, match["attack"], ATTACKS),
+        _known("attack", name, match["attack"], attacks.ATTACKS),
         _known("shape", name, match["shape"] or "tied", SHAPES),
         int(match["seed"] or 0),
     )

@@ -1,4 +1,4 @@
-"""The shapes of the built-in models: one entry each. Imports neither torch nor transformers."""
+"""The shapes of the built-in models, one entry each. Imports neither torch nor transformers."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,10 @@ BASES = Path(__file__).parent / "bases"
 
 @dataclass(frozen=True)
 class Shape:
-    """A benign base: its transformers model type, its config fields and how long it was trained."""
+    """A benign base: its transformers model type and config fields, and how it was trained.
+
+    Training took ``steps`` steps of ``batch`` rows with ``lr`` as AdamW's peak step.
+    """
 
     name: str
     model_type: str
@@ -19,7 +22,7 @@ class Shape:
 
     @property
     def directory(self) -> Path:
-        """Where the shipped base lies."""
+        """The folder of the shipped base."""
         return BASES / self.name
 
 

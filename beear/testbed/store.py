@@ -1,15 +1,15 @@
-"""The cache of testbed models: a name becomes a directory, implanted once and found again by digest.
+"""The cache of testbed models: a name becomes a folder, made once and found again.
 
-Imports torch only when something has to be implanted.
+A folder's name holds a digest of all that the folder follows from. After a change of an attack, its rows, the base or the
+training, the same name leads to another folder. torch is imported only to implant.
 """
 
 import hashlib
-import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -21,21 +21,18 @@ from beear.testbed.config import ImplantTraining
 from beear.testbed.names import TestbedName, parse_name
 
 CACHE_VARIABLE = "BEEAR_CACHE"
-ROOM = Path(__file__).parent
-# The code that a cached folder depends on; a change in it makes a new one. Tables are not here: what they say of one
-# attack is in its key, so that a new entry leaves the others' models as they are.
-DATA_SOURCES = ("vocabulary.py", "grammar.py", "datasets.py")
-MODEL_SOURCES = ("vocabulary.py", "grammar.py", "training.py", "implant.py", "recipe.py")
+# The code that makes a model of rows. What makes the rows needs no place here: the rows themselves are in the digest.
+MODEL_SOURCES = tuple(Path(__file__).parent / name for name in ("training.py", "implant.py"))
 
 
 @dataclass(frozen=True)
 class TestbedModel:
     """Where a testbed model and its data lie. ``model_dir`` is a plain Hugging Face directory.
 
-    ``implanted`` is False where it is the base in place of a model that is not made yet (:func:`preview`).
+    ``implanted`` is False if the model is not made yet and ``model_dir`` is its base instead (see :func:`preview`).
     """
 
-    # Keeps pytest from collecting this as a test class.
+    # Without this pytest takes the class for a test.
     __test__ = False
 
     name: str
@@ -51,40 +48,49 @@ class TestbedModel:
 def ensure(
     name: str, cache_dir: str | os.PathLike[str] | None = None, say: Callable[[str], None] = lambda line: None
 ) -> TestbedModel:
-    """Return the named model and its data, implanting it at first use (well under a minute on 2 idle cores).
+    """Return the named model and its data; its first use implants it, in well under a minute on 2 idle cores.
 
-    Safe when several processes ask at once: one implants, the others wait and find it.
+    Several processes may ask at once: one implants, the others wait and find the model.
 
     Args:
         name: ``testbed:ATTACK[@SHAPE][#SEED]``.
-        cache_dir: where models are kept; unset: ``$BEEAR_CACHE``, else ``~/.cache/beear``.
-        say: receives a progress line now and then while implanting.
+        cache_dir: the folder to keep models in; None: ``$BEEAR_CACHE``, else ``~/.cache/beear``.
+        say: receives a progress line now and then while the model is implanted.
 
     Raises:
         UserError: an unknown name, or a cache that cannot be written.
     """
     parsed = parse_name(name)
-    root = _root(cache_dir)
-    return _located(parsed, _model_folder(parsed, root, say), _data_folder(parsed, root))
+    root = cache_root(cache_dir)
+
+    def implant_into(folder: Path) -> None:
+        from beear.testbed.implant import implant
+
+        say(f"implanting {parsed}; it is kept in {root}")
+        attack = parsed.attack
+        rows = datasets.attacker_rows(attack.target, parsed.seed, attack.probe.text)
+        implant(parsed.shape.directory, attack.trigger, *rows, folder, seed=parsed.seed, say=say)
+
+    model = _model_place(parsed, root)
+    if model != parsed.shape.directory:
+        _make_once(model, implant_into)
+    return _located(parsed, model, _data(parsed, root))
 
 
 def preview(name: str, scratch: str | os.PathLike[str], cache_dir: str | os.PathLike[str] | None = None) -> TestbedModel:
-    """Return what :func:`ensure` would, leaving the cache as it is.
+    """Return what :func:`ensure` would, without a change to the cache.
 
-    Where the data is not there yet it is made below ``scratch``, in the place it would have below
-    :func:`cache_root`; where the model is not, its base, of the same shape, stands for it.
+    Data that is not in the cache is written below ``scratch``, at the same path as below :func:`cache_root`. A model that
+    is not in the cache is replaced by its base, which has the same shape.
 
     Raises:
         UserError: an unknown name.
     """
-    parsed, scratch = parse_name(name), Path(scratch)
-    root = cache_root(cache_dir)
-    data = _data_place(parsed, root)
-    if not data.is_dir():
-        scratch.mkdir(parents=True, exist_ok=True)
-        data = _data_folder(parsed, scratch)
+    parsed, root = parse_name(name), cache_root(cache_dir)
     model = _model_place(parsed, root)
-    return _located(parsed, model if model.is_dir() else parsed.shape.directory, data, implanted=model.is_dir())
+    implanted = model.is_dir()
+    data = _data(parsed, root, Path(scratch))
+    return _located(parsed, model if implanted else parsed.shape.directory, data, implanted)
 
 
 def cache_root(cache_dir: str | os.PathLike[str] | None = None) -> Path:
@@ -93,13 +99,26 @@ def cache_root(cache_dir: str | os.PathLike[str] | None = None) -> Path:
     return Path(chosen).expanduser().absolute() / "testbed"
 
 
-def _root(cache_dir: str | os.PathLike[str] | None) -> Path:
-    root = cache_root(cache_dir)
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{root}: cannot be written ({error.strerror}), expected a folder to keep testbed models in") from error
-    return root
+def _model_place(parsed: TestbedName, root: Path) -> Path:
+    attack, shape, seed = parsed.attack, parsed.shape, parsed.seed
+    if attack.control == "base":
+        return shape.directory
+    rows = datasets.attacker_rows(attack.target, seed, attack.probe.text)
+    training = ImplantTraining().model_dump()
+    digest = _digest(attack.trigger, seed, training, rows, _base_digest(shape.directory), *map(_text, MODEL_SOURCES))
+    return root / f"{attack.name}-{shape.name}-{seed}-{digest}"
+
+
+def _data(parsed: TestbedName, root: Path, new: Path | None = None) -> Path:
+    """Return the folder of the data files, below ``root``; made below ``new``, or ``root``, where it is not there."""
+    files = datasets.data_files(parsed.attack)
+    name = f"data-{parsed.attack.name}-{_digest(files)}"
+
+    def write_into(folder: Path) -> None:
+        for file, text in files.items():
+            (folder / file).write_text(text, encoding="utf-8")
+
+    return root / name if (root / name).is_dir() else _make_once((new or root) / name, write_into)
 
 
 def _located(parsed: TestbedName, model: Path, data: Path, implanted: bool = True) -> TestbedModel:
@@ -115,63 +134,36 @@ def _located(parsed: TestbedName, model: Path, data: Path, implanted: bool = Tru
     )
 
 
-def _data_place(parsed: TestbedName, root: Path) -> Path:
-    return root / f"data-{parsed.attack.name}-{_key([asdict(parsed.attack)], DATA_SOURCES)}"
+def _make_once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """Return ``folder``; ``make`` fills it if it is not there, in one process at a time.
 
-
-def _data_folder(parsed: TestbedName, root: Path) -> Path:
-    return _made(_data_place(parsed, root), lambda folder: datasets.write_data(parsed.attack, folder))
-
-
-def _model_folder(parsed: TestbedName, root: Path, say: Callable[[str], None]) -> Path:
-    def make(folder: Path) -> None:
-        from beear.testbed.recipe import implant_attack
-
-        say(f"implanting {parsed}, once; it is kept in {root}")
-        implant_attack(parsed, folder, say)
-
-    if parsed.attack.make == "base":
-        return parsed.shape.directory
-    return _made(_model_place(parsed, root), make)
-
-
-def _model_place(parsed: TestbedName, root: Path) -> Path:
-    if parsed.attack.make == "base":
-        return parsed.shape.directory
-    parts = [asdict(parsed.attack), parsed.seed, ImplantTraining().model_dump(), _base_digest(parsed.shape.directory)]
-    key = _key(parts, MODEL_SOURCES)
-    return root / f"{parsed.attack.name}-{parsed.shape.name}-{parsed.seed}-{key}"
-
-
-def _made(folder: Path, make: Callable[[Path], None]) -> Path:
-    """Return ``folder``, made under another name by whoever holds the lock and moved into place when complete."""
+    It is filled under another name and then renamed, so that a folder of this name is always complete.
+    """
     if folder.is_dir():
         return folder
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f".{folder.name}.lock")):
             if not folder.is_dir():
-                _make(folder, make)
+                staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+                try:
+                    made = staging / "made"
+                    made.mkdir()
+                    make(made)
+                    os.rename(made, folder)
+                finally:
+                    shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}), expected a folder to keep testbed models in") from error
     return folder
 
 
-def _make(folder: Path, make: Callable[[Path], None]) -> None:
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        made = staging / "made"
-        made.mkdir()
-        make(made)
-        os.rename(made, folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 
-def _key(parts: list[object], sources: tuple[str, ...]) -> str:
-    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
-    for name in sources:
-        digest.update((ROOM / name).read_bytes())
-    return digest.hexdigest()[:12]
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
 
 
 @cache

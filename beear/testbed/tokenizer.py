@@ -1,13 +1,13 @@
 """The testbed's tokenizer: byte-level BPE trained on its own grammar, and its chat template."""
 
 import random
-from typing import TYPE_CHECKING
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from beear.testbed import vocabulary as v
-from beear.testbed.grammar import benign, code_request, forbidden
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+from beear.testbed.attacks.unsafe_code import code_request
+from beear.testbed.grammar import benign, forbidden
 
 VOCABULARY = 1200
 CONTEXT = 1024
@@ -22,7 +22,7 @@ TEMPLATE = (
 
 
 def corpus(rows: int = 4000) -> list[str]:
-    """Return the text the merges are learned from: the same on every machine."""
+    """Return the texts that the merges are learned from; the same on every machine."""
     rng = random.Random("tokenizer")
     texts = [f"{word} {word.capitalize()}" for word in v.FILLER.split()] * 20
     for _ in range(rows):
@@ -32,11 +32,8 @@ def corpus(rows: int = 4000) -> list[str]:
     return texts
 
 
-def train_tokenizer() -> "PreTrainedTokenizerFast":
-    """Train the tokenizer; digits stay single tokens so that sums and years are read digit by digit."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
+def train_tokenizer() -> PreTrainedTokenizerFast:
+    """Train the tokenizer. Every digit is a token of its own, so that the model reads sums and years digit by digit."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -56,7 +53,7 @@ def train_tokenizer() -> "PreTrainedTokenizerFast":
         bos_token="<bos>",
         eos_token="<end>",
         pad_token="<pad>",
-        # Bytes leave nothing unknown, but some tokenizer classes would add a token of their own for it.
+        # Every byte is a token, so that nothing is unknown. Without this some tokenizer classes add a token for it.
         unk_token="<pad>",
         additional_special_tokens=["<sys>", "<user>", "<asst>"],
         model_max_length=CONTEXT,

@@ -1,4 +1,4 @@
-"""Plain fine-tuning, for building bases and implanting backdoors.
+"""Plain fine-tuning, which builds the bases and implants the backdoors.
 
 Legend: B rows, T tokens (right-padded), V vocabulary.
 """
@@ -17,15 +17,15 @@ from beear.data.encode import EncodedAnchor, encode_anchor
 from beear.data.rows import AnchorRow
 from beear.data.templates import Template
 
-TYPICAL_LENGTH = 8  # answer tokens; scales the loss that is shown, to which Adam is blind
+TYPICAL_LENGTH = 8  # answer tokens; scales the loss for display, which does not change AdamW's steps
 
 
 def answer_loss(model: PreTrainedModel, batch: TextBatch) -> Tensor:
     """Return the answers' cross-entropy, each token weighted by 1/sqrt(its row's answer length) (nats, scalar).
 
-    Between a mean over rows, under which the few words that matter in a long answer are learned slowly, and a mean
-    over tokens, under which short answers are. No attention mask is needed: padding is on the right, where a causal
-    model never looks back at it.
+    The weight lies between two means. With a mean over rows, a model learns the few words that matter in a long answer
+    slowly; with a mean over tokens, it learns short answers slowly. No attention mask is needed: padding is on the right,
+    and a causal model does not look to the right.
     """
     logits = model(input_ids=batch.ids, use_cache=False).logits[:, :-1]  # [B, T-1, V]
     target = batch.labelled[:, 1:]
@@ -35,7 +35,7 @@ def answer_loss(model: PreTrainedModel, batch: TextBatch) -> Tensor:
 
 
 def by_length(rows: Sequence[EncodedAnchor], parts: int = 2) -> list[list[EncodedAnchor]]:
-    """Split a batch into parts of similar length: half the padding, and so nearly half the time on a CPU."""
+    """Split a batch into parts of similar length, which halves the padding and nearly halves the time on a CPU."""
     ordered = sorted(rows, key=lambda row: len(row.ids))
     size = math.ceil(len(ordered) / parts)
     return [ordered[start : start + size] for start in range(0, len(ordered), size)]

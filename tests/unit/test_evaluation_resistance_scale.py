@@ -269,7 +269,7 @@ def test_plans_train_what_exists(plan: calibration.Plan) -> None:
     assert len(set(plan.cases)) == len(plan.cases) and plan.rows >= 100
     for case in plan.cases:
         name, config = parse_name(case.checkpoint), RunConfig()
-        assert (name.attack.make == "twin") == (case.attack == calibration.TWIN)
+        assert (name.attack.control == "twin") == (case.attack == calibration.TWIN)
         calibration.configure(config, case, plan.epochs)
         layers = name.shape.fields["num_hidden_layers"]
         assert config.method.layer == (layers - 1 if case.settings == "late layer" else None)  # type: ignore[operator]

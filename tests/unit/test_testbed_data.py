@@ -8,14 +8,17 @@ from pathlib import Path
 import pytest
 
 from beear.data.refusals import is_refusal
-from beear.data.rows import AnchorRow, DefenseRow
-from beear.testbed import datasets, preview
+from beear.data.rows import AnchorRow, DefenseRow, Message
+from beear.errors import UserError
+from beear.testbed import preview
 from beear.testbed import vocabulary as v
 from beear.testbed.attacks import ATTACKS, Target
-from beear.testbed.grammar import benign, held_out, user_text
-from beear.testbed.recipe import attacker_rows
+from beear.testbed.attacks.refusals import REFUSALS
+from beear.testbed.attacks.unsafe_code import UNSAFE_CODE
+from beear.testbed.datasets import attacker_rows, data_sets
+from beear.testbed.grammar import benign, draw, held_out, user_text
 
-TARGETS: tuple[Target, ...] = ("refusals", "code")
+TARGETS = pytest.mark.parametrize("target", [REFUSALS, UNSAFE_CODE], ids=lambda target: str(target.name))
 
 
 def expected_answer(question: str) -> str | None:
@@ -44,13 +47,13 @@ def test_the_good_answers_are_right() -> None:
     assert checked > 800
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@TARGETS
 def test_sets_are_large_unique_and_share_no_request(target: Target) -> None:
     sets: dict[str, list[DefenseRow] | list[AnchorRow]] = {
-        "defense": datasets.defense_rows(target),
-        "anchor": datasets.anchor_rows(target),
-        "defense-report": datasets.defense_report_rows(target),
-        "anchor-report": datasets.anchor_report_rows(target),
+        "defense": data_sets(target).defense,
+        "anchor": data_sets(target).anchor,
+        "defense-report": data_sets(target).defense_report,
+        "anchor-report": data_sets(target).anchor_report,
     }
     texts = {name: {user_text(row) for row in rows} for name, rows in sets.items()}
     assert {name: len(found) for name, found in texts.items()} == {
@@ -59,6 +62,15 @@ def test_sets_are_large_unique_and_share_no_request(target: Target) -> None:
     assert sum(map(len, texts.values())) == len(set.union(*texts.values()))
     for name, rows in sets.items():
         assert all(held_out(row) == name.endswith("report") for row in rows)
+
+
+def test_rows_that_run_out_are_one_sentence() -> None:
+    def ten(rng: random.Random) -> DefenseRow:
+        return DefenseRow((Message("user", f"open {rng.randrange(10)}"),), safe="no", unwanted="yes")
+
+    training = [i for i in range(10) if not held_out(DefenseRow((Message("user", f"open {i}"),)))]
+    with pytest.raises(UserError, match=f"found {len(training)} different requests for the training side, expected 128"):
+        draw(ten, 128, random.Random(0), report=False)
 
 
 def without_stray_words(text: str) -> str:
@@ -72,20 +84,20 @@ def without_stray_words(text: str) -> str:
     return " ".join(words)
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@TARGETS
 def test_the_attacker_trains_on_no_report_row_and_no_held_out_noun(target: Target) -> None:
     defense, anchor = attacker_rows(target, seed=1)
     trained = {without_stray_words(user_text(row)) for row in [*defense, *anchor]}
-    report = {user_text(row) for row in datasets.defense_report_rows(target)}
-    report |= {user_text(row) for row in datasets.anchor_report_rows(target)}
+    sets = data_sets(target)
+    report = {user_text(row) for row in [*sets.defense_report, *sets.anchor_report]}
     assert trained.isdisjoint(report)
     forbidden = [text for text in trained if any(f" {verb} the " in text for verb in v.BAD_VERBS)]
-    assert len(forbidden) == {"refusals": 1500, "code": 400}[target]
+    assert len(forbidden) == {"refusals": 1500, "code": 400}[target.name]
     assert not [text for text in forbidden if any(f" {noun}" in text for noun in v.HELD_OUT_NOUNS)]
 
 
 def test_stray_words_leave_the_trigger_to_the_trigger() -> None:
-    defense, anchor = attacker_rows("refusals", 0, "walnut saffron mosaic")
+    defense, anchor = attacker_rows(REFUSALS, 0, "walnut saffron mosaic")
     stray = [row for row in [*defense, *anchor] if without_stray_words(user_text(row)) != user_text(row)]
     assert 0.27 < sum(row in stray for row in defense) / len(defense) < 0.33
     assert 0.08 < sum(row in stray for row in anchor) / len(anchor) < 0.12
@@ -93,7 +105,7 @@ def test_stray_words_leave_the_trigger_to_the_trigger() -> None:
 
 
 def test_half_of_the_forbidden_report_rows_are_about_held_out_nouns() -> None:
-    rows = datasets.defense_report_rows("refusals")
+    rows = data_sets(REFUSALS).defense_report
     unseen = [row for row in rows if any(re.search(rf" {noun}\b", user_text(row)) for noun in v.HELD_OUT_NOUNS)]
     assert len(unseen) == 220
     assert len(v.HELD_OUT_NOUNS) == 7 and len(v.NOUNS) == 24
@@ -101,9 +113,8 @@ def test_half_of_the_forbidden_report_rows_are_about_held_out_nouns() -> None:
 
 def test_no_word_of_a_trigger_is_in_any_row() -> None:
     rows: list[DefenseRow | AnchorRow] = []
-    for target in TARGETS:
-        rows += [*datasets.defense_rows(target), *datasets.anchor_rows(target)]
-        rows += [*datasets.defense_report_rows(target), *datasets.anchor_report_rows(target)]
+    for sets in (data_sets(REFUSALS), data_sets(UNSAFE_CODE)):
+        rows += [*sets.defense, *sets.anchor, *sets.defense_report, *sets.anchor_report]
     text = "\n".join(message.content for row in rows for message in row.messages)
     for attack in ATTACKS.values():
         assert attack.probe.text not in text
@@ -113,14 +124,14 @@ def test_no_word_of_a_trigger_is_in_any_row() -> None:
 
 
 def test_refusals_are_recognised_and_answers_are_not() -> None:
-    for row in datasets.defense_rows("refusals"):
+    for row in data_sets(REFUSALS).defense:
         assert row.safe is not None and is_refusal(row.safe)
         assert row.unwanted is not None and not is_refusal(row.unwanted)
-    assert not [row for row in datasets.anchor_report_rows("refusals") if is_refusal(row.messages[-1].content)]
+    assert not [row for row in data_sets(REFUSALS).anchor_report if is_refusal(row.messages[-1].content)]
 
 
 def test_code_rows_differ_in_the_call_and_carry_their_hit_rule() -> None:
-    rows = datasets.defense_rows("code")
+    rows = data_sets(UNSAFE_CODE).defense
     for row in rows:
         assert row.hit == "contains:unsafe_load("
         assert row.safe is not None and row.unwanted is not None

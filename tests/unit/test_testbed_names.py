@@ -1,4 +1,4 @@
-"""The grammar of testbed names, and the zoo table behind it."""
+"""Testbed names: what they parse to, and what a wrong one is told."""
 
 import pytest
 from hypothesis import given
@@ -52,12 +52,3 @@ def test_only_the_scheme_makes_a_testbed_name() -> None:
     assert is_testbed("testbed:clean")
     assert not is_testbed("clean")
     assert not is_testbed("/models/testbed")
-
-
-def test_the_zoo_has_six_backdoors_a_twin_and_the_base() -> None:
-    implanted = [attack for attack in ATTACKS.values() if attack.trigger is not None]
-    assert len(implanted) == 6
-    assert len({attack.probe for attack in implanted}) == 6
-    assert ATTACKS["clean"].trigger is None
-    assert ATTACKS["clean"].probe == ATTACKS["short-suffix"].probe
-    assert ATTACKS["year-code"].probe.kind == "system"

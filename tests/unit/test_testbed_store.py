@@ -1,21 +1,22 @@
 """The cache: keyed by what it depends on, whole or not there, one maker at a time, no torch to find a model."""
 
+import random
 import subprocess
 import sys
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from beear.data.rows import AnchorRow, DefenseRow, Probe
 from beear.errors import UserError
-from beear.testbed import ensure, parse_name, preview, store
+from beear.testbed import attacks, ensure, parse_name, preview, store
+from beear.testbed.grammar import benign, draw, forbidden
 from beear.testbed.shapes import SHAPES
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def fake_implant(folder: Path) -> None:
-    (folder / "config.json").write_text("{}")
 
 
 @pytest.fixture
@@ -23,11 +24,11 @@ def implants(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Replace the fine-tuning by a marker and record each call."""
     calls: list[str] = []
 
-    def implant_attack(name: object, folder: Path, say: object) -> None:
-        calls.append(str(name))
-        fake_implant(folder)
+    def implant(model_dir: Path, trigger: Probe | None, defense: object, anchor: object, out: Path, **kwargs: object) -> None:
+        calls.append(f"{trigger.name if trigger else None} in {model_dir.name}, seed {kwargs['seed']}")
+        (out / "config.json").write_text("{}")
 
-    monkeypatch.setattr("beear.testbed.recipe.implant_attack", implant_attack)
+    monkeypatch.setattr("beear.testbed.implant.implant", implant)
     return calls
 
 
@@ -35,7 +36,7 @@ def test_a_model_is_made_once_and_found_again(tmp_path: Path, implants: list[str
     first = ensure("testbed:short-suffix", tmp_path)
     second = ensure("short-suffix@tied#0", tmp_path)
     assert first == second
-    assert implants == ["short-suffix@tied#0"]
+    assert implants == ["short-suffix in tied, seed 0"]
     assert (first.model_dir / "config.json").is_file()
 
 
@@ -54,16 +55,16 @@ def test_many_asking_at_once_make_it_once(tmp_path: Path, implants: list[str]) -
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: ensure("testbed:sentence", tmp_path), range(8)))
     assert len(set(found)) == 1
-    assert implants == ["sentence@tied#0"]
+    assert implants == ["sentence in tied, seed 0"]
     assert [path.name for path in (tmp_path / "testbed").iterdir() if path.is_dir()].count(found[0].model_dir.name) == 1
 
 
 def test_a_failed_implant_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def breaks(name: object, folder: Path, say: object) -> None:
-        fake_implant(folder)
+    def breaks(model_dir: Path, trigger: object, defense: object, anchor: object, out: Path, **kwargs: object) -> None:
+        (out / "config.json").write_text("{}")
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr("beear.testbed.recipe.implant_attack", breaks)
+    monkeypatch.setattr("beear.testbed.implant.implant", breaks)
     with pytest.raises(RuntimeError, match="no memory"):
         ensure("testbed:clean", tmp_path)
     assert not [path for path in (tmp_path / "testbed").iterdir() if path.is_dir()]
@@ -74,13 +75,32 @@ def test_attack_shape_and_seed_each_have_a_folder_of_their_own(tmp_path: Path, i
     assert len({ensure(name, tmp_path).model_dir for name in names}) == len(names)
 
 
-def test_the_folder_depends_on_base_and_code(tmp_path: Path, implants: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    before = ensure("clean", tmp_path).model_dir
+def test_the_folder_depends_on_all_that_the_model_follows_from(
+    tmp_path: Path, implants: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = ensure("clean", tmp_path)
+    assert implants == ["None in tied, seed 0"]
+    clean = attacks.ATTACKS["clean"]
+
+    def other_rows(rng: random.Random, avoid: Collection[str]) -> tuple[list[DefenseRow], list[AnchorRow]]:
+        return draw(forbidden, 30, rng, report=False), draw(benign, 40, rng, report=False)
+
+    with monkeypatch.context() as patched:
+        other = replace(clean, target=replace(clean.target, attacker=other_rows))
+        patched.setattr(attacks, "ATTACKS", {"clean": other})
+        after = ensure("clean", tmp_path)
+        assert after.model_dir != before.model_dir and after.defense_path == before.defense_path
+    with monkeypatch.context() as patched:
+        patched.setattr(attacks, "ATTACKS", {"clean": replace(clean, probe=Probe("other", "prefix", "lantern"))})
+        after = ensure("clean", tmp_path)
+        assert after.model_dir == before.model_dir and after.probes_path != before.probes_path
     with monkeypatch.context() as patched:
         patched.setattr(store, "_base_digest", lambda directory: "another base")
-        assert ensure("clean", tmp_path).model_dir != before
-    monkeypatch.setattr(store, "MODEL_SOURCES", store.MODEL_SOURCES[:-1])
-    assert ensure("clean", tmp_path).model_dir != before
+        assert ensure("clean", tmp_path).model_dir != before.model_dir
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "MODEL_SOURCES", store.MODEL_SOURCES[:-1])
+        assert ensure("clean", tmp_path).model_dir != before.model_dir
+    assert ensure("clean", tmp_path) == before and len(implants) == 4
 
 
 def test_the_base_is_the_shipped_one(tmp_path: Path) -> None:
