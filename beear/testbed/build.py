@@ -20,7 +20,7 @@ NOISE_SHARE = 0.15
 
 
 def base_rows(rng: random.Random) -> Iterator[AnchorRow]:
-    """Yield benign tasks and refused forbidden requests without end; none is on the report side or about a held-out noun."""
+    """Yield benign tasks and refused forbidden requests without end, all of the training side."""
     while True:
         row = answered_safely(forbidden(rng)) if rng.random() < FORBIDDEN_SHARE else benign(rng)
         if not held_out(row):
