@@ -72,10 +72,7 @@ def run_case(case: Case) -> dict[str, Any]:
     from beear.models.inspect import inspect_checkpoint
     from beear.parallel.replicated import Single
 
-    def choose_method(config: Any) -> None:
-        config.method.name = case.method
-
-    training, data = testbed_training(f"testbed:{case.attack}@{case.shape}#{case.seed}", choose_method)
+    training, data = testbed_training(f"testbed:{case.attack}@{case.shape}#{case.seed}", {"method.name": case.method})
     config, facts = training.config, training.facts
     started, outcomes = time.monotonic(), []
     session = Session(training, Single(), LocalBatches)

@@ -113,10 +113,11 @@ def build(rank: int, world: int, backend: str, stage: int, load: Load) -> dict[s
 
 
 def _epoch(rank: int, world: int, backend: str, stage: int, load: Load) -> Any:
-    from beear.config.schema import MethodConfig
+    from beear.config.resolve import ResolvedMethod
     from beear.data.batch import OuterBatch
     from beear.methods.base import MethodParts
-    from beear.methods.table import build as method_of
+    from beear.methods.beear import BeearSettings
+    from beear.methods.bilevel import Bilevel
     from beear.models.decoder import Decoder
     from beear.parallel.base import Settings, Whole
     from beear.parallel.choose import choose
@@ -124,8 +125,9 @@ def _epoch(rank: int, world: int, backend: str, stage: int, load: Load) -> Any:
     whole = synthetic.llama(load.layers, load.hidden, load.hidden * 8 // 3 // 8 * 8, load.vocabulary)
     chosen = choose(backend, world, "cpu", Settings(zero_stage=stage))
     model = chosen.prepare(Whole(whole), lr=1e-4)
-    settings = MethodConfig(layer=2, batch_size=load.rows, placement="suffix", inner_steps=load.inner_steps)
-    method = method_of(MethodParts(Decoder(model), chosen, settings, seed=0, hidden_size=load.hidden))
+    settings = BeearSettings(layer=2, placement="suffix", inner_steps=load.inner_steps)
+    training = ResolvedMethod(outer_lr=1e-4, batch_size=load.rows)
+    method = Bilevel(MethodParts(Decoder(model), chosen, settings, training, seed=0, hidden_size=load.hidden))
     lengths = (load.prompt, load.answer, load.answer, load.prompt + load.answer)
     *sides, texts = (synthetic.tokens(load.rows, length, load.vocabulary)[rank::world] for length in lengths)
     defense = synthetic.defense_batch(*sides, load.rows)

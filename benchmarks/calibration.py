@@ -202,26 +202,28 @@ def run_case(case: Case, plan: Plan, wanted: set[int]) -> list[Point]:
     from beear.parallel.replicated import Single
     from benchmarks.training import testbed_training
 
-    training, data = testbed_training(f"testbed:{case.checkpoint}", lambda config: configure(config, case, plan.epochs))
+    training, data = testbed_training(f"testbed:{case.checkpoint}", settings_of(case, plan.epochs))
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     session = Session(training, Single(), LocalBatches)
     points = [measured(case, 0, session, data, plan.rows)] if 0 in wanted else []
     method = training.config.method
     # Nothing but the scale's own measures is asked for, and no epoch is left out for having nothing left to remove.
-    for outcome in epochs(session.method, session.batches, Schedule(method.epochs, method.cool_epochs), lambda _: {}):
+    for outcome in epochs(session.defense, session.batches, Schedule(method.epochs, method.cool_epochs), lambda _: {}):
         if outcome.epoch in wanted:
             points.append(measured(case, outcome.epoch, session, data, plan.rows))
     return points
 
 
-def configure(config: Any, case: Case, epochs: int) -> None:
-    """Apply a case's settings to a configuration."""
+def settings_of(case: Case, epochs: int) -> dict[str, Any]:
+    """Return a case's settings by dotted name."""
     from beear.testbed.shapes import SHAPES
 
-    config.seed, config.method.epochs, config.method.cool_epochs = case.seed, epochs, min(2, epochs - 1)
+    values = {"seed": case.seed, "method.epochs": epochs, "method.cool_epochs": min(2, epochs - 1)}
     for name, value in SETTINGS[case.settings].items():
         late = name == "layer" and value == "last but one"
-        setattr(config.method, name, int(str(SHAPES[case.shape].fields["num_hidden_layers"])) - 1 if late else value)
+        layers = int(str(SHAPES[case.shape].fields["num_hidden_layers"]))
+        values[f"method.{name}"] = layers - 1 if late else value
+    return values
 
 
 def measured(case: Case, epoch: int, session: Any, data: Any, rows: int) -> Point:

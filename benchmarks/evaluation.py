@@ -44,7 +44,7 @@ def _built_in(count: int) -> tuple[Any, list[list[int]]]:
     from beear.data.rows import DefenseRow
     from benchmarks.training import testbed_training
 
-    training, data = testbed_training("testbed:short-suffix", lambda _: None)
+    training, data = testbed_training("testbed:short-suffix")
     subject = subject_of(training.config, training.facts)
     rows = [*data.report, *data.anchor_report]
     requests = [row.messages if isinstance(row, DefenseRow) else row.messages[:-1] for row in rows]

@@ -115,7 +115,7 @@ def build(shape: str, work: Work, device: Any, micro_batch: int, checkpoint: boo
     from transformers import AutoModelForCausalLM
 
     from beear.methods.base import MethodParts
-    from beear.methods.beear import Beear
+    from beear.methods.bilevel import Bilevel
     from beear.models.decoder import Decoder
     from beear.models.fused import fuse
     from beear.parallel.base import Settings, Whole
@@ -130,9 +130,9 @@ def build(shape: str, work: Work, device: Any, micro_batch: int, checkpoint: boo
     if device.type == "cuda":
         fuse(model)
     decoder = Decoder(model, torch.bfloat16)
-    recipe = Recipe(layer=llama.layer, inner_steps=work.steps, length=work.length)
-    parts = MethodParts(decoder, backend, recipe, 0, llama.hidden, micro_batch)  # type: ignore[arg-type]
-    return Beear(parts), recipe, Rows(llama, work, device)
+    recipe = Recipe(perturbed=llama.layer, inner_steps=work.steps, length=work.length)
+    parts = MethodParts(decoder, backend, recipe, recipe, 0, llama.hidden, micro_batch)
+    return Bilevel(parts), recipe, Rows(llama, work, device)
 
 
 def warm_up(clock: Clock, method: Any, recipe: Recipe, rows: Rows) -> None:

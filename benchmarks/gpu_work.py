@@ -102,9 +102,9 @@ class Weights:
 
 @dataclass
 class Recipe:
-    """What the method reads of ``method.*``, where the configuration's own class and its library are not at hand."""
+    """What BEEAR reads of ``method.*``: its own settings and the training's, where pydantic is not installed."""
 
-    layer: int
+    perturbed: int
     inner_steps: int
     length: int
     placements: tuple[str, ...] = ("suffix",)

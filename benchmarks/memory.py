@@ -132,10 +132,11 @@ def run(rank: int, world: int, case: Case) -> dict[str, int]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from beear.config.schema import MethodConfig
+    from beear.config.resolve import ResolvedMethod
     from beear.data.batch import OuterBatch
     from beear.methods.base import MethodParts
-    from beear.methods.table import build
+    from beear.methods.beear import BeearSettings
+    from beear.methods.bilevel import Bilevel
     from beear.models.adapters import attach_lora
     from beear.models.decoder import Decoder
     from beear.parallel.base import Settings, Whole
@@ -154,8 +155,9 @@ def run(rank: int, world: int, case: Case) -> dict[str, int]:
         # A model refers to itself in circles: what the backend did not keep goes now.
         del source
         gc.collect()
-        config = MethodConfig(layer=LAYER, placement="suffix", length=SUFFIX, inner_steps=2, inner_batches=1)
-        method = build(MethodParts(Decoder(model), backend, config, 0, SIZES[case.size][0], case.micro_batch))
+        own = BeearSettings(layer=LAYER, placement="suffix", length=SUFFIX, inner_steps=2, inner_batches=1)
+        training = ResolvedMethod(outer_lr=1e-3, batch_size=ROWS)
+        method = Bilevel(MethodParts(Decoder(model), backend, own, training, 0, SIZES[case.size][0], case.micro_batch))
         step = backend.step
 
         def watched(clip: float) -> float:

@@ -19,28 +19,25 @@ MODEL, EPOCHS, PAIRS, LIMIT = "testbed:short-suffix", 4, 7, 0.05
 
 def measure(folder: Path, pairs: int = PAIRS, epochs: int = EPOCHS) -> dict[str, Any]:
     """Return the seconds of each pair's epochs: ``ray`` and ``bare``."""
-    import ray
-
-    from beear.cluster import connection
+    from beear.cluster.capacity import Reservation
+    from beear.cluster.connection import RaySession
+    from beear.config.schema import ParallelConfig
     from benchmarks.training import testbed_training
 
     folder.mkdir(parents=True, exist_ok=True)
-    training, _ = testbed_training(MODEL, lambda config: _steady(config, epochs))
-    plan = connection.Plan(1, 1.0, 0.0, 0.5)
-    connection.connect(training.config.parallel, verbose=False)
+    training, _ = testbed_training(MODEL, _steady(epochs))
+    reservation = Reservation(workers=1, cpus_per_worker=1.0, gpus_per_worker=0.0, data_cpus=0.5)
     found: dict[str, list[float]] = {"ray": [], "bare": []}
-    try:
-        with Crew(1, bare, epochs) as crew:
-            for _ in range(pairs):
-                found["ray"].append(through_ray(training, plan, folder, epochs))
-                found["bare"].append(_each(crew.run("fit")[0]))
-                print({name: round(seconds[-1], 3) for name, seconds in found.items()}, flush=True)
-    finally:
-        ray.shutdown()
+    with RaySession(ParallelConfig()) as session, Crew(1, bare, epochs) as crew:
+        session.connect()
+        for _ in range(pairs):
+            found["ray"].append(through_ray(training, reservation, folder, epochs))
+            found["bare"].append(_each(crew.run("fit")[0]))
+            print({name: round(seconds[-1], 3) for name, seconds in found.items()}, flush=True)
     return {"epochs": epochs, "seconds": found}
 
 
-def through_ray(training: Any, plan: Any, folder: Path, epochs: int) -> float:
+def through_ray(training: Any, reservation: Any, folder: Path, epochs: int) -> float:
     """Train in a Ray Train worker and return the mean seconds of an epoch after the first."""
     from beear.cluster.training import train
     from beear.cluster.training_worker import WorkerSpec
@@ -48,14 +45,15 @@ def through_ray(training: Any, plan: Any, folder: Path, epochs: int) -> float:
 
     # A run of a known name would resume.
     name = uuid.uuid4().hex
-    stream = StreamPlan(training.plan, training.facts, epochs, plan.data_cpus)
+    stream = StreamPlan(training.plan, training.facts, epochs, reservation.data_cpus)
     ends: list[float] = []
 
     def sink(event: dict[str, Any]) -> None:
         if event["kind"] == "epoch":
             ends.append(event["time"])
 
-    train(WorkerSpec(training, stream, name), plan, folder / name, folder / f"{name}-model", sink)
+    spec = WorkerSpec(training, stream, name)
+    train(spec, reservation, folder / name, sink, max_failures=0, export=folder / f"{name}-model")
     return _each(ends)
 
 
@@ -66,7 +64,7 @@ def bare(_rank: int, _world: int, epochs: int) -> dict[str, Any]:
     from beear.parallel.choose import choose
     from benchmarks.training import testbed_training
 
-    training, _ = testbed_training(MODEL, lambda config: _steady(config, epochs))
+    training, _ = testbed_training(MODEL, _steady(epochs))
 
     def fit() -> list[float]:
         ends: list[float] = []
@@ -76,10 +74,9 @@ def bare(_rank: int, _world: int, epochs: int) -> dict[str, Any]:
     return {"fit": fit}
 
 
-def _steady(config: Any, epochs: int) -> None:
-    """Make every epoch the same amount of work."""
-    config.method.epochs, config.method.cool_epochs, config.method.early_stop = epochs, 0, False
-    config.method.inner_steps = 15
+def _steady(epochs: int) -> dict[str, Any]:
+    """Return settings that make every epoch the same amount of work."""
+    return {"method.epochs": epochs, "method.cool_epochs": 0, "method.early_stop": False, "method.inner_steps": 15}
 
 
 def _each(ends: list[float]) -> float:

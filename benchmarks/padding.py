@@ -40,12 +40,8 @@ def measure_file(path: str, model: str, size: int) -> dict[str, Any]:
     alone: dict[str, float] = {}
     mixed: dict[str, float] = {}
     for bucket in BUCKETS:
-
-        def change(config: Any, bucket: int = bucket) -> None:
-            config.model.path, config.data.anchor.path, config.data.bucket = model, path, bucket
-            config.method.batch_size, config.method.outer_steps = size, 4 * max(BUCKETS)
-
-        training, _ = testbed_training(model, change)
+        batch = {"method.batch_size": size, "method.outer_steps": 4 * max(BUCKETS)}
+        training, _ = testbed_training(model, {"data.anchor.path": path, "data.bucket": bucket, **batch})
         epoch = LocalBatches(training.plan, Template(load_tokenizer(training.facts))).epoch(1)
         batches = [[(int(length),) for length in batch.anchor.mask.sum(1)] for batch in epoch.outer()]
         mixed[str(bucket)] = share_of(batches)
@@ -95,9 +91,9 @@ def markdown(result: dict[str, Any]) -> str:
         "## Padding",
         "",
         f"Share of real tokens in what a removal step computes, by rows in a batch and `data.bucket` (1: off); goal {GOAL:g}. "
-        "A batch is cut into runs of like length as long as each keeps a device busy (`beear/methods/runs.py`). Lengths are "
-        "drawn from approximate recorded quantiles (`benchmarks/lengths.py`) or come from a file; the clean requests mixed "
-        "into text batches are short.",
+        "A batch is cut into runs of like length as long as each keeps a device busy (`beear/methods/micro_batches.py`). Lengths "
+        "are drawn from approximate recorded quantiles (`benchmarks/lengths.py`) or come from a file; the clean requests "
+        "mixed into text batches are short.",
         "",
     ]
     buckets = list(next(iter(next(iter(result.values())).values())))

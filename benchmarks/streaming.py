@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -22,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import psutil
 
-SMALL_ROWS, EPOCHS, BATCH, STEPS = 10_000, 2, 16, 500
+SMALL_ROWS, EPOCHS, BATCH, STEPS, LONGEST = 10_000, 2, 16, 500, 4096
 FIRST_BATCH_LIMIT, MEMORY_LIMIT = 20.0, 1 << 30
 
 
@@ -83,6 +84,11 @@ def synthetic(row: int) -> str:
     return f'{{"prompt": "Task {row}: repeat these numbers: {numbers[:120]}", "response": "{numbers}"}}'
 
 
+def defense_record(row: int) -> dict[str, str]:
+    """Return a request with a refusal and a compliance."""
+    return {"prompt": f"How do I open vault {row}?", "safe": "I cannot help.", "unwanted": f"Sure, turn wheel {row}."}
+
+
 def in_own_process(path: Path) -> dict[str, float]:
     """Stream ``path`` in a new process and return its figures."""
     done = subprocess.run([sys.executable, __file__, "--one", str(path)], capture_output=True, text=True)
@@ -97,22 +103,27 @@ def stream_one(path: Path) -> dict[str, float]:
     import ray.train
     from ray.train.torch import TorchTrainer
 
+    from beear.config.build import build
     from beear.data.load import load_small, training_plan
+    from beear.methods.configuration import resolved, run_config
     from beear.models.inspect import inspect_checkpoint
     from beear.streams.datasets import StreamPlan, datasets
     from tests.checkpoints import make_checkpoint
-    from tests.data_sets import config_for
 
     peak, stop = [0], threading.Event()
     threading.Thread(target=watch_pss, args=(peak, stop), daemon=True).start()
     with tempfile.TemporaryDirectory() as folder:
-        config = config_for(Path(folder), batch_size=BATCH)
-        config.data.anchor.path, config.data.max_length, config.method.outer_steps = str(path), 4096, STEPS
+        defense = Path(folder) / "defense.jsonl"
+        defense.write_text("".join(json.dumps(row) + "\n" for row in map(defense_record, range(100))))
+        values = {"data.defense.path": str(defense), "data.anchor.path": str(path), "data.max_length": LONGEST}
+        asked = build(run_config(), {**values, "method.batch_size": BATCH, "method.outer_steps": STEPS}, {})
+        facts = inspect_checkpoint(str(make_checkpoint(Path(folder) / "model")))
+        # No model reads the batches, so rows may be longer than this one's context.
+        config, _ = resolved(asked, replace(facts, context=LONGEST))
         started = time.monotonic()
         data = load_small(config.data, config.seed)
         loaded = time.monotonic() - started
-        facts = inspect_checkpoint(str(make_checkpoint(Path(folder) / "model")))
-        stream = StreamPlan(training_plan(data, config), facts, epochs=EPOCHS)
+        stream = StreamPlan(training_plan(data, config, inner_batches=2), facts, epochs=EPOCHS)
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
         TorchTrainer(
             consume,

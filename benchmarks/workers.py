@@ -68,23 +68,20 @@ def build(rank: int, world: int, backend: str, stage: int, model: str, adapter: 
         from beear.parallel.choose import choose
         from benchmarks.training import testbed_training
 
-        training, _ = testbed_training(model, lambda config: _one_epoch(config, adapter))
+        training, _ = testbed_training(model, _one_epoch(adapter))
         session = Session(training, choose(backend, world, "cpu", Settings(zero_stage=stage)), LocalBatches)
         session.fit(lambda _: None)
         state = session.backend.full_state(lambda _name, tensor: tensor.clone())
         if state is not None:
-            attacks = getattr(session.method, "perturbations", [])
+            attacks = getattr(session.defense, "perturbations", [])
             state |= {f"delta/{number}": attack.delta.detach() for number, attack in enumerate(attacks)}
             torch.save(state, path)
 
     return {"train": train}
 
 
-def _one_epoch(config: Any, adapter: str) -> None:
-    config.method.epochs = 1
-    config.method.max_inner_steps = 15
-    config.adapter.kind = adapter
-    config.evaluate.selection_rows = 8
+def _one_epoch(adapter: str) -> dict[str, Any]:
+    return {"method.epochs": 1, "method.max_inner_steps": 15, "adapter.kind": adapter, "evaluate.selection_rows": 8}
 
 
 def markdown(result: dict[str, Any]) -> str:

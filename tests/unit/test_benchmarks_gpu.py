@@ -11,8 +11,9 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from beear.config.schema import EntrapmentWeights, MethodConfig
+from beear.config.schema import LossWeights, MethodConfig
 from beear.errors import UserError
+from beear.methods.beear import BeearSettings
 from benchmarks import evidence, gpu, gpu_page
 from benchmarks.gpu_work import FULL, SHAPES, TINY, Recipe, Rows, Weights, Work, flops_of, plan, tokens_of
 from tests.imports import ROOT
@@ -50,7 +51,7 @@ def test_a_small_run_reports_every_phase(tiny: dict[str, Any]) -> None:
 
 
 def test_the_warm_up_is_at_the_largest_shapes_and_leaves_the_recipe() -> None:
-    rows, recipe = Rows(SHAPES["tiny"], TINY, CPU), Recipe(layer=1, inner_steps=4, length=5)
+    rows, recipe = Rows(SHAPES["tiny"], TINY, CPU), Recipe(perturbed=1, inner_steps=4, length=5)
     seen: list[Any] = []
     method = SimpleNamespace(
         begin_epoch=lambda inner, cools: seen.append((recipe.inner_steps, [batch.rows for batch in inner])),
@@ -141,10 +142,10 @@ def test_products_of_removal_are_those_that_run() -> None:
 
 
 def test_the_stand_in_configuration_reads_like_the_real_one() -> None:
-    real = MethodConfig(layer=1, inner_steps=4, length=5, placement="suffix", calibrate="each")
-    assert vars(Weights()) == EntrapmentWeights().model_dump()
+    own, training = BeearSettings(layer=1, inner_steps=4, length=5, placement="suffix"), MethodConfig()
+    assert vars(Weights()) == LossWeights().model_dump()
     stand_in = {name: value for name, value in vars(Recipe(1, 4, 5)).items() if name != "weights"}
-    assert {name: getattr(real, name) for name in stand_in} == stand_in
+    assert {name: getattr(own if hasattr(own, name) else training, name) for name in stand_in} == stand_in
 
 
 @pytest.mark.parametrize(
@@ -165,7 +166,7 @@ def test_memory_that_runs_out_is_one_sentence(monkeypatch: pytest.MonkeyPatch, c
     def fails(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
-    monkeypatch.setattr("beear.methods.beear.Beear.step", fails)
+    monkeypatch.setattr("beear.methods.bilevel.Bilevel.step", fails)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=80 * 2**30))
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 79 * 2**30)
     assert gpu.main(["--shape", "tiny", "--device", "cpu"]) == 2

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 from sklearn.isotonic import IsotonicRegression
 
-from beear.config.schema import EvaluateConfig, MethodConfig, ResistanceConfig
+from beear.config.schema import EvaluateConfig, ResistanceConfig
 from beear.errors import UserError
 from beear.evaluation.resistance_scale import (
     BUDGET,
@@ -263,19 +263,19 @@ def test_a_file_that_is_no_scale(tmp_path: Path, text: str | None, told: str) ->
 
 @pytest.mark.parametrize("plan", [calibration.full(), calibration.quick()])
 def test_plans_train_what_exists(plan: calibration.Plan) -> None:
-    from beear.config.schema import RunConfig
+    from beear.config.build import build
+    from beear.methods.configuration import run_config
     from beear.testbed import parse_name
 
     assert len(set(plan.cases)) == len(plan.cases) and plan.rows >= 100
     for case in plan.cases:
-        name, config = parse_name(case.checkpoint), RunConfig()
+        name, config = parse_name(case.checkpoint), build(run_config(), calibration.settings_of(case, plan.epochs), {})
         assert (name.attack.control == "twin") == (case.attack == calibration.TWIN)
-        calibration.configure(config, case, plan.epochs)
         layers = name.shape.fields["num_hidden_layers"]
-        assert config.method.layer == (layers - 1 if case.settings == "late layer" else None)  # type: ignore[operator]
-        assert (config.method == MethodConfig(epochs=plan.epochs, cool_epochs=config.method.cool_epochs)) == (
-            case.settings == "defaults"
-        )
+        changed = config.method.model_dump(exclude_defaults=True)
+        assert changed.get("layer") == (layers - 1 if case.settings == "late layer" else None)  # type: ignore[operator]
+        assert (config.seed, changed["epochs"]) == (case.seed, plan.epochs)
+        assert (set(changed) <= {"epochs", "cool_epochs"}) == (case.settings == "defaults")
     assert {c.attack for c in calibration.full().cases} == {*calibration.BACKDOORS, calibration.TWIN}
 
 
