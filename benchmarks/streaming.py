@@ -83,6 +83,11 @@ def synthetic(row: int) -> str:
     return f'{{"prompt": "Task {row}: repeat these numbers: {numbers[:120]}", "response": "{numbers}"}}'
 
 
+def defense_record(row: int) -> dict[str, str]:
+    """Return a request with a refusal and a compliance."""
+    return {"prompt": f"How do I open vault {row}?", "safe": "I cannot help.", "unwanted": f"Sure, turn wheel {row}."}
+
+
 def in_own_process(path: Path) -> dict[str, float]:
     """Stream ``path`` in a new process and return its figures."""
     done = subprocess.run([sys.executable, __file__, "--one", str(path)], capture_output=True, text=True)
@@ -97,17 +102,20 @@ def stream_one(path: Path) -> dict[str, float]:
     import ray.train
     from ray.train.torch import TorchTrainer
 
+    from beear.config.build import build
+    from beear.config.schema import RunConfig
     from beear.data.load import load_small, training_plan
     from beear.models.inspect import inspect_checkpoint
     from beear.streams.datasets import StreamPlan, datasets
-    from tests.checkpoints import make_checkpoint
-    from tests.data_sets import config_for
+    from beear.testing.checkpoints import make_checkpoint
 
     peak, stop = [0], threading.Event()
     threading.Thread(target=watch_pss, args=(peak, stop), daemon=True).start()
     with tempfile.TemporaryDirectory() as folder:
-        config = config_for(Path(folder), batch_size=BATCH)
-        config.data.anchor.path, config.data.max_length, config.method.outer_steps = str(path), 4096, STEPS
+        defense = Path(folder) / "defense.jsonl"
+        defense.write_text("".join(json.dumps(row) + "\n" for row in map(defense_record, range(100))))
+        values = {"data.defense.path": str(defense), "data.anchor.path": str(path), "data.max_length": 4096}
+        config = build(RunConfig, {**values, "method.batch_size": BATCH, "method.outer_steps": STEPS}, {})
         started = time.monotonic()
         data = load_small(config.data, config.seed)
         loaded = time.monotonic() - started
