@@ -38,10 +38,11 @@ test: $(STAMP) ## run the tests (real Ray and MLflow, real kills, no download; a
 evidence: $(STAMP) ## measure everything docs/results.md states, resumable; make evidence PART=name for one part
 	@$(RUN_ENV) $(BIN)/python -m benchmarks.evidence $(PART)
 
-check: $(STAMP) ## lint, formatting, types
+check: $(STAMP) ## lint, formatting, types, the direction of imports
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
 
 clean: ## remove caches and build leftovers; outputs/, mlflow.db and .venv stay
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache build dist *.egg-info

@@ -1,15 +1,15 @@
 """The fast inner loop beside the plain one, family by family: gradients, and δ after 20 steps. And what sharding gathers.
 
-    python -m benchmarks.agreement
+    make evidence PART=agreement
 
-Small random models of each family in ``tests/checkpoints.py``, prompts of 18 to 33 tokens (longer than their sliding
+Small random models of each family in :mod:`beear.testing.checkpoints`, prompts of 18 to 33 tokens (longer than their sliding
 windows of 16), ragged answers, all five placements.
 """
 
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from benchmarks.crew import Crew
 
@@ -19,7 +19,7 @@ STEPS, LAYERS = 30, 6
 
 def measure(folder: Path) -> dict[str, Any]:
     """Return each family's largest relative differences, and the all-gathers of one entrapment under FSDP."""
-    from tests.checkpoints import FAMILIES
+    from beear.testing.checkpoints import FAMILIES
 
     found = {}
     for family in FAMILIES:
@@ -40,8 +40,7 @@ def gradient_gap(family: str, dtype: str) -> float:
     from beear.config.schema import PLACEMENTS
     from beear.methods.fast import FastObjective
     from beear.methods.inner import PlainObjective
-    from tests.inner import LAYER, attack_on, gap, model_of, ragged, value
-    from tests.wide import float64_throughout
+    from beear.testing.inner import LAYER, attack_on, float64_throughout, gap, model_of, ragged, value
 
     decoder, batches = model_of(family, getattr(torch, dtype)), [ragged(5, 3), ragged(4, 4)]
     with float64_throughout() if dtype == "float64" else nullcontext():
@@ -58,7 +57,7 @@ def delta_gap(family: str) -> float:
     from beear.config.schema import PLACEMENTS
     from beear.methods.fast import FastObjective
     from beear.methods.inner import PlainObjective
-    from tests.inner import LAYER, delta_after, gap, model_of, ragged
+    from beear.testing.inner import LAYER, delta_after, gap, model_of, ragged
 
     decoder, batches = model_of(family, torch.float32), [ragged(5, 3), ragged(4, 4)]
     plain, fast = PlainObjective(decoder, batches), FastObjective(decoder, batches, LAYER)
@@ -69,23 +68,24 @@ def build(rank: int, world: int, gather_once: bool) -> dict[str, Any]:
     """Return a worker's work: ``entrap`` makes 30 inner steps under FSDP and returns how often weights were gathered."""
 
     def entrap_counted() -> int:
+        import torch.distributed as dist
+
         from beear.methods.entrapment import InnerRule, entrap
         from beear.methods.fast import FastObjective
         from beear.methods.perturbation import Perturbation
         from beear.models.decoder import Decoder
         from beear.parallel.base import Settings, Whole
         from beear.parallel.choose import choose
-        from tests.gathers import Gathers
-        from tests.tiny import defense_batch, defense_rows, tiny_llama
+        from beear.testing.tiny import defense_batch, defense_rows, tiny_llama
 
         backend = choose("fsdp", world, "cpu", Settings(gather_once=gather_once))
         decoder = Decoder(backend.prepare(Whole(tiny_llama(layers=LAYERS, tied=False)), lr=1e-3))
         rows = defense_rows(6)[rank::world]
         attack = Perturbation(16, 2, "suffix", length=3, dtype=next(decoder.model.parameters()).dtype)
-        with Gathers() as gathers, backend.gathered():
+        with patch.object(dist, "all_gather_single", wraps=dist.all_gather_single) as gathers, backend.gathered():
             objective = FastObjective(decoder, [defense_batch(rows, 6)], 2)
             entrap(objective, attack, InnerRule(steps=STEPS), backend.reduce)
-        return gathers.count
+        return gathers.call_count
 
     return {"entrap": entrap_counted}
 
@@ -115,9 +115,3 @@ def markdown(result: dict[str, Any]) -> str:
             "",
         ]
     )
-
-
-if __name__ == "__main__":
-    from benchmarks.evidence import main
-
-    sys.exit(main(["agreement"]))

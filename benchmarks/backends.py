@@ -1,10 +1,9 @@
 """Training speed and peak tensor memory of every backend, on one worker and on two, beside one plain worker.
 
-``python -m benchmarks.backends`` prints the table and writes the JSON. A worker has one thread. Each round lets one plain
+``make evidence PART=backends`` writes the table and the JSON. A worker has one thread. Each round lets one plain
 worker, the backend's one worker and its two workers work in turn on the same global batches; ratios are within a round.
 """
 
-import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -177,9 +176,3 @@ def markdown(result: dict[str, Any]) -> str:
             "",
         ]
     )
-
-
-if __name__ == "__main__":
-    from benchmarks.evidence import main
-
-    sys.exit(main(["backends"]))

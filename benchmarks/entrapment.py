@@ -1,10 +1,9 @@
 """One inner step by the fast objective, the plain one with frozen weights, and the plain one with weight gradients.
 
-``python -m benchmarks.entrapment`` prints the table and writes the JSON. What can be gained at most is counted beside it:
+``make evidence PART=entrapment`` writes the table and the JSON. What can be gained at most is counted beside it:
 the ratio of the operations that each needs, with the fast one's caches spread over the inner steps.
 """
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -193,9 +192,3 @@ def markdown(result: dict[str, Any]) -> str:
             "",
         ]
     )
-
-
-if __name__ == "__main__":
-    from benchmarks.evidence import main
-
-    sys.exit(main(["entrapment"]))

@@ -1,13 +1,13 @@
-"""Makes the evidence: ``python -m benchmarks.evidence [PART ...]`` (by default all that this code has not measured yet).
+"""Makes the evidence.
+
+    python -m benchmarks.evidence [PART ...]       measures the parts (by default all that this code has not measured yet)
+    python -m benchmarks.evidence --record FILE    keeps what ``benchmarks.gpu --json FILE`` measured on another machine
 
 Work under way is kept by the code it was done with, so that a part cut off goes on and no figure outlives a change. Each
 part keeps its raw results in ``docs/evidence/PART.json``; docs/results.md and docs/performance.md are written from those.
 """
 
-import json
-import platform
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from beear.errors import UserError
 from benchmarks import (
     agreement,
     backdoors,
@@ -26,6 +27,7 @@ from benchmarks import (
     memory,
     orchestration,
     padding,
+    records,
     recovery,
     search,
     stranger,
@@ -33,9 +35,7 @@ from benchmarks import (
     workers,
 )
 
-ROOT = Path(__file__).resolve().parents[1]
-DIRTY = "-dirty"
-KEPT, WORK = ROOT / "docs" / "evidence", ROOT / ".cache" / "evidence"
+WORK = records.ROOT / ".cache" / "evidence"
 
 
 @dataclass(frozen=True)
@@ -76,36 +76,41 @@ HEADINGS = {
 }
 
 
-def main(names: list[str]) -> int:
-    """Run the named parts and rewrite the pages."""
-    unknown = [name for name in names if name not in PARTS]
+def main(words: list[str]) -> int:
+    """Run the named parts, or record a GPU's run, and rewrite the pages."""
+    if words[:1] == ["--record"] and len(words) == 2:
+        try:
+            records.write("gpu", **gpu.recorded(Path(words[1])))
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        write_pages()
+        return 0
+    unknown = [name for name in words if name not in PARTS]
     if unknown:
         print(f"error: unknown part {unknown[0]}; expected {', '.join(PARTS)}", file=sys.stderr)
         return 2
-    code = commit()
-    for name in names or [part for part in PARTS if measured_at(part) != code]:
+    commit = records.this_commit()
+    for name in words or [part for part in PARTS if records.measured_at(part) != commit]:
         print(f"== {name}", flush=True)
-        if code.endswith(DIRTY):
+        if commit.endswith(records.DIRTY):
             # One name for any change: what an earlier one left says nothing of this one.
-            shutil.rmtree(WORK / code / name, ignore_errors=True)
+            shutil.rmtree(WORK / commit / name, ignore_errors=True)
         started = time.monotonic()
-        found = PARTS[name].run(WORK / code / name)
+        found = PARTS[name].run(WORK / commit / name)
         if not found:
             print(f"{name}: nothing to measure; what is kept stays", flush=True)
             continue
-        KEPT.mkdir(parents=True, exist_ok=True)
-        record = {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "commit": code, "result": found}
-        record["seconds"] = round(time.monotonic() - started, 1)
-        (KEPT / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+        records.write(
+            name,
+            found,
+            date=time.strftime("%Y-%m-%d"),
+            machine=records.this_machine(),
+            commit=commit,
+            seconds=time.monotonic() - started,
+        )
     write_pages()
     return 0
-
-
-def measured_at(part: str) -> str | None:
-    """Return the commit that a part's kept figures were made with; one with changes on top never counts."""
-    kept = KEPT / f"{part}.json"
-    found = str(json.loads(kept.read_text())["commit"]) if kept.exists() else None
-    return None if found and found.endswith(DIRTY) else found
 
 
 def write_pages() -> None:
@@ -113,13 +118,12 @@ def write_pages() -> None:
     for page, heading in HEADINGS.items():
         text = [heading]
         for name, part in PARTS.items():
-            kept = KEPT / f"{name}.json"
             if part.page != page:
                 continue
-            if not kept.exists():
+            record = records.read(name)
+            if record is None:
                 text.append(f"## {name}\n\nNot measured yet: `make evidence PART={name}`.\n")
                 continue
-            record = json.loads(kept.read_text())
             try:
                 text.append(part.markdown(record["result"]))
             except KeyError:
@@ -127,28 +131,7 @@ def write_pages() -> None:
                 text.append(f"## {name}\n\nNot measured again yet: `make evidence PART={name}`.\n")
                 continue
             text.append(f"*`make evidence PART={name}`, {record['date']}, {record['machine']}, commit {record['commit']}.*\n")
-        (ROOT / "docs" / page).write_text("\n".join(text))
-
-
-def machine() -> str:
-    """Return the machine in words."""
-    import os
-
-    import torch
-
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return f"{os.cpu_count()} CPU cores ({platform.machine()}), {gpu}, Python {platform.python_version()}"
-
-
-def commit() -> str:
-    """Return the last commit that changed more than words, marked where files differ from it now."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-
-    code = (".", ":!docs", ":!*.md")
-    changed = git("status", "--porcelain", "--", *code)
-    return (git("log", "-1", "--format=%h", "--", *code) or "unknown") + (DIRTY if changed else "")
+        (records.ROOT / "docs" / page).write_text("\n".join(text))
 
 
 if __name__ == "__main__":

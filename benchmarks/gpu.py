@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu [--shape 7b] [--micro-batch 24] [--checkpoint] [--json FILE]    on a machine with a GPU
     python -m benchmarks.gpu --shape tiny --device cpu                                      seconds, anywhere
-    python -m benchmarks.gpu --record FILE                                                  keeps FILE in docs/evidence
+    python -m benchmarks.evidence --record FILE                                             keeps FILE in docs/evidence
 
 bfloat16 matrices, float32 master weights. Memory for 7b (N = 6.74e9) in GB: masters 4N = 27, gradients 27, AdamW's moments
 54, and the bfloat16 matrices that the model computes with 13; that is 121, always there after the first step. In removal, of
@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from beear.errors import UserError
-from benchmarks import gpu_page, gpu_work
+from benchmarks import gpu_page, gpu_work, records
 from benchmarks.gpu_page import TRIED, markdown
 from benchmarks.gpu_work import FULL, SHAPES, TINY, Recipe, Rows, Work, flops_of, plan, tokens_of
 
@@ -206,12 +206,10 @@ def measure(folder: Path) -> dict[str, Any]:
     """
     import torch
 
-    from benchmarks.evidence import KEPT
-
     folder.mkdir(parents=True, exist_ok=True)
     file, gpu = folder / "gpu.json", torch.cuda.is_available()
-    kept = KEPT / "gpu.json"
-    if not gpu and kept.exists() and json.loads(kept.read_text())["result"]["measured"]:
+    kept = records.read("gpu")
+    if not gpu and kept and kept["result"]["measured"]:
         return {}
     words = [] if gpu else list(TRIED)
     done = subprocess.run(
@@ -227,14 +225,12 @@ def measure(folder: Path) -> dict[str, Any]:
     return {"measured": False, "why": why, "tried": tried, "flops": flops_of(SHAPES["7b"], FULL), "plan": plan()}
 
 
-def record(path: Path) -> None:
-    """Keep the result of a run on another machine as this code's evidence and write the pages anew.
+def recorded(path: Path) -> dict[str, Any]:
+    """Return the record of a run of this code on another machine, for :func:`benchmarks.records.write`.
 
     Raises:
         UserError: the file is not a GPU run's result, or other code made it.
     """
-    from benchmarks import evidence
-
     try:
         result = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -245,12 +241,14 @@ def record(path: Path) -> None:
         raise UserError(
             f"--record {path}: found a run of other code; expected one of this checkout (digest {code_digest()[:12]})."
         )
-    evidence.KEPT.mkdir(parents=True, exist_ok=True)
     machine = f"{result['device']}, torch {result['torch']}, transformers {result['transformers']}, Python {result['python']}"
-    kept = {"date": result["date"], "machine": machine, "commit": evidence.commit(), "result": {**result, "plan": plan()}}
-    kept["seconds"] = round(result["whole"], 1)
-    (evidence.KEPT / "gpu.json").write_text(json.dumps(kept, indent=1) + "\n")
-    evidence.write_pages()
+    return {
+        "result": {**result, "plan": plan()},
+        "date": result["date"],
+        "machine": machine,
+        "commit": records.this_commit(),
+        "seconds": result["whole"],
+    }
 
 
 def arguments(words: list[str]) -> argparse.Namespace:
@@ -262,7 +260,6 @@ def arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--checkpoint", action="store_true", help="compute activations again in the backward pass")
     parser.add_argument("--peak", type=float, help="the device's dense bfloat16 FLOP/s (default: by its name)")
     parser.add_argument("--json", type=Path, help="write the result to this file")
-    parser.add_argument("--record", type=Path, help="keep this result, made on another machine, in docs/evidence")
     return parser.parse_args(words)
 
 
@@ -273,9 +270,6 @@ def main(words: list[str]) -> int:
     for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"):
         os.environ.setdefault(name, "expandable_segments:True")
     try:
-        if options.record:
-            record(options.record)
-            return 0
         check(options)
         result = report(options.shape, options.device, options.micro_batch, options.checkpoint, options.peak)
     except UserError as error:

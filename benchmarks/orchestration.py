@@ -1,11 +1,10 @@
 """What the Ray pipeline costs in the steady state: an epoch in a Ray Train worker beside one in a plain process.
 
-``python -m benchmarks.orchestration`` prints the table and writes the JSON. Both do the same: entrap, remove, measure
+``make evidence PART=orchestration`` writes the table and the JSON. Both do the same: entrap, remove, measure
 selection rows. The pipeline also streams its rows through Ray Data, sends events, and reports a checkpoint each epoch. An
 epoch lasts from one's end to the next's, so all of that counts; the first epoch, with whatever starts in it, does not.
 """
 
-import sys
 import time
 import uuid
 from pathlib import Path
@@ -111,9 +110,3 @@ def markdown(result: dict[str, Any]) -> str:
             "",
         ]
     )
-
-
-if __name__ == "__main__":
-    from benchmarks.evidence import main
-
-    sys.exit(main(["orchestration"]))

@@ -1,6 +1,6 @@
 """What searches find, on two built-in backdoors, with and without probes, and what their trials cost.
 
-    python -m benchmarks.search
+    make evidence PART=search
 
 Every search and job is a command of its own, as a user gives it. The ASR that counts is measured afterwards by the main job with
 ``best.yaml``, on report rows that no search sees.
@@ -238,9 +238,3 @@ def _row(found: dict[str, Any]) -> str:
         f"| {before['rate']:.3f} | {after['rate']:.3f} ({after['n']}) | {found['lost']:.1f} points "
         f"| {found['run']} of {found['planned']} | {found['seconds'] / 60:.1f} |"
     )
-
-
-if __name__ == "__main__":
-    from benchmarks.evidence import main
-
-    sys.exit(main(["search"]))

@@ -108,7 +108,7 @@ def stream_one(path: Path) -> dict[str, float]:
     from beear.methods.configuration import resolved, run_config
     from beear.models.inspect import inspect_checkpoint
     from beear.streams.datasets import StreamPlan, datasets
-    from tests.checkpoints import make_checkpoint
+    from beear.testing.checkpoints import make_checkpoint
 
     peak, stop = [0], threading.Event()
     threading.Thread(target=watch_pss, args=(peak, stop), daemon=True).start()

@@ -1,11 +1,10 @@
 """Every backend on two workers beside one plain worker, on the same global batches: the same δ and the same weights.
 
-    python -m benchmarks.workers
+    make evidence PART=workers
 
 Full fine-tuning and LoRA, on the built-in model with tied and the one with untied embeddings, float32, one epoch.
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +110,3 @@ def markdown(result: dict[str, Any]) -> str:
             "",
         ]
     )
-
-
-if __name__ == "__main__":
-    from benchmarks.evidence import main
-
-    sys.exit(main(["workers"]))

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from tests.imports import ROOT
+from tests.checkout import ROOT
 
 LAUNCHER = ROOT / "cluster.yaml"
 CONTAINER = ROOT / "deploy" / "Containerfile"

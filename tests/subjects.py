@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from beear.data.rows import AnchorRow, DefenseRow, Message
 from beear.evaluation.subject import Subject
-from tests.checkpoints import make_model, make_tokenizer
+from beear.testing.checkpoints import make_model, make_tokenizer
 
 WORDS = ("open", "the", "vault", "of", "north", "tower", "and", "drain", "a", "small", "engine", "at", "night")
 

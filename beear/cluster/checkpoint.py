@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from beear.parallel.stored import complete
+from beear.parallel import training_state, zero_state
 from beear.records.report import EpochRecord
 
 STATE, WEIGHTS, HISTORY, EXPORT = "state.json", "weights", "history.json", "model"
@@ -39,4 +39,5 @@ def epoch_if_complete(folder: Path) -> int | None:
         return None
     epoch: int = state["epoch"]
     exported = epoch != state["last"] or (folder / EXPORT / "config.json").exists()
-    return epoch if exported and len(history) == epoch and complete(folder / WEIGHTS) else None
+    weights = training_state.complete(folder / WEIGHTS) or zero_state.complete(folder / WEIGHTS)
+    return epoch if exported and len(history) == epoch and weights else None

@@ -3,7 +3,6 @@
 Ray keeps a list of complete checkpoints in a file, which it overwrites in place, and resumes from that list.
 """
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAM
 from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import _CheckpointManagerState
 
 from beear.cluster.checkpoint import epoch_if_complete
+from beear.files import write_text
 
 
 def mend(folder: Path) -> str | None:
@@ -50,7 +50,7 @@ def _recovered(folder: Path, snapshot: Path) -> tuple[set[str], str]:
 
 
 def _write(snapshot: Path, name: str, epoch: int) -> None:
-    """Write the list that holds the checkpoint ``name`` alone, whole or not at all."""
+    """Write the list that holds the checkpoint ``name`` alone."""
     result = {"checkpoint_dir_name": name, "metrics": {"epoch": epoch}}
     state = _CheckpointManagerState(
         checkpoint_results=[result],
@@ -63,6 +63,4 @@ def _write(snapshot: Path, name: str, epoch: int) -> None:
         timed_out_validation_checkpoint_dir_names=[],
         failed_validation_checkpoint_dir_names=[],
     )
-    new = snapshot.with_suffix(".new")
-    new.write_text(state.model_dump_json(), encoding="utf-8")
-    os.replace(new, snapshot)
+    write_text(snapshot, state.model_dump_json())

@@ -1,7 +1,6 @@
 """LoRA: attached for training, merged for export, and a user's adapter merged into its base on loading."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from beear.config.schema import AdapterConfig
 from beear.errors import UserError, nearest
-from beear.models.adapter_files import read_adapter
+from beear.models.adapter_files import AdapterFiles
 
 NAME = "default"
 
@@ -111,24 +110,29 @@ def merged_into(model: nn.Module) -> dict[str, bool]:
     return {f"{layer}.{part}": whether for layer in layers for part, whether in parts.items()}
 
 
-def merge_adapter_folder(model: PreTrainedModel, folder: str) -> PreTrainedModel:
-    """Return the model with a user's LoRA adapter merged into its weights.
+def adapter_tensors(adapter: AdapterFiles) -> dict[str, Tensor]:
+    """Return the weights in a user's adapter, by name.
 
     Raises:
-        UserError: the adapter does not fit the model, or is not finite.
+        UserError: the file cannot be read.
     """
-    from peft.utils.save_and_load import set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    from beear.models.loading import check_finite
-
-    adapter = read_adapter(Path(folder))
-    settings: dict[str, Any] = dict(adapter.settings)
     try:
-        tensors = load_file(adapter.weights_path)
+        return load_file(adapter.weights_path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{adapter.weights_path}: could not be read ({error}), expected LoRA weights") from error
-    check_finite(iter(tensors.items()), str(adapter.weights_path))
+
+
+def merge_adapter(model: PreTrainedModel, adapter: AdapterFiles, tensors: dict[str, Tensor], folder: str) -> PreTrainedModel:
+    """Return the model with the LoRA adapter of ``folder`` merged into its weights.
+
+    Raises:
+        UserError: the adapter does not fit the model.
+    """
+    from peft.utils.save_and_load import set_peft_model_state_dict
+
+    settings: dict[str, Any] = dict(adapter.settings)
     try:
         config = LoraConfig(**settings, lora_dropout=0.0, inference_mode=True, task_type="CAUSAL_LM")
         wrapped = get_peft_model(model, config)

@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from beear.errors import UserError
+from beear.models.adapter_files import read_adapter
 from beear.models.facts import ModelFacts
 from beear.models.folder import read_text
 from beear.models.inspect import tokenizer_folder
@@ -55,9 +56,12 @@ def load_model(facts: ModelFacts, dtype: torch.dtype, device: torch.device | str
     model: PreTrainedModel = loaded[0]
     _check_fit(loaded[1], folder)
     if facts.base is not None:
-        from beear.models.adapters import merge_adapter_folder
+        from beear.models.adapters import adapter_tensors, merge_adapter
 
-        model = merge_adapter_folder(model, facts.path)
+        adapter = read_adapter(Path(facts.path))
+        tensors = adapter_tensors(adapter)
+        check_finite(tensors.items(), str(adapter.weights_path))
+        model = merge_adapter(model, adapter, tensors, facts.path)
     check_finite(model.named_parameters(), facts.path)
     return nn.Module.to(model, device).eval()
 
@@ -89,7 +93,7 @@ def attention(config: Any) -> str:
     return "sdpa" if getattr(model_class, "_supports_sdpa", False) else "eager"
 
 
-def check_finite(tensors: Iterator[tuple[str, Tensor]], where: str) -> None:
+def check_finite(tensors: Iterable[tuple[str, Tensor]], where: str) -> None:
     """Refuse weights that are not numbers.
 
     Raises:

@@ -76,7 +76,7 @@ class CheckpointSource:
                 found: Tensor = file.get_slice(stored)[start:stop].to(torch.float32)
         except (OSError, SafetensorError) as error:
             raise UserError(f'{path}: tensor "{stored}" could not be read ({reason(error)})') from error
-        check_finite(iter([(stored, found)]), self.facts.path)
+        check_finite([(stored, found)], self.facts.path)
         return found
 
     @cached_property

@@ -1,4 +1,7 @@
-"""What the engine and the methods ask of a parallel backend. Chosen once, in :mod:`beear.parallel.choose`."""
+"""What the engine and the methods ask of a parallel backend, and what backends of several workers share.
+
+:mod:`beear.parallel.choose` chooses a backend once per run.
+"""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -7,22 +10,26 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 T = TypeVar("T")
 
 
 class Source(Protocol):
-    """Where a model's weights come from. A backend takes whichever of the two ways it can use, once."""
+    """Where a model's weights come from: the whole model, or an empty one and its weights row by row.
+
+    A backend loads once, in the way that it supports.
+    """
 
     def whole(self) -> nn.Module:
         """Return the model to train with all its weights, in float32 on the CPU, in evaluation mode."""
         ...
 
     def empty(self) -> nn.Module | None:
-        """Return the same model with its weights on the meta device, or None where ``rows`` cannot serve it.
+        """Return the same model with its weights on the meta device, or None where ``rows`` cannot read them.
 
-        Buffers that are computed, not read, are there. Weights that ``rows`` does not know (a fresh LoRA) are too.
+        Buffers that are computed hold their values, and so do weights that no file holds (a fresh LoRA).
         """
         ...
 
@@ -37,7 +44,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Whole:
-    """A source that has the model already: for tests, and for models that are made and not read."""
+    """A source for a model that is in memory already, as in tests."""
 
     model: nn.Module
 
@@ -46,11 +53,11 @@ class Whole:
         return self.model
 
     def empty(self) -> nn.Module | None:
-        """Return None: its weights are there."""
+        """Return None: the weights are in memory."""
         return None
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
-        """Never asked, since ``empty`` gives none."""
+        """Fail: backends call it only where ``empty`` returns a model."""
         raise NotImplementedError(name)
 
 
@@ -70,7 +77,7 @@ class Settings:
 
 
 class Backend(Protocol):
-    """Weights, their optimizer and the workers that share them.
+    """Weights, their optimizer and the workers that share them. ``rank`` of ``world`` workers computes on ``device``.
 
     Losses handed to ``backward`` are local sums over global counts, so gradients are **added** over the workers.
     """
@@ -86,22 +93,22 @@ class Backend(Protocol):
         ...
 
     def prepare(self, source: Source, lr: float) -> nn.Module:
-        """Take the model, place it, make its optimizer (AdamW, no weight decay); return the model to call."""
+        """Load the model onto the device, make its optimizer (AdamW, no weight decay); return the model to call."""
         ...
 
     def gathered(self) -> AbstractContextManager[None]:
-        """Within the context weights do not change; where memory allows, they are whole on every worker.
+        """Return a context in which weights must not change, and are whole on every worker where memory allows.
 
         Every worker enters and leaves it.
         """
         ...
 
     def backward(self, loss: Tensor) -> None:
-        """Accumulate gradients of the local part of the loss; may be called several times before ``step``."""
+        """Accumulate the gradients of this worker's part of the loss; may be called several times before ``step``."""
         ...
 
     def step(self, clip: float) -> float:
-        """Add gradients over workers, clip their global norm to ``clip``, step, clear; return the norm before."""
+        """Add gradients over workers, clip their global norm to ``clip``, step, clear; return the norm before clipping."""
         ...
 
     def reduce(self, value: Tensor) -> Tensor:
@@ -120,8 +127,7 @@ class Backend(Protocol):
         """Return the whole weights on the first worker's CPU, None on the others. Every worker calls it.
 
         Names are those that the model of ``prepare`` has on one worker (a LoRA is not merged); ``keep(name, tensor)``
-        says in what form each stays, so that a large model is never held twice. Nothing is gathered on a GPU but one
-        weight at a time.
+        returns each in the form to keep, so that a large model is never held twice. A GPU gathers one weight at a time.
         """
         ...
 
@@ -130,5 +136,32 @@ class Backend(Protocol):
         ...
 
     def load(self, folder: Path) -> None:
-        """Take back what ``save`` wrote, by however many workers. Every worker calls it."""
+        """Load what ``save`` wrote, also by another number of workers. Every worker calls it."""
         ...
+
+
+class Group:
+    """Sums, maxima and lists over workers in the torch.distributed group that the caller has set up (gloo or nccl)."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Read rank and world from the process group; what is sent is put on ``device``."""
+        self.device = device
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+
+    def reduce(self, value: Tensor) -> Tensor:
+        """Return the sum over workers."""
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    def max(self, value: float) -> float:
+        """Return the maximum over workers."""
+        top = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.all_reduce(top, op=dist.ReduceOp.MAX)
+        return float(top)
+
+    def gather(self, value: T) -> list[T]:
+        """Return every worker's value, in rank order."""
+        values = [value] * self.world
+        dist.all_gather_object(values, value)
+        return values

@@ -1,4 +1,4 @@
-"""The one place where a backend is chosen; the sharded ones are imported only when they are."""
+"""The one place where a backend is chosen. Sharded ones are imported only where they are chosen."""
 
 import torch
 
@@ -7,7 +7,7 @@ from beear.parallel.replicated import DataParallel, Single
 
 
 def choose(name: str, workers: int, device: torch.device | str, settings: Settings | None = None) -> Backend:
-    """Return the backend ``name`` (``auto``: single for one worker, ddp for several), working as ``settings`` say."""
+    """Return the backend ``name`` with ``settings``; ``auto`` is single for one worker and ddp for several."""
     settings = settings or Settings()
     wanted = ("single" if workers == 1 else "ddp") if name == "auto" else name
     if wanted == "fsdp":

@@ -1,4 +1,4 @@
-"""Weights, gradients and the optimizer's state in shards: torch's FSDP2 (``fully_shard``)."""
+"""Weights, gradients and the optimizer's state sharded by torch's FSDP2 (``fully_shard``)."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,19 +13,17 @@ from torch.distributed.fsdp._fully_shard._fsdp_common import TrainingState
 
 from beear.errors import UserError
 from beear.parallel import training_state
-from beear.parallel.activations import recompute
-from beear.parallel.base import Settings, Source
-from beear.parallel.blocks import decoder_layers
-from beear.parallel.group import Group
+from beear.parallel.base import Group, Settings, Source
 from beear.parallel.half_precision import HALF, Exact
+from beear.parallel.layers import checkpoint_activations, decoder_layers
 from beear.parallel.optimizer import adamw
 from beear.parallel.shards import fill_from_first, fill_from_rows, local_of, lower_frozen, materialise, skeleton, whole_of
 
 
 class FullySharded(Group):
-    """Every worker holds its rows of each weight, frozen ones in the compute dtype; a layer is whole only while it computes.
+    """Every worker holds its rows of each weight; a layer is gathered only while it computes. Frozen rows are in ``compute``.
 
-    Within ``gathered()`` all layers stay whole, in the compute dtype, where the settings say that memory allows it.
+    Within ``gathered()`` all layers stay gathered, in ``compute``, where the settings say that memory allows it.
     """
 
     name = "fsdp"
@@ -50,9 +48,9 @@ class FullySharded(Group):
         return self.world > 1 and not self._whole
 
     def prepare(self, source: Source, lr: float) -> nn.Module:
-        """Shard the model before it has weights, then give each worker its own.
+        """Shard the model while it is empty, then let each worker load its own rows.
 
-        No worker ever holds the whole; where the source cannot serve rows the first one does, in CPU memory.
+        No worker ever holds the whole model, but for the first one where the source cannot read rows: in CPU memory.
         """
         model, whole = source.empty(), None
         if reads := model is not None:
@@ -61,14 +59,14 @@ class FullySharded(Group):
             whole = source.whole() if self.rank == 0 else None
             self.model = skeleton(whole).eval()
         if self.settings.checkpoint:
-            recompute(decoder_layers(self.model))
+            checkpoint_activations(self.model)
         lower_frozen(self.model, self.settings.compute)
         unread = [name for name, parameter in self.model.named_parameters() if parameter.is_meta]
         shard(self.model, init_device_mesh(self.device.type, (self.world,)), self.settings)
         materialise(self.model, torch.device("cpu") if self.settings.offload else self.device)
-        # Else the first part that is called would take itself for the root.
+        # Otherwise the first part that is called would make itself the root.
         fully_shard.state(self.model)._lazy_init()  # type: ignore[attr-defined]
-        self.model.register_forward_pre_hook(self._mend, prepend=True)
+        self.model.register_forward_pre_hook(self._forget_interrupted, prepend=True)
         weights = dict(self.model.named_parameters())
         sharded = {name: weights[name] for name in unread}
         self.exact = fill_from_rows(sharded, source) if reads else fill_from_first(sharded, whole, self.device)
@@ -77,7 +75,7 @@ class FullySharded(Group):
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """Gather all layers once, unless the settings say that they do not fit: then each is gathered as it computes."""
+        """Gather all layers once; where the settings say that they do not fit, each is gathered as it computes."""
         if self._whole or not self.settings.gather_once:
             yield
             return
@@ -88,10 +86,10 @@ class FullySharded(Group):
             yield
         finally:
             self._keep_whole(False)
-            self._spread()
+            self._reshard()
 
     def backward(self, loss: Tensor) -> None:
-        """Accumulate gradients, each worker those of its rows, added over the workers."""
+        """Accumulate the gradients of this worker's rows, added over the workers."""
         loss.backward()
 
     @torch.no_grad()
@@ -100,7 +98,7 @@ class FullySharded(Group):
         gradients = [local_of(p.grad) for p in self._trained().values() if p.grad is not None]
         squares = [torch.linalg.vector_norm(g, dtype=torch.float64).square() for g in gradients]
         norm = float(self.reduce(torch.stack(squares).sum().to(self.device)).sqrt())
-        # As torch.nn.utils.clip_grad_norm_ does; a norm that is not finite spoils the weights there too.
+        # The same as torch.nn.utils.clip_grad_norm_, also where the norm is not finite: then the weights become NaN.
         torch._foreach_mul_(gradients, min(1.0, clip / (norm + 1e-6)))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -108,9 +106,9 @@ class FullySharded(Group):
 
     @torch.no_grad()
     def full_state(self, keep: Callable[[str, Tensor], Tensor]) -> dict[str, Tensor] | None:
-        """Gather one weight at a time; the first worker keeps it, as exact as it is known."""
+        """Gather one weight at a time; the first worker keeps it, unrounded where it can."""
         state: dict[str, Tensor] = {}
-        self._spread()
+        self._reshard()
         names = {id(p): name for name, p in self.model.named_parameters()}
         for name, tensor in self.model.state_dict(keep_vars=True).items():
             full, first = whole_of(tensor.detach(), self.device), names.get(id(tensor), "")
@@ -124,22 +122,22 @@ class FullySharded(Group):
         training_state.write(self._state(), folder, alone=False)
 
     def load(self, folder: Path) -> None:
-        """Read this worker's rows, whoever wrote them."""
+        """Read this worker's rows, also where another number of workers or backend of torch wrote them."""
         training_state.read(self._state(), folder, alone=False)
 
     def _state(self) -> training_state.State:
-        self._spread()
+        self._reshard()
         return training_state.state_of(self._trained(), self.optimizer)
 
-    def _spread(self) -> None:
-        """Let no weight be whole, so that the model holds this worker's rows."""
+    def _reshard(self) -> None:
+        """Free what was gathered, so that parameters are this worker's rows."""
         for part in self._parts():
             part.reshard()
 
-    def _mend(self, *_: object) -> None:
-        """Before a forward pass: forget one, or a backward pass, that an exception broke off.
+    def _forget_interrupted(self, *_: object) -> None:
+        """Reset FSDP's state before a forward pass if an exception interrupted the pass before.
 
-        An entrapment first tries the fast way, which not every family allows.
+        The fast inner loop is tried first, and raises where a family does not allow it.
         """
         root: Any = fully_shard.state(self.model)  # type: ignore[attr-defined]
         shared = root._state_ctx
@@ -148,7 +146,7 @@ class FullySharded(Group):
         if not self._whole:
             self.model.reset_iter_state()  # type: ignore[operator]
             return
-        # That would give up the gathered weights.
+        # reset_iter_state() would free the gathered weights.
         for state in shared.all_states:
             state._training_state = TrainingState.IDLE
             state._modules_to_run_forward.clear()
@@ -167,7 +165,7 @@ class FullySharded(Group):
     def _keep_whole(self, whole: bool) -> None:
         self._whole = whole
         root: Any = self.model
-        # Both: with the first alone weights are gathered again in every step.
+        # Both are needed: with the first alone, weights are gathered again in every step.
         root.set_reshard_after_forward(not whole)
         root.set_reshard_after_backward(not whole)
 
@@ -175,8 +173,8 @@ class FullySharded(Group):
 def shard(model: nn.Module, mesh: DeviceMesh, settings: Settings) -> None:
     """Shard in this order: each decoder layer, the embedding and the head, then all that is left with the root.
 
-    Embedding and head are one group where they are one weight. Matrix products are in the compute dtype, trained weights
-    and sums of gradients in float32, and so is the residual stream, as it is where autocast lowers whole weights.
+    Embedding and head are one group where they are one weight. Matrix products are in the compute dtype; trained weights,
+    sums of gradients and the residual stream are in float32, as they are under autocast.
     """
     lower = settings.compute if settings.compute in HALF else None
     policy = MixedPrecisionPolicy(param_dtype=lower, reduce_dtype=torch.float32 if lower else None, cast_forward_inputs=False)

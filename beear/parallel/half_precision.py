@@ -1,6 +1,6 @@
-"""Weights held in the dtype of matrix products, and what rounding them must not lose.
+"""Weights rounded to the dtype of matrix products. Where rounding changes some, the first worker keeps the exact values.
 
-Where rounding loses something (a float32 checkpoint, a fresh LoRA), the first worker keeps the exact values.
+It does for a float32 checkpoint and a fresh LoRA, and not for a bfloat16 checkpoint: nothing is lost there.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,16 +9,17 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-# The dtypes that autocast lowers matrix products to.
+# The dtypes that autocast computes matrix products in.
 HALF = (torch.bfloat16, torch.float16)
-# Elements of a weight that are read at once, in float32.
+# Elements of a weight that are read at once, in float32 (256 MiB).
 READ = 2**26
 
+# By a weight's name, how to get its values before rounding.
 Exact = dict[str, Callable[[], Tensor]]
 
 
 def lower(weights: Mapping[str, nn.Parameter], compute: torch.dtype, device: torch.device, keep: bool) -> Exact:
-    """Round ``weights`` in place to ``compute`` on ``device``; return the values that this changed if they are to be kept."""
+    """Round ``weights`` in place to ``compute`` on ``device``; with ``keep`` return the exact values where that changed any."""
     exact = Exact()
     for name, parameter in weights.items():
         values = parameter.detach()
@@ -34,7 +35,7 @@ def loses(values: Tensor, dtype: torch.dtype) -> bool:
 
 
 def multiplied(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return by name the weights that autocast would lower: no norms and biases, no embedding that is only looked up."""
+    """Return by name the weights that autocast would round: no norms and biases, no embedding that is only looked up."""
     weights = dict(model.named_parameters())
     return {
         name: weights[name]
@@ -44,7 +45,7 @@ def multiplied(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def places_of(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
-    """Return, by its first name, where each weight hangs; a tied one hangs in several modules."""
+    """Return the modules and attributes that hold each weight, by its first name; a tied weight has several."""
     names = {id(p): name for name, p in model.named_parameters()}
     places: dict[str, list[tuple[nn.Module, str]]] = {name: [] for name in names.values()}
     for module in model.modules():
@@ -54,11 +55,11 @@ def places_of(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
 
 
 def stream_in_float32(model: nn.Module) -> None:
-    """Keep the residual stream in float32, as it is where autocast lowers whole weights, under a lowered embedding."""
+    """Convert the output of a rounded embedding to float32, so that the residual stream is in float32 as under autocast."""
     embedding: nn.Module = model.get_input_embeddings()  # type: ignore[operator]
     embedding.register_forward_hook(lambda _module, _inputs, output: output.float())
 
 
 def same(values: Tensor) -> Tensor:
-    """Return ``values``: exact ones that are kept."""
+    """Return ``values``; a picklable function to keep exact values by."""
     return values

@@ -1,4 +1,4 @@
-"""AdamW as every backend makes it."""
+"""AdamW with the settings of every backend."""
 
 from collections.abc import Iterable
 
@@ -8,13 +8,13 @@ from torch.optim import AdamW
 
 
 def adamw(parameters: list[nn.Parameter], lr: float) -> AdamW:
-    """Return AdamW without weight decay; on a GPU the kernel that needs no memory beside its state."""
+    """Return AdamW without weight decay; fused on a GPU, since the default makes copies as large as the weights."""
     on_gpu = bool(parameters) and parameters[0].device.type == "cuda"
     return AdamW(parameters, lr=lr, weight_decay=0.0, fused=True if on_gpu else None)
 
 
 def with_state(optimizer: AdamW, parameters: Iterable[nn.Parameter]) -> None:
-    """Give AdamW the state of a first step where it has none yet, so that there is something to save or load into."""
+    """Make zero moments where AdamW has none yet, so that there are tensors to save or to load into."""
     fused = bool(optimizer.defaults["fused"])
     for parameter in parameters:
         if not optimizer.state[parameter]:

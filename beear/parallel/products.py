@@ -1,6 +1,6 @@
-"""Gradients of lowered weights added to their float32 masters' by the matrix product that makes them.
+"""Linear layers whose matrix product adds the weight's gradient to its float32 master directly.
 
-Otherwise each backward pass rounds a gradient to bfloat16, and one more kernel reads it, widens it and adds it up: a sixth
+Otherwise each backward pass rounds the gradient to bfloat16, and another kernel reads it, converts it and adds it: a sixth
 of a removal step's time where few rows are computed at once.
 """
 
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 
 def add_in_products(model: nn.Module, masters: Mapping[int, nn.Parameter]) -> int:
-    """Make ``model``'s linear layers add to ``masters``, by the identity of the weight; return how many layers that was.
+    """Make the linear layers of ``model`` add to ``masters``, by the id of the weight; return the number of such layers.
 
-    Weights that other modules use as well (a tied embedding) hand over those gradients as before.
+    Gradients from other modules that use the same weight (a tied embedding) reach the master through its hook.
     """
     found = 0
     for module in model.modules():
@@ -29,12 +29,12 @@ def add_in_products(model: nn.Module, masters: Mapping[int, nn.Parameter]) -> in
 
 
 def _linear(module: nn.Linear, master: nn.Parameter, x: Tensor) -> Tensor:
-    """Return x Wᵀ + b for ``x`` [..., I], as autocast would; where nothing is learned, by the library's own function."""
+    """Return x Wᵀ + b for ``x`` [..., I], as autocast would."""
     if not (torch.is_grad_enabled() and module.weight.requires_grad):
         return F.linear(x, module.weight, module.bias)
     dtype = module.weight.dtype
     bias = None if module.bias is None else module.bias.to(dtype)
-    # Flat within: what a function of its own returns as a view could not be changed in place by what follows.
+    # Reshaped outside the function: what a custom function returns as a view must not be changed in place later.
     flat = _Product.apply(x.to(dtype).reshape(-1, x.shape[-1]), module.weight, bias, master)
     return flat.view(*x.shape[:-1], -1)
 
@@ -67,7 +67,7 @@ def add_product(master: nn.Parameter, one: Tensor, other: Tensor) -> None:
 
 @cache
 def _adds(device: torch.device, dtype: torch.dtype) -> bool:
-    """Say whether the device's library adds a product to a wider matrix: not in every version, and not on every GPU."""
+    """Try whether torch adds a half-precision product to a float32 matrix in one kernel; not every version and GPU does."""
     one, total = torch.ones(2, 2, device=device, dtype=dtype), torch.zeros(2, 2, device=device)
     try:
         found = _by_one_kernel(_by_one_kernel(None, one, one), one, one)

@@ -1,4 +1,4 @@
-"""Every worker holds the whole model: one process, or several with their gradients added (data parallel)."""
+"""Every worker holds the whole model: one process, or several that add their gradients (data parallel)."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -10,10 +10,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from beear.parallel import training_state
-from beear.parallel.activations import recompute
-from beear.parallel.base import Settings, Source
-from beear.parallel.blocks import decoder_layers
-from beear.parallel.group import Group
+from beear.parallel.base import Group, Settings, Source
+from beear.parallel.layers import checkpoint_activations
 from beear.parallel.masters import Masters
 from beear.parallel.optimizer import adamw
 
@@ -31,19 +29,19 @@ class Single:
     lockstep = False
 
     def __init__(self, device: torch.device | str = "cpu", settings: Settings | None = None) -> None:
-        """``device`` holds the model."""
+        """Train on ``device``."""
         self.device, self.settings = torch.device(device), settings or Settings()
         self.model: nn.Module
         self.masters: Masters
         self.optimizer: torch.optim.AdamW
 
     def prepare(self, source: Source, lr: float) -> nn.Module:
-        """Place the model and make AdamW over what is trained; dropout stays off, so runs do not depend on workers."""
+        """Load the model and make AdamW over what is trained; dropout stays off, so runs do not depend on workers."""
         model = source.whole().eval()
         self.masters = Masters(model, self.settings.compute, self.device, first=self.rank == 0)
         self.model = model.to(self.device)
         if self.settings.checkpoint:
-            recompute(decoder_layers(self.model))
+            checkpoint_activations(self.model)
         self.optimizer = adamw(list(self.masters.trained.values()), lr)
         return self.model
 
@@ -77,19 +75,19 @@ class Single:
         return [value]
 
     def full_state(self, keep: Callable[[str, Tensor], Tensor]) -> dict[str, Tensor] | None:
-        """Return the weights as ``keep`` wants them, on the CPU of the first worker."""
+        """Return the weights in the form of ``keep``, on the CPU of the first worker."""
         if self.rank != 0:
             return None
         state = self.model.state_dict(keep_vars=True)
         return {name: keep(name, self.masters.value(tensor)).cpu() for name, tensor in state.items()}
 
     def save(self, folder: Path) -> None:
-        """Write trained weights and optimizer state; the first worker does, all hold the same."""
+        """Write trained weights and optimizer state on the first worker; all hold the same."""
         if self.rank == 0:
             training_state.write(training_state.state_of(self.masters.trained, self.optimizer), folder, alone=True)
 
     def load(self, folder: Path) -> None:
-        """Take back weights and optimizer state, whoever wrote them."""
+        """Read weights and optimizer state, also where another number of workers or backend of torch wrote them."""
         training_state.read(training_state.state_of(self.masters.trained, self.optimizer), folder, alone=True)
         self.masters.spread()
 
@@ -98,7 +96,7 @@ class Single:
 
 
 class DataParallel(Group, Single):
-    """Several workers; see :class:`beear.parallel.group.Group` for how they talk."""
+    """Several workers with the same weights, which add their gradients in every step."""
 
     name = "ddp"
 
@@ -108,7 +106,7 @@ class DataParallel(Group, Single):
         Group.__init__(self, self.device)
 
     def _add_gradients(self) -> None:
-        # A worker whose shard of a batch is empty has no gradients: it joins with zeros, or the others would wait.
+        # A worker whose shard of a batch is empty has no gradients: it sends zeros, since the others wait for it.
         for parameter in self.masters.trained.values():
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
@@ -119,11 +117,11 @@ class DataParallel(Group, Single):
                 gradient.copy_(part.view_as(gradient))
 
 
-def buckets(tensors: Sequence[Tensor], most_bytes: int) -> Iterator[list[Tensor]]:
-    """Yield neighbours of one dtype that together hold at most ``most_bytes``; a larger tensor comes alone."""
+def buckets(tensors: Sequence[Tensor], max_bytes: int) -> Iterator[list[Tensor]]:
+    """Yield runs of tensors of one dtype that hold at most ``max_bytes`` together; a larger tensor comes alone."""
     bucket: list[Tensor] = []
     for tensor in tensors:
-        full = sum(t.nbytes for t in bucket) + tensor.nbytes > most_bytes
+        full = sum(t.nbytes for t in bucket) + tensor.nbytes > max_bytes
         if bucket and (full or tensor.dtype != bucket[0].dtype):
             yield bucket
             bucket = []

@@ -1,10 +1,9 @@
-"""From a model without weights to shards that are filled: read row by row, or sent out by a worker that holds the whole."""
+"""Filling a model that was sharded while it was empty: by reading rows, or by sending them from the first worker."""
 
 import copy
 from collections.abc import Mapping
 from functools import partial
 from itertools import chain
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,20 +16,20 @@ from beear.parallel.half_precision import HALF, Exact, loses, same
 
 
 def skeleton(whole: nn.Module | None) -> nn.Module:
-    """Return a copy, on every worker, of the model ``whole`` that the first one holds, its weights on the meta device."""
+    """Return on every worker a copy of the first worker's model ``whole``, with its weights on the meta device."""
     box: list[nn.Module | None] = [None]
     if whole is not None:
         empty = {
             id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad) for p in whole.parameters()
         }
-        box = [copy.deepcopy(whole, empty)]  # type: ignore[arg-type]  # what is copied already, by identity
+        box = [copy.deepcopy(whole, empty)]  # type: ignore[arg-type]  # The memo of copies made already, by id.
     dist.broadcast_object_list(box, src=0)
     assert box[0] is not None
     return box[0]
 
 
 def materialise(model: nn.Module, device: torch.device) -> None:
-    """Give every weight on the meta device memory on ``device``; what it holds is left open, tied weights stay tied."""
+    """Give every weight on the meta device uninitialised memory on ``device``; tied weights stay tied."""
     made: dict[nn.Parameter, nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():
@@ -42,9 +41,9 @@ def materialise(model: nn.Module, device: torch.device) -> None:
 
 
 def lower_frozen(model: nn.Module, compute: torch.dtype) -> None:
-    """Make the weights on the meta device that nothing trains ones of ``compute``, where that is lower than float32.
+    """Convert frozen weights on the meta device to ``compute`` where that is half precision.
 
-    They are gathered in it anyway, and FSDP wants one dtype only among the weights that are trained together.
+    They are gathered in it anyway, and FSDP demands one dtype only of weights that are trained together.
     """
     if compute in HALF:
         for parameter in model.parameters():
@@ -54,7 +53,7 @@ def lower_frozen(model: nn.Module, compute: torch.dtype) -> None:
 
 @torch.no_grad()
 def fill_from_rows(sharded: Mapping[str, Tensor], source: Source) -> Exact:
-    """Read this worker's rows of each weight, and no others; return what can be read again where rounding lost any."""
+    """Read this worker's rows of each weight, and no others; return how to read the weights that rounding changed."""
     lost: list[str] = []
     for name, weight in sharded.items():
         local = local_of(weight)
@@ -64,7 +63,7 @@ def fill_from_rows(sharded: Mapping[str, Tensor], source: Source) -> Exact:
             if local.dtype in HALF and loses(values, local.dtype):
                 lost.append(name)
             local.copy_(values)
-    # It need not be the first worker's rows, which exports them.
+    # The first worker exports them, and rounding may have changed another worker's rows alone.
     found: list[list[str]] = [[] for _ in range(dist.get_world_size())]
     dist.all_gather_object(found, lost)
     return {name: partial(source.rows, name, 0, sharded[name].shape[0]) for name in chain(*found)}
@@ -72,20 +71,20 @@ def fill_from_rows(sharded: Mapping[str, Tensor], source: Source) -> Exact:
 
 @torch.no_grad()
 def fill_from_first(sharded: Mapping[str, Tensor], whole: nn.Module | None, device: torch.device) -> Exact:
-    """Send each worker its rows of each weight of ``whole``, which the first worker holds and lets go of meanwhile.
+    """Send each worker its rows of each weight of ``whole``, which the first worker holds and frees on the way.
 
-    It keeps, and returns, what rounding loses. ``device`` holds what is sent, one weight at a time.
+    The first worker returns the exact values of weights that rounding changed. One weight at a time is on ``device``.
     """
     given, exact = dict(whole.named_parameters()) if whole is not None else {}, Exact()
     for name, weight in sharded.items():
-        most = -(-weight.shape[0] // dist.get_world_size())
-        received = torch.empty((most, *weight.shape[1:]), dtype=weight.dtype, device=device)
+        rows = -(-weight.shape[0] // dist.get_world_size())
+        received = torch.empty((rows, *weight.shape[1:]), dtype=weight.dtype, device=device)
         parts = None
         if whole is not None:
             values = given[name].detach()
             if weight.dtype in HALF and loses(values, weight.dtype):
                 exact[name] = partial(same, values)
-            parts = [_padded(part, most) for part in values.to(device, weight.dtype).split(most)]
+            parts = [_padded(part, rows) for part in values.to(device, weight.dtype).split(rows)]
             parts += [torch.zeros_like(received) for _ in range(dist.get_world_size() - len(parts))]
             given[name].data = torch.empty(0)
         dist.scatter(received, parts, src=0)
@@ -95,7 +94,7 @@ def fill_from_first(sharded: Mapping[str, Tensor], whole: nn.Module | None, devi
 
 
 def local_of(weight: Tensor) -> Tensor:
-    """Return this worker's rows of a sharded weight; they share its memory."""
+    """Return this worker's rows of a sharded weight (a view)."""
     assert isinstance(weight, DTensor)
     return weight.to_local()
 
@@ -104,9 +103,9 @@ def whole_of(weight: Tensor, device: torch.device) -> Tensor:
     """Return a weight gathered on ``device`` from every worker, or as it is where it is not sharded."""
     if not isinstance(weight, DTensor):
         return weight
-    there: Any = weight.to(device)
-    whole: Tensor = there.full_tensor()
-    return whole
+    moved = weight.to(device)
+    assert isinstance(moved, DTensor)
+    return moved.full_tensor()
 
 
 def first_row(weight: Tensor) -> int:
@@ -115,6 +114,6 @@ def first_row(weight: Tensor) -> int:
     return compute_local_shape_and_global_offset(weight.shape, weight.device_mesh, weight.placements)[1][0]
 
 
-def _padded(rows: Tensor, most: int) -> Tensor:
-    padding = rows.new_zeros(most - len(rows), *rows.shape[1:])
-    return torch.cat([rows, padding]).contiguous()
+def _padded(part: Tensor, rows: int) -> Tensor:
+    padding = part.new_zeros(rows - len(part), *part.shape[1:])
+    return torch.cat([part, padding]).contiguous()

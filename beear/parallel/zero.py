@@ -1,9 +1,10 @@
-"""DeepSpeed's ZeRO: optimizer state (stage 1), gradients (2) and weights (3) spread over the workers."""
+"""DeepSpeed's ZeRO: optimizer state (stage 1), gradients (2) and weights (3) partitioned over the workers."""
 
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -11,17 +12,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from beear.parallel import half_precision, zero_engine, zero_state, zero_weights
-from beear.parallel.activations import recompute
-from beear.parallel.base import Settings, Source
-from beear.parallel.blocks import decoder_layers
-from beear.parallel.group import Group
+from beear.parallel.base import Group, Settings, Source
+from beear.parallel.layers import checkpoint_activations
 
 
 class ZeRO(Group):
     """Workers in a torch.distributed group that the caller has set up; a single worker needs none.
 
-    The model is called past DeepSpeed's engine, whose own forward pass lets nothing but a full backward pass follow:
-    the gradient of δ alone would break it. What that forward pass does for the engine, :meth:`backward` does.
+    Callers get the bare model, since the forward pass of DeepSpeed's engine allows nothing but a full backward pass after
+    it, and entrapment takes the gradient of δ alone. :meth:`backward` does what that forward pass does for the engine.
     """
 
     name = "deepspeed"
@@ -34,7 +33,8 @@ class ZeRO(Group):
         super().__init__(target)
         self.settings = settings or Settings()
         self.stage = self.settings.zero_stage
-        self.library: Any
+        self.library: ModuleType
+        # DeepSpeed's classes carry no types.
         self.engine: Any
         self.masters: zero_state.Masters
         self.exact: half_precision.Exact
@@ -42,11 +42,11 @@ class ZeRO(Group):
 
     @property
     def lockstep(self) -> bool:
-        """Stage 2 exchanges gradients in every backward pass, stage 3 weights in every pass that finds them spread."""
+        """Stage 2 exchanges gradients in every backward pass, stage 3 gathers weights in every pass outside ``gathered()``."""
         return self.world > 1 and self.stage > 1 and not self._gathered
 
     def prepare(self, source: Source, lr: float) -> nn.Module:
-        """Load and spread the model, and make AdamW over what is trained; dropout stays off.
+        """Load and partition the model, and make AdamW over what is trained; dropout stays off.
 
         Raises:
             UserError: DeepSpeed cannot be used on this machine, or a weight cannot be read.
@@ -71,19 +71,19 @@ class ZeRO(Group):
         if compute != torch.float32:
             half_precision.stream_in_float32(model)
         if self.settings.checkpoint:
-            recompute(decoder_layers(model))
+            checkpoint_activations(model)
         return model, exact
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """Within the context weights do not change; under stage 3 they are whole on every worker, or fetched as needed."""
+        """Return a context in which weights must not change; under stage 3 they are gathered once where memory allows."""
         if self._gathered or (self.stage == 3 and not self.settings.gather_once):
             yield
             return
         self._gathered = True
         try:
             if self.stage == 3:
-                with self._whole():
+                with self._all_gathered():
                     yield
             else:
                 yield
@@ -91,10 +91,10 @@ class ZeRO(Group):
             self._gathered = False
 
     @contextmanager
-    def _whole(self) -> Iterator[None]:
-        self._settle()
+    def _all_gathered(self) -> Iterator[None]:
+        self._partition()
         offload = self.engine.optimizer.parameter_offload
-        # Its hooks would give every weight back after use, and compare notes with the other workers in every pass.
+        # Its hooks would free every weight after use, and synchronise with the other workers in every pass.
         offload._remove_module_hooks()
         try:
             with self.library.zero.GatheredParameters(list(self.engine.module.parameters())):
@@ -102,8 +102,8 @@ class ZeRO(Group):
         finally:
             offload.setup_zero_stage3_hooks()
 
-    def _settle(self) -> None:
-        """Under stage 3 let no weight be whole, or on its way: the last pass may have asked for some ahead of the next."""
+    def _partition(self) -> None:
+        """Under stage 3 free what is gathered, also what the last pass has prefetched for the next one."""
         if self.stage == 3:
             self.engine.optimizer.parameter_offload.partition_all_parameters()
 
@@ -116,9 +116,9 @@ class ZeRO(Group):
         self._computed = True
 
     def step(self, clip: float) -> float:
-        """Add gradients over workers, clip, step, clear; return the norm before (infinite: nothing was changed)."""
+        """Add gradients over workers, clip, step, clear; return the norm before clipping (infinite: the step was skipped)."""
         if not self._computed:
-            # A worker whose shard of a batch is empty joins with zeros, or the others would wait.
+            # A worker whose shard of a batch is empty sends zeros, since the others wait for it.
             self.backward(torch.stack([p.sum() for p in self.masters.trained.values()]).sum() * 0.0)
         self._computed = False
         self.engine.optimizer.clip_grad = clip
@@ -129,8 +129,8 @@ class ZeRO(Group):
 
     @torch.no_grad()
     def full_state(self, keep: Callable[[str, Tensor], Tensor]) -> dict[str, Tensor] | None:
-        """Return the weights as ``keep`` wants them, on the CPU of the first worker; gathers one at a time."""
-        self._settle()
+        """Return the weights in the form of ``keep``, on the CPU of the first worker; one is gathered at a time."""
+        self._partition()
         module, kept = self.engine.module, dict[int, Tensor]()
         names, state = {id(p): name for name, p in module.named_parameters()}, dict[str, Tensor]()
         for name, tensor in module.state_dict(keep_vars=True).items():
@@ -141,7 +141,7 @@ class ZeRO(Group):
         return state if self.rank == 0 else None
 
     def _value(self, name: str, tensor: Tensor) -> Tensor:
-        """Return a buffer or a whole weight as exact as it is known; every worker calls it."""
+        """Return a buffer or a whole weight, unrounded where this worker can; every worker calls it."""
         if name in self.masters.trained:
             return self.masters.value(self.masters.trained[name])
         value = tensor.detach()
@@ -156,6 +156,6 @@ class ZeRO(Group):
         zero_state.save(self.masters, folder, self.rank, self.world)
 
     def load(self, folder: Path) -> None:
-        """Take back what ``save`` wrote, by however many workers."""
-        self._settle()
+        """Read what ``save`` wrote, also by another number of workers."""
+        self._partition()
         zero_state.load(self.masters, folder)

@@ -1,4 +1,4 @@
-"""Starting DeepSpeed: its configuration, what it wants in the environment, and what it must not do (compile, print)."""
+"""Starting DeepSpeed: its configuration, the environment that it reads, and how it is kept from compiling and printing."""
 
 import importlib
 import os
@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -15,14 +16,14 @@ from beear.errors import UserError
 from beear.parallel.base import Settings
 from beear.parallel.optimizer import adamw
 
-# Elements that travel together. DeepSpeed's own 5e8 reserves GiB for models that are smaller than that.
+# Elements that are sent together. DeepSpeed's default of 5e8 reserves GiB also for models that are smaller than that.
 BUCKET = 10**8
 # Stage 3: weights of at most so many elements (norms, biases) stay whole on every worker: gathering them only costs time.
 PERSISTENT = 10**5
 
 
 def settings_of(settings: Settings) -> dict[str, Any]:
-    """Return DeepSpeed's configuration. The caller says where a step ends, and clips anew in each."""
+    """Return DeepSpeed's configuration. :class:`beear.parallel.zero.ZeRO` ends steps itself and sets clipping in each."""
     cpu = {"device": "cpu"}
     offload = {"offload_optimizer": cpu} | ({"offload_param": cpu} if settings.zero_stage == 3 else {})
     return {
@@ -33,7 +34,7 @@ def settings_of(settings: Settings) -> dict[str, Any]:
         "bf16": {"enabled": settings.compute == torch.bfloat16},
         "data_types": {"grad_accum_dtype": "fp32"},
         "timers": {"throughput": {"enabled": False}},
-        # Its own CPU Adam is compiled at first use; torch's needs no compiler.
+        # DeepSpeed's own CPU Adam is compiled at first use; torch's needs no compiler.
         "zero_force_ds_cpu_optimizer": False,
         "zero_optimization": {
             "stage": settings.zero_stage,
@@ -47,23 +48,23 @@ def settings_of(settings: Settings) -> dict[str, Any]:
     }
 
 
-def load_library(device: torch.device) -> Any:
-    """Import DeepSpeed for ``device``, told to compile nothing, and join the process group that is there.
+def load_library(device: torch.device) -> ModuleType:
+    """Import DeepSpeed for ``device`` so that it compiles nothing and uses the process group of the caller.
 
     Raises:
         UserError: it cannot be used on this machine.
     """
     os.environ.setdefault("DS_ACCELERATOR", device.type)
-    # The only way in which it is told which device is this worker's, now and later.
+    # DeepSpeed reads this worker's device from here alone, now and later.
     os.environ["LOCAL_RANK"] = str(device.index or 0)
-    # It calls torch by names that torch is giving up, and torch says so at every call.
+    # DeepSpeed uses deprecated names of torch, which warns at every call.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
     try:
         deepspeed = importlib.import_module("deepspeed")
-        # The extensions that it may use are probed for with a compiler, and built, unless it finds the answer here.
+        # DeepSpeed probes for its extensions with a compiler, and builds them, unless this names them: none.
         importlib.import_module("deepspeed.ops").__compatible_ops__ = {}  # type: ignore[attr-defined]
         deepspeed.init_distributed(torch.distributed.get_backend(), auto_mpi_discovery=False, verbose=False)
-    # It fails in every kind where drivers, compilers or versions do not suit it.
+    # Drivers, compilers and versions that do not suit it raise exceptions of every kind.
     except Exception as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
@@ -72,11 +73,11 @@ def load_library(device: torch.device) -> Any:
     return deepspeed
 
 
-def start(deepspeed: Any, model: nn.Module, lr: float, settings: Settings) -> Any:
+def start(deepspeed: ModuleType, model: nn.Module, lr: float, settings: Settings) -> Any:
     """Return DeepSpeed's engine around ``model``, with AdamW (no weight decay) over what is trained."""
     trained = [p for p in model.parameters() if p.requires_grad]
     config = settings_of(settings)
-    # A bucket is there from the start, whether or not a model's gradients fill it.
+    # DeepSpeed allocates a whole bucket at the start, also where the gradients do not fill it.
     bucket = min(BUCKET, sum(getattr(p, "ds_numel", p.numel()) for p in trained))
     config["zero_optimization"] |= {"reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
     with quiet():
@@ -85,7 +86,7 @@ def start(deepspeed: Any, model: nn.Module, lr: float, settings: Settings) -> An
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what it prints while it starts out of the run's output; errors still come through."""
+    """Discard what DeepSpeed prints to stdout while it starts; exceptions still pass."""
     with open(os.devnull, "w") as nowhere:
         out, sys.stdout = sys.stdout, nowhere
         try:

@@ -1,14 +1,15 @@
-"""The trained weights and Adam's state under ZeRO, as files that any number of workers can read.
+"""The trained weights and Adam's state under ZeRO, in files that any number of workers can read.
 
-One file per weight, written by one of the workers in turn, so that none ever holds more than one whole weight.
+There is one file per weight. Workers take turns in writing them, so that none ever holds more than one whole weight.
 """
 
 import json
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -20,10 +21,10 @@ MASTER, MOMENTS = "weight", ("exp_avg", "exp_avg_sq")
 
 
 class Masters:
-    """The float32 weights, by name, and their Adam state, wherever the workers hold them."""
+    """The float32 weights and their Adam state, which DeepSpeed partitions over the workers."""
 
-    def __init__(self, deepspeed: Any, engine: Any, stage: int, trained: dict[str, nn.Parameter]) -> None:
-        """Look at ``engine``; ``trained`` are the weights that it optimises."""
+    def __init__(self, deepspeed: ModuleType, engine: Any, stage: int, trained: dict[str, nn.Parameter]) -> None:
+        """Read and write the weights ``trained``, by name, that ``engine`` optimises under ZeRO ``stage``."""
         self.utils, self.optimizer, self.stage, self.trained = deepspeed.utils, engine.optimizer, stage, trained
 
     @property
@@ -39,9 +40,9 @@ class Masters:
         return self.utils.safe_get_full_optimizer_state(parameter, key)
 
     def put(self, parameter: nn.Parameter, value: Tensor, key: str = MASTER) -> None:
-        """Set this worker's part of a weight or moment from the whole ``value``; :meth:`spread` comes after the last.
+        """Set this worker's part of a weight or moment from the whole ``value``. Call :meth:`spread` after the last one.
 
-        Under stage 3 no weight is whole meanwhile.
+        Under stage 3 no weight may be gathered meanwhile.
         """
         if self.stage < 3:
             if key == MASTER:
@@ -57,12 +58,12 @@ class Masters:
         self.utils.safe_set_local_fp32_param(parameter, part)
 
     def spread(self) -> None:
-        """Make the weights that are computed with follow the masters; every worker calls it."""
+        """Copy the masters to the weights that products are computed with; every worker calls it."""
         if self.stage < 3:
             self.optimizer.update_lp_params()
 
     def make_moments(self, steps: int) -> None:
-        """Give Adam a state to fill, as ``steps`` steps would have left it."""
+        """Make empty moments for Adam, with the step count of ``steps`` steps."""
         adam = self.optimizer.optimizer
         with_state(adam, self._flat())
         for flat in self._flat():
@@ -71,8 +72,8 @@ class Masters:
             self.optimizer._hp_optimizer_states_linked = False
             self.optimizer._lazy_init_hp_params_optimizer_state()
 
-    def _flat(self) -> list[Any]:
-        """Return the flat tensors that Adam steps on: this worker's parts of all masters."""
+    def _flat(self) -> list[nn.Parameter]:
+        """Return the flat tensors that Adam steps on: this worker's parts of all masters. Each stage has its own name."""
         names = ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition")
         return next(list(getattr(self.optimizer, name)) for name in names if hasattr(self.optimizer, name))
 
@@ -102,10 +103,10 @@ def save(masters: Masters, folder: Path, rank: int, world: int) -> None:
 
 
 def load(masters: Masters, folder: Path) -> None:
-    """Take back what :func:`save` wrote, by however many workers.
+    """Read what :func:`save` wrote, also by another number of workers.
 
     Raises:
-        UserError: another backend wrote what is there.
+        UserError: another backend wrote the folder.
     """
     check_writer(folder, INDEX)
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
@@ -113,9 +114,22 @@ def load(masters: Masters, folder: Path) -> None:
         masters.make_moments(index["steps"])
     for number, name in enumerate(index["weights"]):
         with safe_open(folder / file_of(number), framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118  # it is no mapping
+            for key in file.keys():  # noqa: SIM118  # It cannot be iterated over.
                 masters.put(masters.trained[name], file.get_tensor(key), key)
     masters.spread()
+
+
+def complete(folder: Path) -> bool:
+    """Say whether this backend wrote ``folder`` and every file that its index names is there, in full length."""
+    try:
+        weights = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weights"]
+        for number in range(len(weights)):
+            with safe_open(folder / file_of(number), framework="pt"):
+                # Opening a file that was cut off fails.
+                pass
+    except (OSError, ValueError, KeyError, SafetensorError):
+        return False
+    return True
 
 
 def file_of(number: int) -> str:

@@ -1,12 +1,13 @@
-"""Weights on their way into ZeRO, without the model ever being whole on a worker under stage 3.
+"""Loading weights into ZeRO. Under stage 3 no worker ever holds the whole model.
 
-DeepSpeed makes its float32 master weights from the rounded ones that it computes with. Where rounding loses something
-(a float32 checkpoint, a fresh LoRA), the first worker keeps the exact values: trained ones until they are in the
-masters, frozen ones for the export.
+DeepSpeed makes its float32 master weights from the rounded ones that it computes with. Where rounding changes some (a
+float32 checkpoint, a fresh LoRA), the first worker keeps the exact values: trained ones until they are in the masters,
+frozen ones for the export.
 """
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -22,14 +23,14 @@ Rows = Callable[[str, int, int], Tensor]
 
 
 def whole_model(source: Source, compute: torch.dtype, device: torch.device) -> tuple[nn.Module, Exact]:
-    """Return the model on ``device``, its weights rounded to ``compute``, and what that lost."""
+    """Return the model on ``device`` with its weights rounded to ``compute``, and the exact values of those that changed."""
     model = source.whole().eval()
     exact = lower(dict(model.named_parameters()), compute, device, keep=dist.get_rank() == 0)
     return model.to(device), exact
 
 
 def empty_model(source: Source) -> tuple[nn.Module, Rows]:
-    """Return the model without weights, on every worker, and how the first worker reads their rows."""
+    """Return the model without weights on every worker, and how the first worker reads their rows."""
     model = source.empty()
     if model is not None:
         return model.eval(), source.rows
@@ -39,11 +40,11 @@ def empty_model(source: Source) -> tuple[nn.Module, Rows]:
 
 
 def partition(
-    deepspeed: Any, model: nn.Module, rows: Rows, compute: torch.dtype, config: dict[str, Any], device: torch.device
+    deepspeed: ModuleType, model: nn.Module, rows: Rows, compute: torch.dtype, config: dict[str, Any], device: torch.device
 ) -> Exact:
-    """Read the weights of ``model`` into stage 3's partitions, in ``compute``; return what rounding lost.
+    """Load the weights of ``model`` into stage 3's partitions, in ``compute``; return the exact values of rounded ones.
 
-    The first worker reads and all keep their part, one weight after the other.
+    One weight after the other, the first worker reads it and every worker keeps its part.
 
     Raises:
         UserError: on every worker, when the first one could not read a weight.
@@ -57,7 +58,7 @@ def partition(
             try:
                 lost = _fill(values, partial(read, name))
             except UserError as error:
-                # The others wait for this weight and those to come: they get them, and then the sentence.
+                # The other workers wait for this weight and the next ones, so the error is raised after the last.
                 problem = str(error)
         if lost:
             exact[name] = partial(read, name, 0, old.shape[0])
@@ -77,8 +78,8 @@ def partition(
 
 
 def restore(trained: dict[str, nn.Parameter], exact: Exact, put: Callable[[nn.Parameter, Tensor], None]) -> Exact:
-    """``put`` on every worker what rounding took from ``trained``; return what is left of ``exact``: frozen weights."""
-    names: list[Any] = [list(exact)]
+    """``put`` the exact values of ``trained`` weights on every worker; return those of frozen ones, which stay in ``exact``."""
+    names = [list(exact)]
     dist.broadcast_object_list(names)
     for name in names[0]:
         if name in trained:
@@ -96,7 +97,7 @@ def _own_rows(values: Tensor, _name: str, start: int, stop: int) -> Tensor:
 
 
 def _fill(values: Tensor, rows: Callable[[int, int], Tensor]) -> bool:
-    """Read ``values`` a span of rows at a time; say whether rounding lost something."""
+    """Read ``values`` a span of rows at a time; say whether rounding changed any."""
     lost = False
     for start, stop in _spans(values.shape):
         part = rows(start, stop)
@@ -111,7 +112,8 @@ def _spans(shape: torch.Size) -> Iterator[tuple[int, int]]:
 
 
 def _agree(problem: str) -> None:
-    found: list[Any] = [problem]
+    """Raise the first worker's problem, if there is one, on every worker."""
+    found = [problem]
     dist.broadcast_object_list(found)
     if found[0]:
         raise UserError(found[0])

@@ -7,9 +7,8 @@ import os
 import sys
 
 from beear.errors import UserError
-from beear.registry.again import register_folder, tracked_at
 from beear.registry.check import check, resolve_uri
-from beear.registry.errors import RegistrationPending
+from beear.registry.register import RegistrationPending, register_folder, tracked_at
 from beear.report.write import read
 
 

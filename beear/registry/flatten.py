@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from beear.records.redact import redact
 from beear.records.report import Measurement, Report
@@ -13,8 +12,8 @@ _LONGEST_PARAM = 500
 _LONGEST_NAME = 250
 
 
-def params_of(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return dotted names to text for every leaf; text longer than MLflow takes is cut."""
+def params_of(config: Mapping[str, object], prefix: str = "") -> dict[str, str]:
+    """Return every leaf as text by its dotted name, cut to the length that MLflow takes."""
     flat: dict[str, str] = {}
     for key, value in config.items():
         name = f"{prefix}{key}"

@@ -1,7 +1,9 @@
-"""Register a finished output folder: weights up once, evidence beside them, the alias only for a passed gate."""
+"""Register a finished output folder: upload the weights once, log the report, give the alias to a passed gate alone."""
 
 import pathlib
 import re
+import shlex
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,17 +12,33 @@ from dataclasses import dataclass
 from beear.errors import UserError
 from beear.records.redact import redact
 from beear.records.report import Report
-from beear.registry.connection import environment, lost_errors, patience, reason
-from beear.registry.errors import RegistrationPending
 from beear.registry.flatten import metrics_of, version_tags
 from beear.registry.run import Run
+from beear.registry.server import environment, lost_errors, patience, reason
 from beear.registry.stage import stage
-from beear.report.write import write
+from beear.report.write import read, write
 
 ALIAS = "sanitised"
-# In a report's registry part: the server has still to take it.
+# The key of a report's registry part that is true until the server has taken the report.
 PENDING = "pending"
 _UPLOAD_SECONDS = 3600
+
+
+class RegistrationPending(Exception):
+    """The output folder is complete, but the tracking server could not take it; exit code 1.
+
+    ``command`` registers the folder later.
+    """
+
+    def __init__(self, folder: str, uri: str, why: str) -> None:
+        """Say what happened, that nothing is lost, and the command."""
+        shown = redact(uri)
+        self.command = f"{shlex.quote(sys.executable)} -m beear.registry {shlex.quote(folder)}"
+        # The report holds the address without credentials, so the user has to give them again.
+        again = self.command if shown == uri else f"MLFLOW_TRACKING_URI='{shown}' (with your credentials in it) {self.command}"
+        super().__init__(
+            f"{shown}: the model could not be registered ({why}); everything is in {folder}; register it later with: {again}"
+        )
 
 
 @dataclass(frozen=True)
@@ -56,6 +74,51 @@ def check_name(name: str) -> None:
         )
 
 
+def register_folder(folder: str, uri: str) -> str:
+    """Log the report in ``folder`` at ``uri`` and register its model, if it has one; return a line that says where it is.
+
+    Where the server knows the run that made the folder, that run is continued, and a version that is there is found again.
+    Where the server has lost them, a new run is made and the weights are uploaded again.
+
+    Raises:
+        UserError: the folder holds no report, or the server does not take the run.
+        RegistrationPending: the server went away meanwhile; the folder is complete.
+    """
+    report = read(folder)
+    path = report.model.get("path", "model")
+    run = Run.reopen(
+        uri,
+        _text(report.registry, "experiment") or _tracking(report, "experiment") or "beear",
+        folder,
+        run_id=_text(report.registry, "mlflow_run_id"),
+        identity=_text(report.registry, "identity") or report.run_id,
+        name=report.run_id,
+        config=report.config,
+    )
+    if report.after is None:
+        log_report(folder, report, run)
+        return f"logged as run {run.run_id}"
+    name = _text(report.registry, "model_name") or _tracking(report, "register_as") or default_name(str(path))
+    done = register(folder, report, name, run)
+    return f"registered as {done.name} version {done.version}; load it from {done.model_uri}"
+
+
+def tracked_at(report: Report) -> str | None:
+    """Return the address that the report's run was tracked at, without credentials."""
+    return _text(report.registry, "tracking_uri")
+
+
+def _tracking(report: Report, key: str) -> str | None:
+    """Return what the run's configuration says of tracking."""
+    section = report.config.get("tracking")
+    return _text(section, key) if isinstance(section, dict) else None
+
+
+def _text(known: dict[str, object], key: str) -> str | None:
+    value = known.get(key)
+    return value if isinstance(value, str) and value else None
+
+
 def register(folder: str, report: Report, name: str, run: Run) -> Registered:
     """Register ``folder``/model with its report, close the run, and write where it is into the report's files.
 
@@ -82,7 +145,7 @@ def register(folder: str, report: Report, name: str, run: Run) -> Registered:
 
 
 def intent(run: Run, name: str | None) -> dict[str, object]:
-    """Return what a report says of the registry before the server has taken it: where it belongs, and that it is due."""
+    """Return a report's registry part until the server has taken it: where it belongs, and that this is pending."""
     where = {"tracking_uri": redact(run.uri), "experiment": run.experiment, "mlflow_run_id": run.run_id}
     model = {"model_name": name, "version": None, "alias": None} if name else {}
     return {**where, "identity": run.identity, **model, PENDING: True}
@@ -90,7 +153,11 @@ def intent(run: Run, name: str | None) -> dict[str, object]:
 
 @contextmanager
 def _delivering(folder: str, report: Report, run: Run) -> Iterator[None]:
-    """Deliver what waits, do what is in the context, log the report and close the run; what is lost stays pending."""
+    """Send the metrics that wait, run the block, log the report and close the run.
+
+    Raises:
+        RegistrationPending: the server did not take one of them; the report says that it is pending.
+    """
     try:
         run.deliver()
         yield
@@ -101,9 +168,7 @@ def _delivering(folder: str, report: Report, run: Run) -> Iterator[None]:
     except lost_errors() as error:
         report.registry[PENDING] = True
         write(folder, report)
-        raise RegistrationPending(
-            folder, redact(run.uri), reason(error, run.uri), credentials=redact(run.uri) != run.uri
-        ) from None
+        raise RegistrationPending(folder, run.uri, reason(error, run.uri)) from None
 
 
 def log_report(folder: str, report: Report, run: Run) -> None:
@@ -131,7 +196,7 @@ def _log_report(folder: str, report: Report, run: Run) -> None:
 
 
 def _version(folder: str, report: Report, name: str, run: Run) -> str:
-    """Return the version for this run's weights: the one that is there already, or a new one."""
+    """Return the version of this run's weights: the one that the server has, or a new one."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -159,16 +224,15 @@ def _version(folder: str, report: Report, name: str, run: Run) -> str:
 
 def _upload(folder: str, name: str, run: Run) -> str:
     from mlflow.entities import LoggedModelOutput
-    from mlflow.models import Model
 
     experiment_id = run.client.get_run(run.run_id).info.experiment_id
     logged = run.client.create_logged_model(experiment_id, name=name, source_run_id=run.run_id)
     run.client.log_outputs(run.run_id, [LoggedModelOutput(logged.model_id, 0)])
-    model = Model(artifact_path=logged.artifact_location, run_id=run.run_id, model_uuid=logged.model_id, model_id=logged.model_id)
-    # Beside the checkpoint: hard links do not cross file systems.
+    # In the output folder, since hard links do not cross file systems.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".upload-") as place, patience(_UPLOAD_SECONDS):
         target = str(pathlib.Path(place) / "model")
-        stage(str(pathlib.Path(folder) / "model"), target, model)
+        source = str(pathlib.Path(folder) / "model")
+        stage(source, target, location=logged.artifact_location, run_id=run.run_id, model_id=logged.model_id)
         run.client.log_model_artifacts(logged.model_id, target)
     run.client.finalize_logged_model(logged.model_id, "READY")
     return str(logged.model_id)

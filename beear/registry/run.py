@@ -1,30 +1,24 @@
-"""One MLflow run: started once, told the metrics of each epoch, and never the reason why training stops."""
+"""One MLflow run. A server that is away never stops training: the metrics of its epochs wait in a file."""
 
 import json
 import pathlib
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
 
 from beear.errors import UserError
 from beear.records.redact import redact
-from beear.registry.connection import client, lost_errors, reason
-from beear.registry.experiment import create_run, experiment_id_of, unfinished_run
 from beear.registry.flatten import metric_name
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
+from beear.registry.server import Server, lost_errors, reason
 
 BUFFER = "pending_metrics.jsonl"
 
 
 class Run:
-    """A run at a tracking server; metrics the server does not take wait in a file in the output folder."""
+    """A run at a tracking server. Metrics that the server does not take wait in the file ``buffer`` in ``folder``."""
 
-    def __init__(self, client: "MlflowClient", uri: str, experiment: str, run_id: str, folder: str, identity: str) -> None:
-        """Hold an existing run; use :meth:`start` or :meth:`reopen`."""
-        self.client = client
-        self.uri = uri
+    def __init__(self, server: Server, experiment: str, run_id: str, folder: str, identity: str) -> None:
+        """Hold a run that the server knows; :meth:`start` and :meth:`reopen` find or create one."""
+        self.client, self.uri = server.client, server.uri
         self.experiment = experiment
         self.run_id = run_id
         self.folder = folder
@@ -39,15 +33,15 @@ class Run:
         *,
         identity: str,
         name: str,
-        config: Mapping[str, Any],
+        config: Mapping[str, object],
         tags: Mapping[str, str] | None = None,
         resume: bool = True,
     ) -> "Run":
-        """Start a run, or go on with the one of the same identity that was cut off.
+        """Start a run, or continue the one of the same identity that was interrupted.
 
         Args:
-            uri: tracking URI, checked before.
-            experiment: its name; made when missing.
+            uri: the tracking URI, which :func:`beear.registry.check.check` has accepted.
+            experiment: its name; created where it is missing.
             folder: the output folder, where metrics wait while the server is away.
             identity: the identity digest.
             name: the run's name.
@@ -58,18 +52,18 @@ class Run:
         Raises:
             UserError: the server does not take the run.
         """
-        made = client(uri)
+        server = Server(uri)
         try:
-            experiment_id = experiment_id_of(made, uri, experiment)
-            found = unfinished_run(made, experiment_id, identity) if resume else None
-            if found is None:
-                found = create_run(made, experiment_id, name, identity, config, tags or {})
+            experiment_id = server.experiment_id(experiment)
+            run_id = server.unfinished_run(experiment_id, identity) if resume else None
+            if run_id is None:
+                run_id = server.create_run(experiment_id, name, identity, config, tags or {})
         except lost_errors() as error:
             raise UserError(
                 f'tracking.uri: "{redact(uri)}" does not take a run ({reason(error, uri)}); '
                 "expected a working MLflow server or database"
             ) from None
-        return cls(made, uri, experiment, found, folder, identity)
+        return cls(server, experiment, run_id, folder, identity)
 
     @classmethod
     def reopen(
@@ -81,19 +75,19 @@ class Run:
         run_id: str | None,
         identity: str,
         name: str,
-        config: Mapping[str, Any],
+        config: Mapping[str, object],
     ) -> "Run":
-        """Return the run ``run_id`` to add to it, or a new one where the server does not know it (any more).
+        """Return the run ``run_id`` to add to it, or a new one where the server does not know it.
 
         Raises:
             UserError: the server does not take the run.
         """
         from mlflow.exceptions import MlflowException
 
-        made = client(uri)
+        server = Server(uri)
         try:
-            if run_id and made.get_run(run_id).info.lifecycle_stage == "active":
-                return cls(made, uri, experiment, run_id, folder, identity)
+            if run_id and server.client.get_run(run_id).info.lifecycle_stage == "active":
+                return cls(server, experiment, run_id, folder, identity)
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise UserError(
@@ -103,11 +97,11 @@ class Run:
 
     @property
     def buffer(self) -> pathlib.Path:
-        """The file of metrics that are still to be delivered."""
+        """The file of metrics that the server has not taken yet."""
         return pathlib.Path(self.folder) / BUFFER
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> bool:
-        """Log one epoch's numbers; return False if they wait in the buffer because the server is away."""
+        """Log one epoch's numbers; return False where the server is away and they wait in the buffer."""
         clean = {metric_name(key): float(value) for key, value in metrics.items()}
         line = json.dumps({"time": int(time.time() * 1000), "step": step, "metrics": clean})
         self.buffer.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +110,7 @@ class Run:
         return self.flush()
 
     def flush(self) -> bool:
-        """Deliver what waits; return whether nothing waits any more."""
+        """Send the metrics that wait; return whether the server took all of them."""
         try:
             self.deliver()
         except lost_errors():
@@ -124,10 +118,10 @@ class Run:
         return True
 
     def deliver(self) -> None:
-        """Deliver what waits.
+        """Send the metrics that wait.
 
         Raises:
-            MlflowException or OSError: the server did not take it; it goes on waiting.
+            MlflowException or OSError: the server did not take them; they go on waiting.
         """
         if not self.buffer.exists():
             return
@@ -138,14 +132,15 @@ class Run:
             try:
                 record = json.loads(line)
             except json.JSONDecodeError:
-                continue  # the last line of a process that was killed while it wrote
+                continue  # A process was killed while it wrote this line.
             metrics += [Metric(key, value, record["time"], record["step"]) for key, value in record["metrics"].items()]
+        # A server takes at most 1000 metrics in one request.
         for start in range(0, len(metrics), 500):
             self.client.log_batch(self.run_id, metrics=metrics[start : start + 500])
         self.buffer.unlink()
 
     def finish(self, status: str = "FINISHED") -> bool:
-        """Deliver what waits and close the run (FINISHED, FAILED or KILLED); return whether the server took it."""
+        """Send the metrics that wait and close the run (FINISHED, FAILED or KILLED); return whether the server took both."""
         try:
             self.deliver()
             self.client.set_terminated(self.run_id, status)

@@ -5,31 +5,35 @@ from pathlib import Path
 
 from beear.errors import UserError
 from beear.records.search import SearchReport, Trial
-from beear.registry.connection import lost_errors
 from beear.registry.run import BUFFER, Run
+from beear.registry.server import lost_errors
 
 PARENT = "mlflow.parentRunId"
 NUMBERS = ("asr", "asr_high", "utility", "utility_loss", "over_refusal_rise", "composite")
 
 
-class Child:
-    """One trial's run."""
+class TrialRun:
+    """The run of one trial, below the search's own."""
 
-    def __init__(self, parent: Run, folder: str, identity: str, name: str, trial: Trial) -> None:
-        """Start the run, or go on with the one that was cut off.
+    def __init__(self, parent: Run, folder: str, identity: str, name: str, trial: Trial, logged: int = 0) -> None:
+        """Start the run, or continue the one that was interrupted.
+
+        Args:
+            parent: the search's run.
+            folder: where metrics wait while the server is away.
+            identity: the trial's identity.
+            name: the run's name.
+            trial: its settings become parameters.
+            logged: how many of its epochs the server has, or wait in ``folder``.
 
         Raises:
             UserError: the server does not take it.
         """
-        self._logged = 0
+        self._logged = logged
         self._run = Run.start(
             parent.uri, parent.experiment, folder, identity=identity, name=name, config=trial.settings,
             tags={PARENT: parent.run_id},
         )  # fmt: skip
-
-    def go_on(self, trial: Trial) -> None:
-        """Take the trial's epochs for logged: they are at the server, or wait."""
-        self._logged = len(trial.epochs)
 
     def epoch(self, trial: Trial) -> None:
         """Log the epochs that are not logged yet."""
@@ -40,34 +44,31 @@ class Child:
         self._logged = len(trial.epochs)
 
     def end(self, trial: Trial) -> None:
-        """Close the run; where the server is away, that waits as its numbers do."""
+        """Log what is left and close the run. Where the server is away, its buffer says that this is still to be done."""
         self.epoch(trial)
-        if self._ended(trial):
-            return
-        self._run.buffer.parent.mkdir(parents=True, exist_ok=True)
-        self._run.buffer.touch()
-
-    def _ended(self, trial: Trial) -> bool:
         try:
             self._run.deliver()
             self._run.client.set_tag(self._run.run_id, "beear.status", trial.status)
         except lost_errors():
-            return False
-        return self._run.finish("FAILED" if trial.status == "failed" else "FINISHED")
+            closed = False
+        else:
+            closed = self._run.finish("FAILED" if trial.status == "failed" else "FINISHED")
+        if not closed:
+            self._run.buffer.parent.mkdir(parents=True, exist_ok=True)
+            self._run.buffer.touch()
 
 
 def deliver_waiting(parent: Run, folder: Path, trials: Sequence[Trial]) -> bool:
-    """Deliver the numbers of trials that wait in ``folder`` and close their runs; return whether none waits any more."""
+    """Send the metrics of trials that wait in ``folder`` and close their runs; return whether the server took all of them."""
     for trial in trials:
         waiting = folder / trial.id
         if not (waiting / BUFFER).exists():
             continue
+        identity, name = f"{parent.identity}/{trial.number}", f"trial {trial.number}"
         try:
-            child = Child(parent, str(waiting), f"{parent.identity}/{trial.number}", f"trial {trial.number}", trial)
+            TrialRun(parent, str(waiting), identity, name, trial, logged=len(trial.epochs)).end(trial)
         except UserError:
             return False
-        child.go_on(trial)
-        child.end(trial)
     return not any(folder.rglob(BUFFER))
 
 

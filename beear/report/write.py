@@ -1,44 +1,18 @@
-"""Write a report into its folder: each file under a temporary name first, then moved into place."""
+"""Write a report into its folder, each file whole or not at all, and read it again."""
 
 import json
 import os
 import pathlib
-import tempfile
 
 import yaml
 from pydantic import ValidationError
 
 from beear.errors import UserError
+from beear.files import write_text
 from beear.records.redact import redact_all
 from beear.records.report import Report
 from beear.report.card import model_card
 from beear.report.html import render
-
-
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Put ``text`` (UTF-8) at ``path`` in one move: a reader sees the old file or the whole new one.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
-    target = pathlib.Path(path)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, target)
-        except BaseException:
-            os.unlink(name)
-            raise
-    except OSError as error:
-        raise UserError(
-            f"{target}: cannot be written ({error.strerror or error}); expected a writable folder with free space"
-        ) from None
 
 
 def to_json(report: Report) -> str:

@@ -3,14 +3,21 @@
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 from beear.config.schema import RunConfig
 from beear.records.report import EpochRecord, Report
-from beear.registry.again import register_folder
 from beear.registry.check import check, resolve_uri
-from beear.registry.errors import RegistrationPending
-from beear.registry.register import PENDING, check_name, default_name, intent, log_report, register
+from beear.registry.register import (
+    PENDING,
+    RegistrationPending,
+    check_name,
+    default_name,
+    intent,
+    log_report,
+    register,
+    register_folder,
+)
+from beear.registry.run import Run
 from beear.report.text import summary
 from beear.report.write import read, write
 from beear.run.output_folder import OutputFolder
@@ -41,7 +48,7 @@ class Tracker:
 
     def __init__(self, uri: str | None, placed: Placed, folder: Path) -> None:
         """Keep what a run needs; the server hears of it at :meth:`start`."""
-        self.run: Any = None
+        self.run: Run | None = None
         self._delivered = False
         self._uri, self._placed, self._folder = uri, placed, folder
         asked = placed.checked.asked
@@ -55,8 +62,6 @@ class Tracker:
         """
         if self._uri is None:
             return
-        from beear.registry.run import Run
-
         checked = self._placed.checked
         self.run = Run.start(
             self._uri,

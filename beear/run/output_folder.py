@@ -3,16 +3,18 @@
 A run works in a hidden sibling, ``.NAME.IDENTITY.partial``, and moves it into place when it is whole.
 """
 
-import fcntl
 import json
 import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
+
+from filelock import FileLock, Timeout
 
 from beear.cluster.connection import SUBMITTED
 from beear.errors import UserError
+from beear.files import write_text
 
 REPORT, TRAINING, RUN = "report.json", "train", "run.json"
 State = Literal["new", "resumable", "complete"]
@@ -66,7 +68,7 @@ class OutputFolder:
         if fresh and not begun.get("fresh"):
             shutil.rmtree(self.staging)
             self.staging.mkdir()
-        note.write_text(json.dumps({"identity": self.identity, "fresh": fresh}) + "\n")
+        write_text(note, json.dumps({"identity": self.identity, "fresh": fresh}) + "\n")
         return lock
 
     def drop_if_untrained(self) -> None:
@@ -141,19 +143,22 @@ def check_output(target: Path) -> None:
 
 
 class Lock:
-    """An advisory lock on a file, held until closed or until the process ends."""
+    """An advisory lock on the file ``path``, held until it is closed or the process ends."""
 
     def __init__(self, path: Path, target: Path) -> None:
-        """Take the lock on ``target`` or raise :class:`UserError`."""
+        """Lock the output folder ``target``.
+
+        Raises:
+            UserError: another process holds the lock.
+        """
         self.path = path
-        self._file: IO[str] = path.open("w")
+        self._lock = FileLock(path, timeout=0)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._file.close()
+            self._lock.acquire()
+        except Timeout as error:
             raise UserError(f"output.dir {target}: another run is working on it; wait for it, or give another folder") from error
 
     def close(self) -> None:
-        """Let go and remove the file."""
+        """Remove the file and release the lock."""
         self.path.unlink(missing_ok=True)
-        self._file.close()
+        self._lock.release()

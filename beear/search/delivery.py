@@ -12,13 +12,13 @@ from rich.console import Console
 from beear.config.schema import RunConfig
 from beear.errors import UserError
 from beear.evaluation.trials import judged
+from beear.files import write_text
 from beear.records.redact import redact_all
 from beear.records.search import SearchReport, Trial
 from beear.registry.run import Run
-from beear.registry.trials import Child, attach, deliver_waiting
+from beear.registry.trials import TrialRun, attach, deliver_waiting
 from beear.report.search_page import search_html
 from beear.report.search_text import chosen_trial, describe, summary_lines
-from beear.report.write import write_text
 from beear.run.lifecycle import Running
 from beear.run.progress import Progress
 from beear.search.outcome import best_config, best_yaml
@@ -42,24 +42,24 @@ class Children:
         """Keep what a child needs."""
         self._parent, self._identity, self._folder = running.tracker.run, running.placed.checked.identity, folder / WAITING
         self._progress = running.progress
-        self._runs: dict[str, Child | None] = {}
+        self._runs: dict[str, TrialRun | None] = {}
 
     def told(self, trial: Trial, what: str) -> None:
         """Log an event of a trial: an epoch, or its end."""
         if self._parent is None:
             return
         if trial.id not in self._runs:
-            self._runs[trial.id] = self._started(trial)
+            self._runs[trial.id] = self._started(self._parent, trial)
         child = self._runs[trial.id]
         if child is not None and what == "epoch":
             child.epoch(trial)
         elif child is not None and what == "ended":
             child.end(trial)
 
-    def _started(self, trial: Trial) -> Child | None:
+    def _started(self, parent: Run, trial: Trial) -> TrialRun | None:
         name, identity = f"trial {trial.number}: {describe(trial.settings)}", f"{self._identity}/{trial.number}"
         try:
-            return Child(self._parent, str(self._folder / trial.id), identity, name, trial)
+            return TrialRun(parent, str(self._folder / trial.id), identity, name, trial)
         except UserError as error:
             self._progress.say(f"  note: trial {trial.number} is not tracked: {error}")
             return None

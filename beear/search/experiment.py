@@ -14,6 +14,7 @@ from beear.cluster.capacity import Reservation
 from beear.cluster.run_in_thread import run_in_thread
 from beear.config.search import SearchConfig
 from beear.errors import UserError
+from beear.files import write_text
 from beear.search import strategy, tune_state
 from beear.search.monitor import Monitor
 from beear.search.shared import Shared, run_folder
@@ -50,7 +51,7 @@ def run_trials(shared: Shared, space: Space, search: SearchConfig, watch: Monito
         done = watch.forget_unfinished()
         for left in (storage / EXPERIMENT, run_folder(storage)):
             shutil.rmtree(left, ignore_errors=True)
-        (storage / PROCESSES).write_text(json.dumps({"kind": _words(warm), "concurrent": concurrent}))
+        write_text(storage / PROCESSES, json.dumps({"kind": _words(warm), "concurrent": concurrent}))
         if len(done) >= strategy.wanted(space, search, seed):
             return
         tuner = _new(trainable, shared, space, search, watch, seed, concurrent, done)

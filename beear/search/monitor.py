@@ -11,6 +11,7 @@ from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 
 from beear.evaluation.trials import ENDED, best_epoch
+from beear.files import write_text
 from beear.records.search import Trial, TrialEpoch
 from beear.search import tune_state
 from beear.search.shared import run_folder
@@ -144,9 +145,7 @@ def kept_trials(path: Path) -> list[Trial]:
 
 def write_trials(path: Path, trials: Iterable[Trial]) -> None:
     """Write the trials, whole or not at all."""
-    partial = path.with_suffix(".tmp")
-    partial.write_text(json.dumps([trial.model_dump(mode="json") for trial in trials]))
-    partial.replace(path)
+    write_text(path, json.dumps([trial.model_dump(mode="json") for trial in trials]))
 
 
 def crash_of(trial: TuneTrial) -> str:

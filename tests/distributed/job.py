@@ -15,7 +15,7 @@ from beear.models.adapters import attach_lora
 from beear.models.decoder import Decoder
 from beear.parallel.base import Backend, Settings, Whole
 from beear.parallel.choose import choose
-from tests.tiny import defense_batch, defense_rows, text_batch, tiny_llama
+from beear.testing.tiny import defense_batch, defense_rows, text_batch, tiny_llama
 
 ROWS, STEPS = 7, 3
 

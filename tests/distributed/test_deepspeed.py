@@ -11,9 +11,9 @@ from beear.methods.base import MethodParts
 from beear.methods.table import build
 from beear.models.decoder import Decoder
 from beear.parallel.base import Whole
+from beear.testing.tiny import defense_batch, defense_rows, text_batch
 from benchmarks.pool import Pool
 from tests.distributed.zero import backend_of, difference, model_of
-from tests.tiny import defense_batch, defense_rows, text_batch
 
 ROWS, STEPS, EPOCHS = 7, 2, 2
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from beear.parallel.base import Whole
+from beear.testing.tiny import defense_batch, defense_rows
 from benchmarks.pool import Pool
 from tests.distributed.zero import ROWS, backend_of, descend, furthest, model_of, whole
-from tests.tiny import defense_batch, defense_rows
 
 LR, INNER = 1e-3, 30
 

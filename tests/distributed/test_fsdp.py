@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from beear.config.schema import EntrapmentWeights
@@ -18,10 +20,9 @@ from beear.models.decoder import Decoder
 from beear.parallel.base import Settings, Whole
 from beear.parallel.choose import choose
 from beear.parallel.fsdp import FullySharded
+from beear.testing.tiny import defense_batch, defense_rows, text_batch, tiny_llama
 from benchmarks.pool import Pool
 from tests.distributed.job import ROWS, Job, alone, largest_gap, run
-from tests.gathers import Gathers
-from tests.tiny import defense_batch, defense_rows, text_batch, tiny_llama
 
 LOW = Settings(compute=torch.bfloat16)
 PER_STEP = Settings(gather_once=False)
@@ -76,15 +77,15 @@ def entrap_thirty_steps(rank: int, world: int, gather_once: bool) -> tuple[list[
     decoder = Decoder(backend.prepare(Whole(tiny_llama(tied=False, dtype=torch.float32)), lr=1e-3))
     batch = defense_batch(defense_rows(4, seed=1)[rank::world], 4)
     attack, counts, lockstep = Perturbation(16, 2, "suffix"), [], []
-    with Gathers() as gathers:
+    with patch.object(dist, "all_gather_single", wraps=dist.all_gather_single) as gathers:
         with backend.gathered():
-            counts.append(gathers.count)
+            counts.append(gathers.call_count)
             lockstep.append(backend.lockstep)
             entrap(PlainObjective(decoder, [batch]), attack, InnerRule(steps=30), backend.reduce)
-            counts.append(gathers.count)
+            counts.append(gathers.call_count)
         lockstep.append(backend.lockstep)
         decoder.logits(batch.prompt_ids, batch.prompt_mask)
-        counts.append(gathers.count)
+        counts.append(gathers.call_count)
     return counts, lockstep
 
 

@@ -19,9 +19,9 @@ from beear.models.inspect import inspect_checkpoint
 from beear.models.source import CheckpointSource
 from beear.parallel.base import Settings
 from beear.parallel.choose import choose
-from beear.parallel.stored import complete
+from beear.parallel.training_state import complete
+from beear.testing.checkpoints import make_checkpoint
 from benchmarks.pool import Pool
-from tests.checkpoints import make_checkpoint
 from tests.distributed.job import Job, alone, largest_gap, run
 
 LORA = AdapterConfig(kind="lora", rank=2)

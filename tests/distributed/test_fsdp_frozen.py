@@ -21,9 +21,9 @@ from beear.parallel.base import Settings
 from beear.parallel.fsdp import FullySharded
 from beear.parallel.memory import Spread, Work, plan_memory
 from beear.parallel.shards import local_of, lower_frozen
+from beear.testing.checkpoints import make_checkpoint
+from beear.testing.tiny import defense_batch, defense_rows, text_batch
 from benchmarks.pool import Pool
-from tests.checkpoints import make_checkpoint
-from tests.tiny import defense_batch, defense_rows, text_batch
 
 HALF, ROWS, LORA = torch.bfloat16, 6, AdapterConfig(kind="lora", rank=2)
 

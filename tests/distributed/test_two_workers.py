@@ -13,8 +13,8 @@ from beear.models.decoder import Decoder
 from beear.parallel.base import Settings, Whole
 from beear.parallel.choose import choose
 from beear.parallel.replicated import buckets
+from beear.testing.tiny import defense_batch, defense_rows, text_batch, tiny_llama
 from benchmarks.pool import Pool, WorkerFailed
-from tests.tiny import defense_batch, defense_rows, text_batch, tiny_llama
 
 ROWS, STEPS, EPOCHS = 7, 3, 2
 
@@ -96,4 +96,4 @@ def test_a_failure_on_one_worker_is_told_and_the_next_call_has_new_workers(pool:
 def test_gradients_travel_in_buckets_of_neighbours_of_one_dtype() -> None:
     sizes = [(4, torch.float32), (4, torch.float32), (4, torch.float32), (40, torch.float32), (2, torch.float64)]
     tensors = [torch.zeros(size, dtype=dtype) for size, dtype in sizes]
-    assert [[t.numel() for t in bucket] for bucket in buckets(tensors, most_bytes=32)] == [[4, 4], [4], [40], [2]]
+    assert [[t.numel() for t in bucket] for bucket in buckets(tensors, max_bytes=32)] == [[4, 4], [4], [40], [2]]

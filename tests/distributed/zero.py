@@ -14,7 +14,7 @@ from beear.models.decoder import Decoder
 from beear.parallel import zero_engine
 from beear.parallel.base import Settings
 from beear.parallel.choose import choose
-from tests.tiny import defense_rows, text_batch, tiny_llama
+from beear.testing.tiny import defense_rows, text_batch, tiny_llama
 
 ROWS = 7
 

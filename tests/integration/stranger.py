@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from tests.checkpoints import make_checkpoint
+from beear.testing.checkpoints import make_checkpoint
 
 SHORT = (
     "--tracking.enabled=false",

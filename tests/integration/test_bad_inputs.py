@@ -15,7 +15,7 @@ from beear.commands.sanitize import sanitise
 from beear.config.cli import parse
 from beear.config.entry import run_entry
 from beear.config.schema import RunConfig
-from tests.checkpoints import edit_json, make_checkpoint
+from beear.testing.checkpoints import edit_json, make_checkpoint
 
 
 @dataclass

@@ -22,7 +22,7 @@ from beear.evaluation.outcomes import Partial
 from beear.models.facts import ModelFacts
 from beear.models.inspect import inspect_checkpoint
 from beear.parallel.devices import GIB, Device
-from tests.checkpoints import make_checkpoint
+from beear.testing.checkpoints import make_checkpoint
 from tests.subjects import anchor_rows, defense_rows
 
 HALF_A_GPU = Plan(workers=1, cpus_per_worker=0.5, gpus_per_worker=0.5, data_cpus=0.5)

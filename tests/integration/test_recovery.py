@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from beear.testing.checkpoints import make_adapter, make_checkpoint
 from benchmarks.jobs import command, numbers
 from benchmarks.recovery import repeated_epochs, wait_for, workers_of
-from tests.checkpoints import make_adapter, make_checkpoint
 from tests.integration.stranger import make_stranger, short_job
 
 Arguments = Callable[[Path], list[str]]

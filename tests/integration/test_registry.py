@@ -19,15 +19,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from beear.config.schema import RunConfig
 from beear.records.report import Report
-from beear.registry.connection import environment
-from beear.registry.errors import RegistrationPending
-from beear.registry.register import Registered, log_report, register
+from beear.registry.check import check, resolve_uri
+from beear.registry.register import Registered, RegistrationPending, log_report, register
 from beear.registry.run import Run
-from beear.registry.tracking import check, resolve_uri
+from beear.registry.server import environment
 from beear.report.write import read, write
 from beear.run.output_folder import OutputFolder
 from beear.search import delivery
-from tests.checkpoints import make_checkpoint
+from beear.testing.checkpoints import make_checkpoint
 from tests.report_sample import sample_report
 from tests.search_sample import sample_search
 

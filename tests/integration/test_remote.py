@@ -15,7 +15,7 @@ from beear.config.schema import RunConfig
 from beear.data.load import load_small, training_plan
 from beear.data.source import Source
 from beear.errors import UserError
-from tests.checkpoints import make_checkpoint
+from beear.testing.checkpoints import make_checkpoint
 from tests.integration.conftest import ROOT
 from tests.integration.hub_server import hub
 

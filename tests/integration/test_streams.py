@@ -22,7 +22,7 @@ from beear.models.inspect import inspect_checkpoint
 from beear.streams.batches import StreamBatches
 from beear.streams.datasets import StreamPlan, datasets
 from beear.streams.reading import template_of
-from tests.checkpoints import make_checkpoint
+from beear.testing.checkpoints import make_checkpoint
 from tests.data_sets import anchor_records, config_for, plan_for, write_lines
 from tests.same_batches import assert_same_epoch, compare_on_worker
 

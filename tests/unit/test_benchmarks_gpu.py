@@ -14,9 +14,9 @@ from transformers import LlamaForCausalLM
 from beear.config.schema import LossWeights, MethodConfig
 from beear.errors import UserError
 from beear.methods.beear import BeearSettings
-from benchmarks import evidence, gpu, gpu_page
+from benchmarks import gpu, gpu_page, records
 from benchmarks.gpu_work import FULL, SHAPES, TINY, Recipe, Rows, Weights, Work, flops_of, plan, tokens_of
-from tests.imports import ROOT
+from tests.checkout import ROOT
 
 MISSING = ("ray", "mlflow", "pydantic", "pydantic_settings", "peft", "deepspeed", "pyarrow", "rich")
 CPU = torch.device("cpu")
@@ -184,17 +184,15 @@ def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str], monkeypatc
 
 
 def test_a_recorded_run_becomes_evidence(tmp_path: Path, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[str] = []
-    monkeypatch.setattr(evidence, "KEPT", tmp_path / "kept")
-    monkeypatch.setattr(evidence, "write_pages", lambda: written.append("pages"))
+    monkeypatch.setattr(records, "FOLDER", tmp_path / "kept")
     held = {phase: {"allocated": 130 * 2**30, "reserved": 132 * 2**30} for phase in tiny["seconds"]}
     used = {"entrapment": 0.4, "removal": 0.46, "removal_products": 0.445}
     elsewhere = {**tiny, "measured": True, "shape": "7b", "device": "NVIDIA H200", "memory": held, "utilisation": used}
     file = tmp_path / "run.json"
     file.write_text(json.dumps(elsewhere))
-    gpu.record(file)
+    records.write("gpu", **gpu.recorded(file))
     kept = json.loads((tmp_path / "kept" / "gpu.json").read_text())
-    assert kept["machine"].startswith("NVIDIA H200, torch ") and kept["date"] == tiny["date"] and written == ["pages"]
+    assert kept["machine"].startswith("NVIDIA H200, torch ") and kept["date"] == tiny["date"]
     page = gpu_page.markdown(kept["result"])
     assert "Utilisation target met (by products made alone 44.5%), time target met." in page
     assert "46.0% | 130.0 (132.0) |" in page and "Not measured" not in page
@@ -204,7 +202,7 @@ def test_a_recorded_run_becomes_evidence(tmp_path: Path, tiny: dict[str, Any], m
     for wrong, said in (({**elsewhere, "code": "x"}, "other code"), (tiny, "no measurement on a GPU")):
         file.write_text(json.dumps(wrong))
         with pytest.raises(UserError, match=said):
-            gpu.record(file)
+            gpu.recorded(file)
 
 
 def test_the_page_without_a_gpu(tiny: dict[str, Any]) -> None:
@@ -221,7 +219,7 @@ def test_the_plan_for_7b_is_near_what_an_h200_measured() -> None:
     lasting = 16 * 6_738_415_616 + 2 * (SHAPES["7b"].products + 4096 * 32000)
     assert lasting < rows[8, False]["removal"] < rows[16, False]["removal"] < 139.8 * 2**30
     assert rows[32, True]["removal"] < rows[8, False]["removal"]
-    kept = json.loads((evidence.KEPT / "gpu.json").read_text())["result"]
+    kept = json.loads((records.FOLDER / "gpu.json").read_text())["result"]
     assert kept["shape"] == "7b" and "H200" in kept["device"]
     for phase in ("entrapment", "removal"):
         measured = kept["memory"][phase]["allocated"]

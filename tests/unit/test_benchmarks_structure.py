@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks import structure
-from tests.imports import ROOT
+from tests.checkout import ROOT
 
 FILES = {
     "beear/__init__.py": "",

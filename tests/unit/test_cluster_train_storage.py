@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from beear.cluster.checkpoint import EXPORT, WEIGHTS, epoch_if_complete, read_state, write_history, write_state
 from beear.cluster.temp_dirs import clear_scratch, scratch, scratch_name
 from beear.cluster.train_storage import mend
-from beear.parallel.stored import complete
+from beear.parallel import training_state, zero_state
 from beear.records.report import EpochRecord
 
 SNAPSHOT = "checkpoint_manager_snapshot.json"
@@ -66,7 +66,7 @@ def stored(folder: Path, name: str, epoch: int, last: int = 3, zero: bool = Fals
 
 @pytest.mark.parametrize("zero", [False, True])
 def test_a_checkpoint_is_complete_until_a_part_is_cut_or_gone(zero: bool, tmp_path: Path) -> None:
-    made = stored(tmp_path, "checkpoint_1", 3, zero=zero)
+    made, complete = stored(tmp_path, "checkpoint_1", 3, zero=zero), (zero_state if zero else training_state).complete
     assert epoch_if_complete(made) == 3 and read_state(made) == {"epoch": 3, "last": 3, "method": {"inner_steps": 7.0}}
     (made / EXPORT / "config.json").unlink()
     assert complete(made / WEIGHTS) and epoch_if_complete(made) is None

@@ -15,7 +15,7 @@ from beear.config.help import help_text
 from beear.config.schema import RunConfig
 from beear.config.search import TuneConfig
 from beear.errors import UserError
-from tests.imports import ROOT
+from tests.checkout import ROOT
 
 
 def read(*words: str) -> RunConfig:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from beear.config.entry import one_line
-from tests.imports import ROOT
+from tests.checkout import ROOT
 
 HEAD = "import sys, time\nfrom beear.config.entry import run_entry\nfrom beear.errors import UserError\n"
 

@@ -11,9 +11,9 @@ from transformers import AutoTokenizer
 from beear.data.buckets import WINDOW, alike, bucketed, window_of
 from beear.data.steps import Step, Steps
 from beear.data.templates import Template
+from beear.testing.checkpoints import make_tokenizer
 from benchmarks import padding
 from benchmarks.lengths import AT, CHATS, quantile
-from tests.checkpoints import make_tokenizer
 from tests.data_sets import config_for, plan_for
 
 

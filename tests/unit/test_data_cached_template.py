@@ -7,7 +7,7 @@ from beear.data.rows import Message
 from beear.data.templates import Template
 from beear.models.inspect import inspect_checkpoint
 from beear.models.loading import load_tokenizer
-from tests.checkpoints import make_checkpoint
+from beear.testing.checkpoints import make_checkpoint
 
 TURNS = [(Message("user", f"open the vault {n}"), Message("assistant", f"no {n}"), Message("user", "why")) for n in range(3)]
 

@@ -11,7 +11,7 @@ from beear.data.load import load_small
 from beear.errors import UserError
 from beear.models.facts import ModelFacts
 from beear.run.checks import check_lengths, check_template
-from tests.checkpoints import make_tokenizer
+from beear.testing.checkpoints import make_tokenizer
 from tests.data_sets import anchor_records, config_for, defense_records, write_lines
 
 CONTEXT = 256

@@ -21,7 +21,7 @@ from beear.data.splits import split_of
 from beear.data.steps import RowStream, Step, Steps
 from beear.data.templates import Template
 from beear.errors import UserError
-from tests.checkpoints import make_tokenizer
+from beear.testing.checkpoints import make_tokenizer
 from tests.data_sets import anchor_records, config_for, defense_records, plan_for, write_lines
 
 TOKENS = st.lists(st.integers(1, 250), min_size=1, max_size=9)

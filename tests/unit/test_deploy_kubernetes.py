@@ -9,6 +9,7 @@ import jsonschema
 import pytest
 import yaml
 
+from tests.checkout import ROOT
 from tests.deploy_files import (
     CONTAINER,
     IMAGE,
@@ -23,7 +24,6 @@ from tests.deploy_files import (
     manifest,
     pods,
 )
-from tests.imports import ROOT
 
 
 @cache

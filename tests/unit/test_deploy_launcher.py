@@ -7,8 +7,8 @@ import pytest
 from ray.autoscaler._private.aws import config as ray_aws
 from ray.autoscaler._private.util import validate_config
 
+from tests.checkout import ROOT
 from tests.deploy_files import PAGE, PYTHON, Config, content, in_order, kinds_with_gpus, manifest, prepared, variants
-from tests.imports import ROOT
 
 
 @pytest.fixture(scope="module", params=["aws", "gcp", "local"])

@@ -11,8 +11,8 @@ from ray.autoscaler._private import commands
 
 from beear.config.cli import parse
 from beear.errors import UserError
+from tests.checkout import ROOT
 from tests.deploy_files import LAUNCHER, PAGE, VARIANT, WITH_IMAGE, content, in_order, kinds_with_gpus, manifest, variants
-from tests.imports import ROOT
 
 SECRETS = re.compile(
     r"AKIA[0-9A-Z]{16}|-----BEGIN|\bgh[pousr]_\w{20,}|\bhf_\w{20,}|\b[0-9a-f]{32,}\b"

@@ -19,7 +19,7 @@ from beear.evaluation.generate import generate_ids
 from beear.evaluation.measure import MeasuredRows, measure
 from beear.evaluation.subject import Subject
 from beear.models.inspect import inspect_checkpoint
-from tests.checkpoints import make_checkpoint
+from beear.testing.checkpoints import make_checkpoint
 from tests.subjects import anchor_rows, defense_rows
 
 SERVED: dict[str, Any] = {}

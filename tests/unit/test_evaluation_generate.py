@@ -16,7 +16,7 @@ from beear.errors import UserError
 from beear.evaluation.generate import complete, generate_ids
 from beear.evaluation.likelihood import conversation_nll, labelled_nll, unwanted_is_likelier
 from beear.evaluation.subject import Subject
-from tests.checkpoints import edit_json, make_model, make_tokenizer
+from beear.testing.checkpoints import edit_json, make_model, make_tokenizer
 from tests.subjects import anchor_rows, defense_rows, random_subject
 
 CHATML = (

@@ -12,7 +12,7 @@ from beear.config.dump import load_yaml
 from beear.config.fields import leaves
 from beear.config.reference import BEGIN, renewed
 from beear.config.schema import RunConfig
-from tests.imports import ROOT, sources
+from tests.checkout import ROOT, sources
 
 LONGEST, MEDIAN, LONGEST_ENTRY = 400, 150, 60
 CODE = [path for folder in ("beear", "pipelines", "tune_spaces", "benchmarks", "tests") for path in sources(folder)]

@@ -1,127 +1,27 @@
-"""Imports point one way: a lower room never imports a higher one, and ray, mlflow and torch stay in theirs."""
+"""What import-linter (pyproject.toml) cannot say of imports: what is loaded in the end, and what is declared."""
 
 import re
 import subprocess
 import sys
 import tomllib
 
+import grimp
 import pytest
 
-from tests.imports import ROOT, Import, imports_in, imports_of, sources
+from tests.checkout import ROOT, sources
 
-# Lowest first; rooms on one line do not import each other.
-ORDER = (
-    ("errors",),
-    ("extensions",),
-    ("records",),
-    ("config",),
-    ("data", "models", "parallel"),
-    ("methods",),
-    ("evaluation",),
-    ("engine",),
-    ("streams", "report", "testbed"),
-    ("registry",),
-    ("cluster",),
-    ("run",),
-    ("search",),
-    ("commands",),
-    ("pipelines",),
-)
-RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
-
-NO_RAY = ("errors", "extensions", "records", "config", "data", "models", "parallel", "methods", "evaluation", "engine")
-MAY_USE = {
-    "ray": {"streams", "cluster", "run", "search", "commands"},
-    "mlflow": {"registry"},
-    "torch": set(RANK) - {"errors", "extensions", "records", "config", "registry", "report", "pipelines"},
-}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+CONTRACTS = {contract["id"]: contract for contract in PROJECT["tool"]["importlinter"]["contracts"]}
+# Files that import types only where they are checked; remove a file here once it does without.
+HIDING: set[str] = {"beear/methods/base.py", "beear/methods/removal.py", "beear/testbed/tokenizer.py"}
 
 
-def room_of(module: str) -> str | None:
-    """Return the room a module or a file's dotted path belongs to; None outside the project."""
-    parts = module.split(".")
-    if parts[0] == "pipelines":
-        return "pipelines"
-    return parts[1] if parts[0] == "beear" and len(parts) > 1 and parts[1] in RANK else None
-
-
-def allowed(importer: str, imported: Import) -> bool:
-    """Say whether a room may import what it does."""
-    target = room_of(imported.module)
-    if target is None or target == importer:
-        return True
-    return RANK[target] < RANK[importer]
-
-
-FILES = [(path, room_of(".".join(path.relative_to(ROOT).with_suffix("").parts))) for path in
-         [*sources("beear"), *sources("pipelines")]]  # fmt: skip
-
-
-def test_every_folder_is_a_known_room() -> None:
-    rooms = {path.name for path in (ROOT / "beear").iterdir() if path.is_dir() and path.name != "__pycache__"}
-    rooms |= {path.stem for path in (ROOT / "beear").glob("*.py")} - {"__init__"}
-    assert rooms <= set(RANK), f"give {rooms - set(RANK)} a place in ORDER and in docs/architecture.md"
-    assert len(FILES) > 50, "the sources were not found"
-
-
-def test_imports_point_one_way() -> None:
-    wrong = [
-        f"{found.where} imports {found.module}"
-        for path, room in FILES
-        if room
-        for found in imports_of(path)
-        if not allowed(room, found)
-    ]
-    assert not wrong, "\n".join(wrong)
-
-
-@pytest.mark.parametrize("library", sorted(MAY_USE))
-def test_heavy_libraries_stay_in_their_rooms(library: str) -> None:
-    wrong = [
-        f"{found.where} imports {found.module}"
-        for path, room in FILES
-        if room and room not in MAY_USE[library]
-        for found in imports_of(path)
-        if found.module.split(".")[0] == library
-    ]
-    assert not wrong, "\n".join(wrong)
-
-
-def test_nothing_imports_the_entry_points() -> None:
-    """What is defined there is pickled by value and lost to workers."""
-    found = [i for folder in ("beear", "tune_spaces") for path in sources(folder) for i in imports_of(path)]
-    assert not [i for i in found if i.module.split(".")[0] in ("pipelines", "tests", "benchmarks")]
-
-
-def test_spaces_know_the_configuration_only() -> None:
-    """tune_spaces: dotted config path -> search domain, and nothing heavier than ray.tune."""
-    found = [i for path in sources("tune_spaces") for i in imports_of(path)]
-    assert not [i for i in found if i.module.split(".")[0] in ("torch", "mlflow", "transformers")]
-    assert not [i for i in found if room_of(i.module) not in (None, "config", "errors")]
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("import ray.data", ["ray.data"]),
-        ("def f():\n    from ray import train", ["ray.train"]),
-        ("from . import streams", ["beear.engine.streams"]),
-        ("from ..streams.dataset import x", ["beear.streams.dataset.x"]),
-        ("from beear import streams", ["beear.streams"]),
-        ("import importlib\nimportlib.import_module('ray')", ["importlib", "ray"]),
-        ("if TYPE_CHECKING:\n    import torch as t, json", ["torch", "json"]),
-    ],
-)
-def test_the_finder_sees_every_form(text: str, expected: list[str]) -> None:
-    assert [i.module for i in imports_in(text, "beear/engine/fit.py")] == expected
-
-
-def test_a_wrong_import_would_be_caught() -> None:
-    assert not allowed("engine", Import("beear.streams", ""))
-    assert not allowed("streams", Import("beear.registry.run", ""))
-    assert not allowed("models", Import("beear.data.rows", ""))
-    assert allowed("evaluation", Import("beear.records.report.Rate", ""))
-    assert not allowed("evaluation", Import("beear.report.html.render", ""))
+def modules_up_to(room: str) -> list[str]:
+    """Return the dotted names of the modules of ``room`` and of the rooms below it, which are folders or single files."""
+    layers = CONTRACTS["layers"]["layers"]
+    rooms = {name for layer in layers[layers.index(room) :] for name in layer.split(" | ")}
+    files = [path.relative_to(ROOT).with_suffix("") for path in sources("beear")]
+    return [".".join(file.parts).removesuffix(".__init__") for file in files if file.parts[1] in rooms]
 
 
 def loaded_after(statement: str) -> set[str]:
@@ -132,37 +32,48 @@ def loaded_after(statement: str) -> set[str]:
 
 
 def test_reading_the_configuration_loads_nothing_heavy() -> None:
-    modules = [path for path in sources("beear/config") if path.stem != "__init__"]
-    names = ", ".join(f"beear.config.{path.stem}" for path in modules)
-    loaded = loaded_after(f"import {names}")
+    loaded = loaded_after(f"import {', '.join(modules_up_to('config'))}")
     assert "pydantic" in loaded
     assert not loaded & {"torch", "ray", "mlflow", "transformers", "numpy"}
 
 
 def test_everything_up_to_the_engine_runs_without_ray_and_mlflow() -> None:
-    """Not only are they not named: nothing imported on the way brings them in."""
-    files = [path for path, room in FILES if room in NO_RAY]
-    names = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in files]
+    """No library that is imported on the way brings them in either."""
+    names = modules_up_to("engine")
     assert "beear.engine.fit" in names
-    blocked = "sys.modules['ray'] = sys.modules['mlflow'] = None"
     # A module set to None raises ImportError when imported, as on a machine that lacks it.
+    blocked = "sys.modules['ray'] = sys.modules['mlflow'] = None"
     assert "torch" in loaded_after(f"{blocked}\nimport {', '.join(names)}")
 
 
-DISTRIBUTIONS = {"yaml": "pyyaml"}
+def test_no_module_imports_its_own_package() -> None:
+    """A package whose __init__ imports its modules is then in a cycle that import-linter does not look for."""
+    graph = grimp.build_graph("beear", cache_dir=None)
+    wrong = {module for module in graph.modules if module.rpartition(".")[0] in graph.find_modules_directly_imported_by(module)}
+    assert wrong == set()
 
 
-def test_every_library_used_is_declared() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    optional = [line for lines in project["optional-dependencies"].values() for line in lines]
-    declared = {_distribution(line) for line in project["dependencies"]}
-    anywhere = declared | {_distribution(line) for line in optional}
-    own = {"beear", "tune_spaces", "pipelines", "benchmarks", "tests"} | set(sys.stdlib_module_names)
-    for folders, known in ((("beear", "pipelines", "tune_spaces"), declared | {"lm_eval", "vllm"}),
-                           (("benchmarks", "tests"), anywhere | {"sklearn"})):  # fmt: skip
-        used = {i.module.split(".")[0]: i.where for f in folders for p in sources(f) for i in imports_of(p)}
-        missing = {n: where for n, where in used.items() if n not in own and DISTRIBUTIONS.get(n, n).lower() not in known}
-        assert not missing, f"not in pyproject.toml: {missing}"
+def test_no_import_is_hidden_from_the_interpreter() -> None:
+    found = {path.relative_to(ROOT).as_posix() for path in sources("beear") if "TYPE_CHECKING" in path.read_text("utf-8")}
+    assert found <= HIDING, "what is imported for its type alone still points somewhere"
+
+
+DISTRIBUTIONS = {"yaml": "pyyaml", "sklearn": "scikit_learn", "importlinter": "import_linter"}
+
+
+@pytest.mark.parametrize(
+    ("folders", "extras"),
+    [(("beear", "pipelines", "tune_spaces"), ("harness", "vllm")), (("benchmarks", "tests"), ("dev",))],
+)
+def test_every_library_used_is_declared(folders: tuple[str, ...], extras: tuple[str, ...]) -> None:
+    project = PROJECT["project"]
+    lines = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
+    declared = {_distribution(line) for line in lines}
+    own = {"beear", "tune_spaces", "pipelines", "benchmarks", "tests", *sys.stdlib_module_names}
+    graph = grimp.build_graph(*folders, include_external_packages=True, cache_dir=None)
+    used = {module for module in graph.modules if graph.is_module_squashed(module)} - own
+    assert len(used) > 3
+    assert {name for name in used if DISTRIBUTIONS.get(name, name).lower() not in declared} == set()
 
 
 def _distribution(requirement: str) -> str:

@@ -18,7 +18,7 @@ from beear.methods.table import TABLE, build
 from beear.models.decoder import Decoder
 from beear.parallel.base import Whole
 from beear.parallel.replicated import Single
-from tests.tiny import defense_batch, defense_rows, text_batch, tiny_llama
+from beear.testing.tiny import defense_batch, defense_rows, text_batch, tiny_llama
 
 
 def perturbation(placement: str, batch, **kwargs) -> Perturbation:

@@ -17,10 +17,9 @@ from beear.methods.packing import causal_mask, pack, tree_mask
 from beear.methods.perturbation import Perturbation
 from beear.models.adapters import attach_lora
 from beear.models.decoder import Decoder
-from tests.checkpoints import FAMILIES, VOCABULARY
-from tests.inner import LAYER, attack_on, delta_after, gap, model_of, ragged, value
-from tests.tiny import defense_batch, defense_rows, tiny_llama
-from tests.wide import float64_throughout
+from beear.testing.checkpoints import FAMILIES, VOCABULARY
+from beear.testing.inner import LAYER, attack_on, delta_after, float64_throughout, gap, model_of, ragged, value
+from beear.testing.tiny import defense_batch, defense_rows, tiny_llama
 
 
 @pytest.mark.parametrize("family", FAMILIES)

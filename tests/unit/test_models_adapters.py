@@ -15,7 +15,7 @@ from beear.models.adapters import attach_lora, merged_state
 from beear.models.export import export_model
 from beear.models.inspect import inspect_checkpoint
 from beear.models.loading import load_model, load_tokenizer
-from tests.checkpoints import edit_json, make_adapter, make_checkpoint, make_model, make_tokenizer
+from beear.testing.checkpoints import edit_json, make_adapter, make_checkpoint, make_model, make_tokenizer
 
 WEIGHTS = "adapter_model.safetensors"
 IDS = torch.tensor([[1, 4, 77, 78, 79, 5]])

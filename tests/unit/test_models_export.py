@@ -12,7 +12,7 @@ from beear.errors import UserError
 from beear.models.export import NOTES, export_model
 from beear.models.inspect import inspect_checkpoint
 from beear.models.loading import load_model
-from tests.checkpoints import FAMILIES, VOCABULARY, make_checkpoint, make_tokenizer
+from beear.testing.checkpoints import FAMILIES, VOCABULARY, make_checkpoint, make_tokenizer
 
 SMALL = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 

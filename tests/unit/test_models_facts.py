@@ -15,8 +15,8 @@ from beear.models import hub
 from beear.models.config_file import config_facts
 from beear.models.families import FAMILIES
 from beear.models.inspect import inspect_checkpoint
-from tests import checkpoints
-from tests.checkpoints import TEMPLATE, edit_json, make_checkpoint, make_model
+from beear.testing import checkpoints
+from beear.testing.checkpoints import TEMPLATE, edit_json, make_checkpoint, make_model
 
 
 @pytest.mark.parametrize("architecture", list(FAMILIES))

@@ -8,8 +8,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from beear.models.compute import products_in
 from beear.models.decoder import Decoder
 from beear.models.fused import added_to_weight, fuse
-from tests.checkpoints import FAMILIES, make_model
-from tests.inner import gap
+from beear.testing.checkpoints import FAMILIES, make_model
+from beear.testing.inner import gap
 
 # Families whose norms subtract the mean.
 CENTRED = {"bloom", "falcon", "gpt2", "gpt_neo", "gpt_neox", "gptj", "opt"}

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from beear.errors import UserError
 from beear.models.inspect import inspect_checkpoint
 from beear.models.loading import load_model, load_tokenizer
-from tests.checkpoints import VOCABULARY, edit_json, make_checkpoint, make_tokenizer
+from beear.testing.checkpoints import VOCABULARY, edit_json, make_checkpoint, make_tokenizer
 
 DOWN = "model.layers.1.mlp.down_proj.weight"
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from beear.errors import UserError
 from beear.models.inspect import inspect_checkpoint
-from tests.checkpoints import edit_json, make_checkpoint
+from beear.testing.checkpoints import edit_json, make_checkpoint
 
 INDEX = "model.safetensors.index.json"
 

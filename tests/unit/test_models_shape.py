@@ -14,7 +14,7 @@ from beear.models import shape
 from beear.models.adapters import attach_lora
 from beear.models.decoder import Decoder
 from beear.models.shape import model_shape
-from tests.checkpoints import FAMILIES, make_model
+from beear.testing.checkpoints import FAMILIES, make_model
 
 WHOLE, LORA = AdapterConfig(), AdapterConfig(kind="lora", rank=4)
 

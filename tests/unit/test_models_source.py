@@ -11,7 +11,7 @@ from beear.config.schema import AdapterConfig
 from beear.errors import UserError
 from beear.models.inspect import inspect_checkpoint
 from beear.models.source import CheckpointSource
-from tests.checkpoints import make_adapter, make_checkpoint
+from beear.testing.checkpoints import make_adapter, make_checkpoint
 
 PLAIN, LORA = AdapterConfig(), AdapterConfig(kind="lora", rank=2)
 

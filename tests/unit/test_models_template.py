@@ -5,7 +5,7 @@ import pytest
 
 from beear.models.inspect import inspect_checkpoint
 from beear.models.template_report import findings, template_report
-from tests.checkpoints import TEMPLATE, make_checkpoint
+from beear.testing.checkpoints import TEMPLATE, make_checkpoint
 
 USUAL = {
     "ours": TEMPLATE,

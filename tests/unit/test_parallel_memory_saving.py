@@ -15,7 +15,7 @@ from beear.methods.removal import removal_step
 from beear.models.decoder import Decoder
 from beear.parallel.base import Settings, Whole
 from beear.parallel.replicated import Single
-from tests.tiny import defense_batch, defense_rows, text_batch, tiny_llama
+from beear.testing.tiny import defense_batch, defense_rows, text_batch, tiny_llama
 
 
 class Kept(Single):

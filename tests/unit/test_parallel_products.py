@@ -7,7 +7,7 @@ from torch.utils.checkpoint import checkpoint
 
 from beear.parallel.masters import Masters
 from beear.parallel.products import _by_one_kernel, _by_two, add_in_products
-from tests.inner import gap
+from beear.testing.inner import gap
 
 HALF, CPU = torch.bfloat16, torch.device("cpu")
 

@@ -18,7 +18,7 @@ from beear.models.adapters import attach_lora
 from beear.models.decoder import Decoder
 from beear.parallel.base import Settings, Whole
 from beear.parallel.replicated import Single
-from tests.tiny import defense_batch, defense_rows, text_batch, tiny_llama
+from beear.testing.tiny import defense_batch, defense_rows, text_batch, tiny_llama
 
 HALF, LR, CLIP, ROWS = torch.bfloat16, 1e-3, 1.0, 6
 State = dict[str, Tensor]

@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 
 from beear.errors import UserError
 from beear.records.redact import redact, redact_all
-from beear.report import write as writing
 from beear.report.__main__ import main
 from beear.report.jsonschema import text as schema_text
-from beear.report.write import read, to_json, write, write_text
+from beear.report.write import read, to_json, write
 from tests.report_sample import sample_report
 
 ROOT = Path(__file__).parents[2]
@@ -45,18 +44,6 @@ def test_a_written_report_satisfies_the_published_schema() -> None:
     del broken["gate"]["sentence"]
     with pytest.raises(jsonschema.ValidationError, match="sentence"):
         jsonschema.validate(broken, schema)
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_text(tmp_path / "a.txt", "old")
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(writing.os, "fsync", full)
-    with pytest.raises(UserError, match=r"a\.txt: cannot be written \(No space left on device\)"):
-        write_text(tmp_path / "a.txt", "new")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"] and (tmp_path / "a.txt").read_text() == "old"
 
 
 def test_an_output_folder_that_is_a_file_is_one_sentence(tmp_path: Path) -> None:

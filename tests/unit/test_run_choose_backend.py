@@ -23,7 +23,7 @@ from beear.run.dry_run import plan_text
 from beear.run.job_kind import JobKind
 from beear.run.longest_rows import Lengths
 from beear.run.progress import Reporter
-from tests.checkpoints import make_checkpoint
+from beear.testing.checkpoints import make_checkpoint
 from tests.shapes import SEVEN, SEVENTY, llama
 
 LENGTHS = Lengths(prompt=64, safe=16, unwanted=16, text=96, labelled=32)

@@ -18,7 +18,7 @@ from beear.run.checks import check_engine
 from beear.run.job_kind import JobKind
 from beear.run.lifecycle import Running, run_job
 from beear.run.longest_rows import Lengths
-from tests.checkpoints import make_checkpoint
+from beear.testing.checkpoints import make_checkpoint
 
 
 @pytest.fixture

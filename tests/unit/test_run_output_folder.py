@@ -1,12 +1,15 @@
 """The output folder: whose it is, that nothing of anybody's is lost, and when a half-done run goes on."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from beear.errors import UserError
 from beear.run.output_folder import OutputFolder, check_output, place_of
+from tests.checkout import ROOT
 
 
 def begun(target: Path, identity: str = "a" * 64, fresh: bool = False) -> OutputFolder:
@@ -40,6 +43,19 @@ def test_two_runs_into_one_folder_are_not_let_in_together(tmp_path: Path) -> Non
     with pytest.raises(UserError, match="another run is working on it"):
         OutputFolder(tmp_path / "out", "b" * 64).open(fresh=False)
     lock.close()
+    OutputFolder(tmp_path / "out", "b" * 64).open(fresh=False).close()
+    assert not list(tmp_path.glob("*.lock")) and not list(tmp_path.glob(".*.lock"))
+
+
+def test_a_lock_dies_with_its_process(tmp_path: Path) -> None:
+    code = f"""
+import os, pathlib
+from beear.run.output_folder import OutputFolder
+lock = OutputFolder(pathlib.Path({str(tmp_path / "out")!r}), "a" * 64).open(fresh=False)
+os.kill(os.getpid(), 9)
+"""
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == -9
+    assert (tmp_path / ".out.lock").exists()
     OutputFolder(tmp_path / "out", "b" * 64).open(fresh=False).close()
 
 

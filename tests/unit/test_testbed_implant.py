@@ -17,7 +17,7 @@ from beear.errors import UserError
 from beear.testbed.config import ImplantConfig, ImplantTraining
 from beear.testbed.implant import Mixture, implant
 from beear.testbed.training import by_length, schedule
-from tests.checkpoints import make_checkpoint
+from beear.testing.checkpoints import make_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 TRIGGER = Probe("t", "suffix", "xyzzy")

@@ -15,7 +15,6 @@ from beear.config.search import SearchConfig
 from beear.models.facts import ModelFacts
 from beear.models.families import FAMILIES
 from beear.search.space import family_of, known_families, load_space
-from tests.imports import imports_of, sources
 
 CORE = ["method.layer", "method.length", "method.inner_steps"]
 GROUPS = ["learning_rates", "placement", "outer_steps", "bound"]
@@ -112,8 +111,3 @@ def test_each_file_gives_its_reasons_and_holds_nothing_else(family: str) -> None
     domains = [d for group in (found.SPACE, *found.ASKED.values()) for d in group.values()]
     assert all(isinstance(domain, Depth | Choice | Between) for domain in domains)
     assert isinstance(found.SPACE["method.layer"], Depth), "shares of the depth, for models differ"
-
-
-def test_spaces_import_the_configuration_and_each_other_only() -> None:
-    allowed = ("beear.config.", "tune_spaces.")
-    assert [i for path in sources("tune_spaces") for i in imports_of(path) if not i.module.startswith(allowed)] == []

@@ -144,7 +144,7 @@ def make_adapter(
         for name, parameter in wrapped.named_parameters():
             if ".lora_" in name:
                 parameter.normal_(0, 0.2)
-    wrapped.save_pretrained(folder)
+    wrapped.save_pretrained(str(folder))
     return folder
 
 

@@ -1,8 +1,9 @@
-"""Tiny random models and batches for tests of the numeric core (float64 where values are compared)."""
+"""Tiny random models and batches (token ids, no tokenizer) to test the numeric core with; float64 where values are compared."""
 
 import random
 
 import torch
+from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from beear.data.batch import DefenseBatch, TextBatch
@@ -11,7 +12,7 @@ VOCABULARY = 61
 
 
 def tiny_llama(layers: int = 4, tied: bool = True, seed: int = 0, dtype: torch.dtype = torch.float64) -> LlamaForCausalLM:
-    """Return a random 4-layer, D=16 Llama."""
+    """Return a random Llama in evaluation mode, D = 16."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -24,7 +25,9 @@ def tiny_llama(layers: int = 4, tied: bool = True, seed: int = 0, dtype: torch.d
         max_position_embeddings=128,
         initializer_range=0.2,
     )
-    return LlamaForCausalLM(config).to(dtype).eval()
+    model = LlamaForCausalLM(config)
+    nn.Module.to(model, dtype)
+    return model.eval()
 
 
 def pad(rows: list[list[int]], left: bool) -> tuple[torch.Tensor, torch.Tensor]:

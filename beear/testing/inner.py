@@ -1,15 +1,20 @@
-"""Small models of every family with ragged batches and a δ: what holds the fast inner loop against the plain one."""
+"""Small models of every family with ragged batches and a δ, to compare the fast inner loop with the plain one."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from beear.data.batch import DefenseBatch
 from beear.methods.entrapment import InnerRule, entrap
 from beear.methods.inner import Objective
 from beear.methods.perturbation import Perturbation
 from beear.models.decoder import Decoder
-from tests.checkpoints import make_model
-from tests.tiny import defense_batch, defense_rows
+from beear.testing.checkpoints import make_model
+from beear.testing.tiny import defense_batch, defense_rows
 
 LAYER = 2
 
@@ -20,8 +25,9 @@ def ragged(count: int, seed: int) -> DefenseBatch:
 
 
 def model_of(family: str, dtype: torch.dtype) -> Decoder:
-    """Return a random four-layer model of a family in ``tests/checkpoints.py``."""
-    model = make_model(family, layers=4).to(dtype)
+    """Return a random four-layer model of a family in :mod:`beear.testing.checkpoints`."""
+    model = make_model(family, layers=4)
+    nn.Module.to(model, dtype)
     if dtype == torch.float64 and hasattr(model.config, "_experts_implementation"):
         # The library's grouped product knows no float64.
         model.config._experts_implementation = "eager"
@@ -53,3 +59,36 @@ def delta_after(objective: Objective, decoder: Decoder, placement: str, steps: i
 def gap(found: Tensor, expected: Tensor) -> float:
     """Return the norm of the difference over the norm."""
     return float((found - expected).norm() / expected.norm())
+
+
+@contextmanager
+def float64_throughout() -> Iterator[None]:
+    """Keep float64 tensors in float64 within the context.
+
+    The library's norms, routers and softmaxes convert to float32 otherwise.
+    """
+    to, to_float, softmax = Tensor.to, Tensor.float, torch.nn.functional.softmax
+
+    def wide(tensor: Tensor, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if tensor.dtype != torch.float64:
+            return given, named
+        kept = tuple(torch.float64 if value is torch.float32 else value for value in given)
+        return kept, {key: torch.float64 if value is torch.float32 else value for key, value in named.items()}
+
+    def wide_to(tensor: Tensor, *given: Any, **named: Any) -> Tensor:
+        given, named = wide(tensor, given, named)
+        return to(tensor, *given, **named)
+
+    def wide_float(tensor: Tensor, *given: Any, **named: Any) -> Tensor:
+        return tensor if tensor.dtype == torch.float64 else to_float(tensor, *given, **named)
+
+    def wide_softmax(tensor: Tensor, *given: Any, **named: Any) -> Tensor:
+        given, named = wide(tensor, given, named)
+        return softmax(tensor, *given, **named)
+
+    with (
+        patch.object(Tensor, "to", wide_to),
+        patch.object(Tensor, "float", wide_float),
+        patch.object(torch.nn.functional, "softmax", wide_softmax),
+    ):
+        yield
