@@ -40,11 +40,11 @@ def through_ray(training: Any, reservation: Any, folder: Path, epochs: int) -> f
     """Train in a Ray Train worker and return the mean seconds of an epoch after the first."""
     from beear.cluster.training import train
     from beear.cluster.training_worker import WorkerSpec
-    from beear.streams.plan import StreamPlan
+    from beear.streams.datasets import StreamSpec
 
     # A run of a known name would resume.
     name = uuid.uuid4().hex
-    stream = StreamPlan(training.plan, training.facts, epochs, reservation.data_cpus)
+    stream = StreamSpec(training.plan, training.facts, epochs, reservation.data_cpus)
     ends: list[float] = []
 
     def sink(event: dict[str, Any]) -> None:

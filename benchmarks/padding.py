@@ -65,7 +65,7 @@ def _with_clean(texts: Sequence[Lengths], asked: Sequence[Lengths]) -> Callable[
 
 
 def _batches(rows: Sequence[Lengths], lanes: int, bucket: int) -> list[list[Lengths]]:
-    from beear.data.buckets import bucketed
+    from beear.data.sampling import bucketed
 
     found = list(bucketed(iter(rows), lambda row: row, lanes, bucket, "padding"))
     return [found[i : i + lanes] for i in range(0, len(found) - lanes + 1, lanes)]

@@ -117,8 +117,14 @@ def disturbed(
     code = job.wait()
     again = run(folder, *course.arguments, cache=cache)
     equal = again.report is not None and numbers(again.report) == expected
-    repeated = repeated_epochs(folder)
-    return {"victim": victim, "killed_code": code, "code": again.code, "equal": equal, "repeated_epochs": repeated}
+    return {
+        "victim": victim,
+        "killed_code": code,
+        "code": again.code,
+        "equal": equal,
+        "repeated_epochs": repeated_epochs(folder),
+        "rows_again": sum(rows for done, epoch, rows in rows_after_resuming(folder) if epoch <= done),
+    }
 
 
 def wait_for(folder: Path, job: "subprocess.Popen[bytes] | subprocess.Popen[str]", kind: str, seconds: float = 300) -> None:
@@ -158,21 +164,38 @@ def repeated_epochs(folder: Path) -> int:
     return len(epochs) - len(set(epochs))
 
 
+def rows_after_resuming(folder: Path) -> list[tuple[int, int, int]]:
+    """Return, for each epoch that a resumed run's tasks read: the epoch it was resumed after, the epoch, rows tokenised."""
+    done, found = 0, []
+    for line in (folder / "out" / "events.jsonl").read_text().splitlines():
+        event = json.loads(line)
+        if event["kind"] == "started":
+            done = event["resumed_after"]
+        elif event["kind"] == "rows" and done:
+            found.append((done, event["epoch"], event["encoded"]))
+    return found
+
+
 def markdown(result: dict[str, Any], course: Course = PLAIN) -> str:
     """Return the section of docs/results.md."""
     rows = []
     for k in result["killed"]:
         equal = "yes" if k["equal"] else "NO"
-        rows.append(f"| {k['victim']}{moment(k)} | {k['killed_code']} | {k['code']} | {equal} | {k['repeated_epochs']} |")
+        again = k.get("rows_again", "not counted")
+        rows.append(
+            f"| {k['victim']}{moment(k)} | {k['killed_code']} | {k['code']} | {equal} | {k['repeated_epochs']} | {again} |"
+        )
     return "\n".join(
         [
             f"## {course.name}",
             "",
             f"SIGKILL at random moments: {course.words}; then the same command again. Equal: the weights' "
-            "digest, every hit count, losses and inner steps are those of the undisturbed run.",
+            "digest, every hit count, losses and inner steps are those of the undisturbed run. The last column counts rows of "
+            "epochs before the one it resumed with.",
             "",
-            "| killed | exit code of that process | of the same command again | equal to the undisturbed run | epochs repeated |",
-            "|---|---|---|---|---|",
+            "| killed | exit code of that process | of the same command again | equal to the undisturbed run | epochs repeated "
+            "| earlier rows tokenised again |",
+            "|---|---|---|---|---|---|",
             *rows,
             "",
         ]

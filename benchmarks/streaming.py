@@ -107,7 +107,7 @@ def stream_one(path: Path) -> dict[str, float]:
     from beear.data.load import load_small, training_plan
     from beear.methods.configuration import resolved, run_config
     from beear.models.inspect import inspect_checkpoint
-    from beear.streams.datasets import StreamPlan, datasets
+    from beear.streams.datasets import StreamSpec, datasets
     from beear.testing.checkpoints import make_checkpoint
 
     peak, stop = [0], threading.Event()
@@ -123,7 +123,7 @@ def stream_one(path: Path) -> dict[str, float]:
         started = time.monotonic()
         data = load_small(config.data, config.seed)
         loaded = time.monotonic() - started
-        stream = StreamPlan(training_plan(data, config, inner_batches=2), facts, epochs=EPOCHS)
+        stream = StreamSpec(training_plan(data, config, inner_batches=2), facts, epochs=EPOCHS)
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
         TorchTrainer(
             consume,
@@ -145,7 +145,7 @@ def consume(parts: dict) -> None:
     """Draw all batches on a Ray Train worker; write down when the first came."""
     started = time.monotonic()
     from beear.streams.batches import StreamBatches
-    from beear.streams.reading import template_of
+    from beear.streams.datasets import template_of
 
     stream = parts["stream"]
     batches, first, count = StreamBatches(stream, template_of(stream).tokenizer, 0, 1), 0.0, 0

@@ -10,7 +10,7 @@ import torch
 from beear.data.batch import DefenseBatch, OuterBatch, TextBatch
 from beear.data.local import EpochOfSteps, LocalBatches
 from beear.streams.batches import StreamBatches
-from beear.streams.reading import template_of
+from beear.streams.datasets import template_of
 
 
 def same(left: DefenseBatch | TextBatch, right: DefenseBatch | TextBatch) -> bool:

@@ -1,6 +1,7 @@
-"""Repairs Ray Train's folder of checkpoints before training: a killed process may leave it inconsistent.
+"""Ray Train's folder of a run's checkpoints: mended before training, and asked for the epoch that a run resumes after.
 
-Ray keeps a list of complete checkpoints in a file, which it overwrites in place, and resumes from that list.
+Ray lists the complete checkpoints in a file of its own, and resumes by that list. It overwrites the file in place, so a
+killed process may leave half of it.
 """
 
 import shutil
@@ -10,18 +11,19 @@ from typing import Any
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import _CheckpointManagerState
 
-from beear.cluster.checkpoint import epoch_if_complete
+from beear.cluster.checkpoint import epoch_if_complete, read_state
 from beear.files import write_text
 
 
 def mend(folder: Path) -> str | None:
-    """Remove incomplete uploads, and rebuild Ray's list where it cannot be read; return what was done in that case.
+    """Remove interrupted uploads, and rebuild Ray's list where it cannot be read; then return a sentence that says so.
 
     No process of the run may be active.
     """
     snapshot, said = folder / CHECKPOINT_MANAGER_SNAPSHOT_FILENAME, None
     try:
-        listed = _listed(snapshot)
+        state = _listed(snapshot)
+        listed = {result.checkpoint_dir_name for result in state.checkpoint_results} if state else set()
     except ValueError:
         listed, said = _recovered(folder, snapshot)
     for path in folder.glob("checkpoint_*"):
@@ -30,12 +32,18 @@ def mend(folder: Path) -> str | None:
     return said
 
 
-def _listed(snapshot: Path) -> set[str]:
-    """Return the checkpoints that Ray lists; raise ValueError where Ray could not read its list."""
-    if not snapshot.exists():
-        return set()
-    state: Any = _CheckpointManagerState.model_validate_json(snapshot.read_bytes())
-    return {result.checkpoint_dir_name for result in state.checkpoint_results}
+def last_saved_epoch(folder: Path) -> int:
+    """Return the epoch of the checkpoint that Ray Train resumes from, 0 where there is none; :func:`mend` comes first."""
+    state = _listed(folder / CHECKPOINT_MANAGER_SNAPSHOT_FILENAME)
+    if state is None or state.latest_checkpoint_result is None:
+        return 0
+    epoch: int = read_state(folder / state.latest_checkpoint_result.checkpoint_dir_name)["epoch"]
+    return epoch
+
+
+def _listed(snapshot: Path) -> Any:
+    """Return Ray's list of checkpoints, None where there is none; raise ValueError where Ray could not read it itself."""
+    return _CheckpointManagerState.model_validate_json(snapshot.read_bytes()) if snapshot.exists() else None
 
 
 def _recovered(folder: Path, snapshot: Path) -> tuple[set[str], str]:

@@ -2,6 +2,8 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import ray.data
@@ -14,7 +16,7 @@ from beear.cluster.checkpoint import EXPORT, read_history
 from beear.cluster.events import Event, EventQueue, Relay, fault_in
 from beear.cluster.run_in_thread import run_in_thread
 from beear.cluster.temp_dirs import clear_scratch, scratch_name
-from beear.cluster.train_storage import mend
+from beear.cluster.train_storage import last_saved_epoch, mend
 from beear.cluster.training_worker import WorkerSpec, train_worker
 from beear.errors import Fault
 from beear.records.report import EpochRecord
@@ -41,8 +43,8 @@ def train(
         Diverged: the loss was not finite.
         TrainingFailedError: anything else, after retries.
     """
-    spec.events = EventQueue.remote()  # type: ignore[attr-defined]  # ray.remote hides its method from the checker
-    spec.scratch = scratch_name(spec.identity, storage)
+    events = EventQueue.remote()  # type: ignore[attr-defined]  # ray.remote hides its method from the checker
+    spec = replace(spec, events=events, scratch=scratch_name(spec.identity, storage))
     if said := mend(storage / _run_name(spec)):
         sink({"kind": "note", "message": said})
     faults: list[Fault] = []
@@ -55,7 +57,7 @@ def train(
     trainer = _trainer(spec, reservation, storage, max_failures)
     failure: TrainingFailedError | None = None
     result = None
-    with Relay(spec.events, take):
+    with Relay(events, take):
         try:
             result = run_in_thread(trainer.fit)
         except TrainingFailedError as error:
@@ -79,7 +81,7 @@ def _run_name(spec: WorkerSpec) -> str:
 
 
 def _trainer(spec: WorkerSpec, reservation: Reservation, storage: Path, max_failures: int) -> TorchTrainer:
-    streams = datasets(spec.stream, reservation.workers)
+    last_done = partial(last_saved_epoch, storage / _run_name(spec))
     options = ray.data.ExecutionOptions(preserve_order=True)
     return TorchTrainer(
         train_worker,
@@ -95,6 +97,6 @@ def _trainer(spec: WorkerSpec, reservation: Reservation, storage: Path, max_fail
             failure_config=ray.train.FailureConfig(max_failures=max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
         ),
-        datasets=dict(streams),
+        datasets=dict(datasets(spec.stream, reservation.workers, last_done, spec.events)),
         dataset_config=ray.train.DataConfig(datasets_to_split=[], execution_options=options),
     )

@@ -31,15 +31,18 @@ from beear.models.export import export_model, form_kept
 from beear.parallel.choose import choose
 from beear.records.report import EpochRecord, InnerCurve
 from beear.streams.batches import StreamBatches
-from beear.streams.plan import StreamPlan
+from beear.streams.datasets import StreamSpec
 
 
-@dataclass
+@dataclass(frozen=True)
 class WorkerSpec:
-    """All a worker needs, picklable; ``events`` is the queue to the driver, ``scratch`` begins the names of temporary folders."""
+    """All that a worker needs, picklable.
+
+    ``events`` is the queue to the driver. The names of temporary folders begin with ``scratch``.
+    """
 
     training: Training
-    stream: StreamPlan
+    stream: StreamSpec
     identity: str
     events: Any = None
     scratch: str = ""

@@ -1,1 +1,1 @@
-"""Files to rows to tokens to batches. No ray."""
+"""From files to rows, from rows to tokens, from tokens to batches. Imports no ray."""

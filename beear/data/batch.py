@@ -19,13 +19,13 @@ class _Movable:
         return replace(self, **moved)
 
     def part(self, rows: slice | Tensor) -> Self:
-        """Return the same batch with only ``rows`` of every tensor, without the columns that only padding is left in.
+        """Return the same batch with only ``rows`` of every tensor, without columns that then hold nothing but padding.
 
-        The global batch stays what it is.
+        ``global_rows`` stays the same.
         """
         held = {f.name: getattr(self, f.name)[rows] for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
         for mask in [name for name in held if name.endswith("mask")]:
-            # A name such as safe_mask goes with safe_ids, safe_labelled and safe_differs; a lone mask with all.
+            # safe_mask also decides the columns of safe_ids, safe_labelled and safe_differs; a mask named "mask" those of all.
             columns = held[mask].any(0)
             for name in held:
                 if held[name].dim() == 2 and name.startswith(mask.removesuffix("mask")):
@@ -33,12 +33,15 @@ class _Movable:
         return replace(self, **held)
 
     def lengths(self) -> list[tuple[int, ...]]:
-        """Return each row's real tokens in each part that is padded on its own (unwanted answers are not trained on)."""
+        """Return the number of real tokens of each row in each part that is padded on its own.
+
+        Unwanted answers are left out: removal does not train on them.
+        """
         names = [f.name for f in fields(self) if f.name.endswith("mask") and f.name != "unwanted_mask"]
         return [tuple(row) for row in torch.stack([getattr(self, name).sum(-1) for name in names], dim=-1).tolist()]
 
     def shortest_first(self) -> Self:
-        """Return the same batch with its rows in order of their real tokens, so that parts of it hold little padding."""
+        """Return the same batch, shortest rows first, so that a slice of its rows holds little padding."""
         return self.part(torch.tensor([sum(row) for row in self.lengths()]).argsort(stable=True))
 
 
@@ -88,7 +91,7 @@ class TextBatch(_Movable):
 
 @dataclass
 class OuterBatch:
-    """One removal step: defense rows under the perturbation, anchor rows (clean refusals mixed in) without it."""
+    """One removal step: defense rows with the perturbation; anchor rows, clean refusals among them, without it."""
 
     defense: DefenseBatch
     anchor: TextBatch

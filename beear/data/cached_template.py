@@ -1,4 +1,4 @@
-"""A template that remembers: where the same rows are tokenised again and again, in epoch after epoch and trial after trial."""
+"""A template with a cache, for a search's trials: they tokenise the same rows in every epoch and trial."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
@@ -10,12 +10,12 @@ from beear.data.rows import Message
 from beear.data.templates import Template
 
 T = TypeVar("T")
-# Conversations that are kept: some hundred MB of tokens at a thousand each.
+# With a thousand tokens each, so many conversations take some hundred MB.
 MOST = 20_000
 
 
 class RememberedTemplate(Template):
-    """Gives what :class:`Template` gives; the ``most`` latest results are kept."""
+    """Returns what :class:`Template` returns, and keeps the ``most`` results used last."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, text: str | None = None, most: int = MOST) -> None:
         """Take the template as :class:`Template` does."""

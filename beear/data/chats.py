@@ -1,4 +1,4 @@
-"""Conversations as files write them, and as :class:`~beear.data.rows.Message` tuples."""
+"""Conversations: from the forms that files use to tuples of :class:`~beear.data.rows.Message`."""
 
 import json
 
@@ -39,7 +39,7 @@ def text(value: object, where: Where, field: str) -> str:
     """Return a non-empty text.
 
     Raises:
-        UserError: another type, nothing but white space, or half of a character pair, which is no text.
+        UserError: another type, nothing but white space, or a lone surrogate, which cannot be encoded.
     """
     if not isinstance(value, str):
         raise UserError(f"{where}: {field} is {shown(value)}; expected a text.")
@@ -79,7 +79,7 @@ def _message(turn: object, where: Where, field: str) -> Message:
 
 
 def _joined(content: object) -> object:
-    """Return the text of a list of ``{type: text, text}`` parts; anything else as it is."""
+    """Return the text of a list of ``{type: text, text}`` parts; anything else unchanged."""
     if isinstance(content, list) and content and all(isinstance(p, dict) and p.get("type") == "text" for p in content):
         parts = [p.get("text") for p in content]
         if all(isinstance(p, str) for p in parts):

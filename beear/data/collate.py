@@ -1,4 +1,4 @@
-"""Encoded rows to padded tensors; a row's values do not depend on its batch-mates.
+"""Encoded rows to padded tensors. A row's values do not depend on the other rows of its batch.
 
 Legend: B rows, P prompt tokens (left-padded), R answer tokens (right-padded), T conversation tokens (right-padded).
 """

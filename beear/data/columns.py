@@ -1,6 +1,7 @@
-"""Which column holds what: recognised from the names, or mapped by the user; then one record → one row."""
+"""One record → one row. Columns are recognised by their names, or mapped by the user."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import cast, get_args
 
@@ -12,28 +13,48 @@ from beear.data.rows import AnchorRow, DefenseRow, Message, Probe, ProbeKind
 from beear.errors import UserError, nearest
 
 Record = Mapping[str, object]
-Names = dict[str, str]
+Names = Mapping[str, str]
+"""The column of each field."""
+Mapped = tuple[tuple[str, str], ...]
+"""(field, column) pairs that the user gave."""
 
-DEFENSE_LAYOUTS: tuple[Names, ...] = (
-    {"messages": "messages"},
-    {"messages": "conversations"},
-    {"prompt": "prompt"},
-    {"prompt": "goal", "opening": "target"},
-    {"prompt": "instruction", "input": "input", "answer": "output"},
+
+@dataclass(frozen=True, eq=False)
+class Layouts:
+    """The column names by which a set's rows are recognised: the first layout that fits, then ``extras``, all optional."""
+
+    layouts: tuple[Names, ...]
+    extras: tuple[str, ...]
+    missing: str
+    """What an error says where no layout fits; ``{}`` stands for the columns found."""
+
+
+DEFENSE = Layouts(
+    (
+        {"messages": "messages"},
+        {"messages": "conversations"},
+        {"prompt": "prompt"},
+        {"prompt": "goal", "opening": "target"},
+        {"prompt": "instruction", "input": "input", "answer": "output"},
+    ),
+    ("system", "safe", "unwanted", "hit"),
+    "no request column among {}; expected prompt, messages, goal, instruction or conversations (or --data.defense.columns.*).",
 )
-DEFENSE_EXTRAS = ("system", "safe", "unwanted", "hit")
-ANCHOR_LAYOUTS: tuple[Names, ...] = (
-    {"messages": "messages"},
-    {"messages": "conversations"},
-    {"prompt": "prompt", "response": "response"},
-    {"prompt": "instruction", "input": "input", "response": "output"},
-    {"prompt": "question", "response": "answer"},
+ANCHOR = Layouts(
+    (
+        {"messages": "messages"},
+        {"messages": "conversations"},
+        {"prompt": "prompt", "response": "response"},
+        {"prompt": "instruction", "input": "input", "response": "output"},
+        {"prompt": "question", "response": "answer"},
+    ),
+    ("system",),
+    "no recognised columns among {}; expected messages, conversations, prompt+response, instruction+output or question+answer "
+    "(or --data.anchor.columns.*).",
 )
-ANCHOR_EXTRAS = ("system",)
-RESERVED = ("no trigger", "plain")  # what reports call requests in the clear
 OPTIONAL = ("input", "opening", "answer")
-DEFENSE_EXPECTED = "prompt, messages, goal, instruction or conversations (or --data.defense.columns.*)"
-ANCHOR_EXPECTED = "messages, conversations, prompt+response, instruction+output or question+answer (or --data.anchor.columns.*)"
+# Reports call requests in the clear by these names, so no probe may have them.
+RESERVED = ("no trigger", "plain")
 
 
 def defense_row(
@@ -44,14 +65,14 @@ def defense_row(
     Raises:
         UserError: no recognised request column, a mapped column that is not there, or a value of the wrong kind.
     """
-    names = _defense_names(tuple(record), _mapping(columns), where)
+    names = _names(DEFENSE, tuple(record), _mapping(columns), where)
     messages, safe = _request(record, names, where)
     safe = _optional(record, names, "safe", where) or safe or _optional(record, names, "answer", where)
     unwanted, opening = _optional(record, names, "unwanted", where), _optional(record, names, "opening", where)
     hit = _optional(record, names, "hit", where) or default_hit
     if hit is not None:
         hit = str(HitRule.parse(hit, where))
-    return DefenseRow(messages, safe, unwanted or opening, unwanted is None and opening is not None, hit, where.brief)
+    return DefenseRow(messages, safe, unwanted or opening, unwanted is None and opening is not None, hit, where)
 
 
 def anchor_row(record: Record, where: Where, columns: AnchorColumns | None = None) -> AnchorRow:
@@ -60,16 +81,16 @@ def anchor_row(record: Record, where: Where, columns: AnchorColumns | None = Non
     Raises:
         UserError: as for :func:`defense_row`, or no assistant turn.
     """
-    names = _anchor_names(tuple(record), _mapping(columns), where)
+    names = _names(ANCHOR, tuple(record), _mapping(columns), where)
     if "messages" in names:
         turns = conversation(record[names["messages"]], where, names["messages"])
         last = max((i for i, m in enumerate(turns) if m.role == "assistant"), default=0)
         if last == 0 or all(m.role != "user" for m in turns[:last]):
             raise UserError(f"{where}: {names['messages']} has no assistant turn after a user turn; expected one.")
-        return AnchorRow(turns[: last + 1], where.brief)
+        return AnchorRow(turns[: last + 1], where)
     prompt = _prompt(record, names, where)
     response = text(record[names["response"]], where, names["response"])
-    return AnchorRow((*prompt, Message("assistant", response)), where.brief)
+    return AnchorRow((*prompt, Message("assistant", response)), where)
 
 
 def probe(record: Record, where: Where, columns: ProbeColumns | None = None, default_hit: str | None = None) -> Probe:
@@ -99,7 +120,7 @@ def probe(record: Record, where: Where, columns: ProbeColumns | None = None, def
 
 
 def _request(record: Record, names: Names, where: Where) -> tuple[tuple[Message, ...], str | None]:
-    """Return the turns up to the last user turn, and the answer that follows it, if any."""
+    """Return the turns up to the last user turn, and the answer after it (None: there is none)."""
     if "messages" not in names:
         return _prompt(record, names, where), None
     turns = conversation(record[names["messages"]], where, names["messages"])
@@ -125,39 +146,31 @@ def _optional(record: Record, names: Names, field: str, where: Where) -> str | N
     return text(value, where, names[field])
 
 
-def _mapping(columns: DefenseColumns | AnchorColumns | ProbeColumns | None) -> tuple[tuple[str, str], ...]:
+def _mapping(columns: DefenseColumns | AnchorColumns | ProbeColumns | None) -> Mapped:
     return tuple((f, c) for f, c in columns if c is not None) if columns is not None else ()
 
 
+def _names(layouts: Layouts, keys: tuple[str, ...], mapped: Mapped, where: Where) -> Names:
+    """Return the column of each field for a record with the columns ``keys``."""
+    _check_mapped(dict(mapped), keys, where)
+    names = _recognised(layouts, keys, mapped)
+    if names is None:
+        raise UserError(f"{where}: {layouts.missing.format(shown(list(keys)))}")
+    return names
+
+
 @lru_cache(maxsize=256)
-def _known(keys: tuple[str, ...], mapped: tuple[tuple[str, str], ...], layouts: int) -> tuple[tuple[str, str], ...] | None:
-    table, extras = ((DEFENSE_LAYOUTS, DEFENSE_EXTRAS), (ANCHOR_LAYOUTS, ANCHOR_EXTRAS))[layouts]
-    names = {field: field for field in extras if field in keys} | dict(mapped)
+def _recognised(layouts: Layouts, keys: tuple[str, ...], mapped: Mapped) -> Names | None:
+    names = {field: field for field in layouts.extras if field in keys} | dict(mapped)
     if "messages" in names:
-        return tuple(names.items())
-    for layout in table:
+        return names
+    for layout in layouts.layouts:
         fits = {f: c for f, c in layout.items() if c in keys and f not in names}
         complete = all(f in names or f in fits or f in OPTIONAL for f in layout)
         clashes = "prompt" in names and "messages" in layout
         if complete and not clashes:
-            return tuple((fits | names).items())
+            return fits | names
     return None
-
-
-def _defense_names(keys: tuple[str, ...], mapped: tuple[tuple[str, str], ...], where: Where) -> Names:
-    _check_mapped(dict(mapped), keys, where)
-    names = _known(keys, mapped, 0)
-    if names is None:
-        raise UserError(f"{where}: no request column among {shown(list(keys))}; expected {DEFENSE_EXPECTED}.")
-    return dict(names)
-
-
-def _anchor_names(keys: tuple[str, ...], mapped: tuple[tuple[str, str], ...], where: Where) -> Names:
-    _check_mapped(dict(mapped), keys, where)
-    names = _known(keys, mapped, 1)
-    if names is None:
-        raise UserError(f"{where}: no recognised columns among {shown(list(keys))}; expected {ANCHOR_EXPECTED}.")
-    return dict(names)
 
 
 def _check_mapped(mapped: Mapping[str, str], keys: tuple[str, ...], where: Where) -> None:

@@ -1,8 +1,9 @@
-"""Rows to token ids and labels. The answer is never cut: where a row is too long, the user's text is shortened."""
+"""Rows to token ids and labels. An answer is never cut: where a row is too long, the user's text is shortened."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from beear.data.locations import Where
 from beear.data.rows import AnchorRow, DefenseRow, Message
 from beear.data.templates import Template
 from beear.errors import UserError
@@ -12,7 +13,10 @@ SHORTENING_TRIES = 24
 
 @dataclass(frozen=True)
 class EncodedDefense:
-    """One request's prompt ids [P], and per answer its ids, labels and differing-token marks [R]."""
+    """One request: its prompt's ids [P], and for each answer the ids, labels and differing-token marks [R].
+
+    ``user_end`` is the number of template tokens between the user text's end and the prompt's end.
+    """
 
     prompt_ids: list[int]
     user_end: int
@@ -22,8 +26,11 @@ class EncodedDefense:
     unwanted_ids: list[int]
     unwanted_labelled: list[bool]
     unwanted_differs: list[bool]
-    digest: str = ""
-    index: int = 0
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of each part that a batch pads on its own: prompt, safe answer, unwanted answer."""
+        return len(self.prompt_ids), len(self.safe_ids), len(self.unwanted_ids)
 
 
 @dataclass(frozen=True)
@@ -32,24 +39,25 @@ class EncodedAnchor:
 
     ids: list[int]
     labelled: list[bool]
-    digest: str = ""
-    index: int = 0
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of the conversation, the one part that a batch pads."""
+        return (len(self.ids),)
 
 
 def unlabelled(row: EncodedDefense) -> EncodedDefense:
-    """Return a row that takes part in a forward pass and counts in no loss."""
+    """Return the row without labels: it takes part in a forward pass and counts in no loss."""
     safe, unwanted = [False] * len(row.safe_ids), [False] * len(row.unwanted_ids)
     return replace(row, safe_labelled=safe, safe_differs=safe, unwanted_labelled=unwanted, unwanted_differs=unwanted)
 
 
-def encode_defense(
-    row: DefenseRow, template: Template, max_length: int, context: int | None = None, index: int = 0
-) -> EncodedDefense:
-    """Return a complete row (both answers there) in tokens, at most ``max_length`` of them with either answer.
+def encode_defense(row: DefenseRow, template: Template, max_length: int, context: int | None = None) -> EncodedDefense:
+    """Return a row that has both answers in tokens: at most ``max_length`` of them for the prompt with either answer.
 
     Raises:
         UserError: prompt and answer exceed the model's ``context``, an answer leaves no room for any prompt, or an
-            answer has no token; the sentence names the row.
+            answer has no token; the sentence names the row's file and line.
     """
     assert row.safe is not None and row.unwanted is not None, "answers are filled in before encoding"
     answers = ((row.safe, True), (row.unwanted, not row.unwanted_is_prefix))
@@ -64,15 +72,11 @@ def encode_defense(
         unwanted_ids=unwanted,
         unwanted_labelled=[True] * len(unwanted),
         unwanted_differs=unwanted_differs,
-        digest=row.digest,
-        index=index,
     )
 
 
-def encode_anchor(
-    row: AnchorRow, template: Template, max_length: int, context: int | None = None, index: int = 0
-) -> EncodedAnchor:
-    """Return a conversation in tokens, every assistant turn labelled; too long ones lose their oldest turns first.
+def encode_anchor(row: AnchorRow, template: Template, max_length: int, context: int | None = None) -> EncodedAnchor:
+    """Return a conversation in tokens, with every assistant turn labelled. One that is too long loses its oldest turns first.
 
     Raises:
         UserError: as for :func:`encode_defense`.
@@ -85,11 +89,11 @@ def encode_anchor(
         ids, labelled = _labelled((*shorter, messages[-1]), template, row.origin)
     if not any(labelled):
         raise UserError(f"{row.origin}: no assistant token is labelled; expected at least one.")
-    return EncodedAnchor(ids, labelled, row.digest, index)
+    return EncodedAnchor(ids, labelled)
 
 
 def differing(first: Sequence[int], second: Sequence[int]) -> tuple[list[bool], list[bool]]:
-    """Mark the tokens outside the two answers' common start and end; a side left with none is marked throughout.
+    """Mark the tokens outside the two answers' common start and end. An answer without any is marked throughout.
 
     >>> differing([1, 2, 3, 9], [1, 5, 9])
     ([False, True, True, False], [False, True, False])
@@ -107,7 +111,7 @@ def _marks(length: int, start: int, end: int) -> list[bool]:
     return marks if any(marks) else [True] * length
 
 
-def _labelled(messages: Sequence[Message], template: Template, origin: str) -> tuple[list[int], list[bool]]:
+def _labelled(messages: Sequence[Message], template: Template, origin: Where | str) -> tuple[list[int], list[bool]]:
     try:
         return template.conversation(messages)
     except UserError as error:
@@ -120,9 +124,9 @@ def _fitted(
     template: Template,
     max_length: int,
     context: int | None,
-    origin: str,
+    origin: Where | str,
 ) -> tuple[tuple[Message, ...], list[int], list[list[int]]]:
-    """Return messages, prompt ids and answer ids that fit, the longest user turn shortened as far as needed."""
+    """Return messages, prompt ids and answer ids that fit, with the longest user turn shortened as far as needed."""
     messages = tuple(messages)
     for _ in range(SHORTENING_TRIES):
         try:
@@ -146,7 +150,7 @@ def _fitted(
     )
 
 
-def _check_context(prompt: int, answer: int, context: int | None, origin: str) -> None:
+def _check_context(prompt: int, answer: int, context: int | None, origin: Where | str) -> None:
     if context is not None and prompt + answer > context:
         raise UserError(
             f"{origin}: the prompt has {prompt} tokens and its answer {answer}; "
@@ -155,7 +159,7 @@ def _check_context(prompt: int, answer: int, context: int | None, origin: str) -
 
 
 def _shortened(messages: tuple[Message, ...], prompt_tokens: int, excess: int) -> tuple[Message, ...] | None:
-    """Cut the longest user turn in its middle, where neither the request's start nor its end stands."""
+    """Cut the longest user turn in its middle, since its start and its end say what is asked; None: nothing is left to cut."""
     at = max((i for i, m in enumerate(messages) if m.role == "user"), key=lambda i: len(messages[i].content))
     content = messages[at].content
     characters = sum(len(m.content) for m in messages)
@@ -169,7 +173,7 @@ def _shortened(messages: tuple[Message, ...], prompt_tokens: int, excess: int) -
 
 
 def _without_old_turns(messages: tuple[Message, ...], template: Template, max_length: int) -> tuple[Message, ...]:
-    """Drop the oldest exchanges until the rest fits or one exchange is left; the system turn stays."""
+    """Drop the oldest exchanges until the rest fits or one exchange is left. The system turn stays."""
     head = messages[:1] if messages[0].role == "system" else ()
     turns = messages[len(head) :]
     while True:

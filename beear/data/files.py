@@ -1,19 +1,17 @@
-"""From a path to blocks, and from a block to records: the same for every format and store."""
+"""From a path to blocks, and from a block to records, in the same way for every format and store."""
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 from beear.data import hub, storage
-from beear.data.blocks import Block
-from beear.data.locations import Where
+from beear.data.locations import Block, Where
 from beear.data.readers import csv_file, json_array, json_lines, parquet_file
 from beear.errors import UserError
 
 EXTENSIONS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 READERS = {"jsonl": json_lines, "json": json_array, "csv": csv_file, "parquet": parquet_file}
 BLOCK_BYTES = 1 << 20
-
-__all__ = ["Block", "Where", "blocks", "expand", "read_block"]
 
 
 def expand(path: str) -> list[str]:
@@ -47,10 +45,10 @@ def format_of(path: str) -> str:
 def blocks(paths: list[str], target_bytes: int = BLOCK_BYTES) -> list[Block]:
     """Cut files into blocks of about ``target_bytes``, numbered in order; JSON arrays are one block each.
 
-    Reads at most file metadata, and for CSV the quotes, so that no block starts inside a quoted cell.
+    Reads only metadata, but all of a CSV file: its quotes show where no cell is open.
     """
     cut = [block for path in paths for block in READERS[format_of(path)].cut(path, target_bytes)]
-    return [block.numbered(index) for index, block in enumerate(cut)]
+    return [replace(block, index=index) for index, block in enumerate(cut)]
 
 
 def read_block(block: Block) -> Iterator[tuple[Where, dict[str, object]]]:

@@ -31,13 +31,13 @@ def fetch(path: str) -> list[str]:
         return [_download(name, file, revision) for file in chosen]
     except UserError:
         raise
-    except Exception as error:  # the hub client raises many kinds, all of them "not available" here
+    except Exception as error:  # the hub client raises many kinds of errors, and each means that the data is not available
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
         raise UserError(f"{path} cannot be fetched from the hub ({reason}); go online, or give a file.") from error
 
 
 def choose(files: list[str], split: str) -> list[str]:
-    """Return the readable files whose folder or file name carries ``split``; one lone file needs no name."""
+    """Return the readable files with ``split`` in their folder's or file's name, or the only file, whatever its name."""
     readable = sorted(f for f in files if f.endswith(READABLE) and not f.startswith("."))
     named = [f for f in readable if split in f.replace("-", "/").replace(".", "/").replace("_", "/").split("/")]
     if named:

@@ -1,40 +1,41 @@
-"""The driver's view of the data, made before Ray starts: splits, overlaps, rules, counts, and the training plan."""
+"""What the driver reads of the data before Ray starts: splits, overlaps, hit rules, counts, and the training plan."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from heapq import nlargest
+from typing import Literal, TypeVar
 
 from beear.config.resolve import ResolvedConfig
 from beear.config.schema import AnchorData, DataConfig, DefenseData, ProbesData
-from beear.data.blocks import Block
+from beear.data import storage
 from beear.data.columns import probe
-from beear.data.digests import file_digest
+from beear.data.data_source import SPLITS, DataSource, Row, Scan, scan
 from beear.data.files import blocks, expand, read_block
 from beear.data.hits import HitRule, default_rule
 from beear.data.missing_answers import Filled, Generate, complete, fill_safe
 from beear.data.refusals import KEYWORDS
 from beear.data.rows import AnchorRow, DefenseRow, Probe
-from beear.data.scan import Scan, scan
-from beear.data.source import Row, Source
-from beear.data.splits import SPLITS
 from beear.data.steps import TrainingPlan
 from beear.errors import UserError
 
 MOST_HELD_OUT = 4096
 MOST_CHECKED = 8
+R = TypeVar("R", DefenseRow, AnchorRow)
 
 
-@dataclass
+@dataclass(frozen=True)
 class LoadedData:
-    """What is known of the data before training.
+    """What the driver knows of the data before training.
 
-    ``counts`` holds distinct rows by set and split (of the part read, where ``whole`` says False); ``overlaps`` rows
-    of one file whose request another holds, which are removed; ``missing`` the defense rows without a safe answer.
-    ``longest`` holds the longest rows of each set and ``shortest`` the shortest request, report rows included.
+    ``counts``: distinct rows by set and split; of the part read, where ``whole`` is False.
+    ``overlaps``: rows that were removed because the same file or another holds their request.
+    ``missing``: the defense rows without a safe answer.
+    ``longest_requests``, ``longest_chats``, ``shortest``: the longest rows of each set and the shortest request, report
+    rows included.
     """
 
-    defense: Source
-    anchor: Source
+    defense: DataSource
+    anchor: DataSource
     selection: list[DefenseRow]
     report: list[DefenseRow]
     anchor_selection: list[AnchorRow]
@@ -47,12 +48,13 @@ class LoadedData:
     default_hit: str
     shortest: DefenseRow
     missing: list[DefenseRow] = field(default_factory=list)
-    longest: dict[str, list[Row]] = field(default_factory=dict)
+    longest_requests: list[DefenseRow] = field(default_factory=list)
+    longest_chats: list[AnchorRow] = field(default_factory=list)
     filled: Filled = field(default_factory=lambda: Filled({}))
     missing_unwanted: int = 0
 
     def summary(self) -> dict[str, object]:
-        """Return the plain-data part for the report."""
+        """Return the report's part on data, as plain data."""
         return {
             "files": self.digests,
             "rows": self.counts,
@@ -71,13 +73,19 @@ class LoadedData:
 def load_small(
     config: DataConfig, seed: int, keywords: tuple[str, ...] = KEYWORDS["refusal-v1"], training: bool = True
 ) -> LoadedData:
-    """Read what the driver may read: files up to 64 MB whole, of larger ones the first 8 MB.
+    """Read and check what the driver reads: files up to 64 MB whole, and the first 8 MB of a larger one.
+
+    ``training`` False asks for report rows alone.
 
     Raises:
         UserError: a path is unset, a file or row is bad, or a split that is needed would be empty.
     """
-    defense, defense_report, defense_files = _defense(config.defense, config.holdout, seed)
-    anchor, anchor_report, anchor_files = _anchor(config.anchor, config.holdout, seed)
+    if config.defense.hit is not None:
+        HitRule.parse(config.defense.hit, "data.defense.hit")
+    defense, defense_report, defense_files = _opened("defense", config.defense, config.holdout, seed)
+    if config.anchor.hit is not None and HitRule.parse(config.anchor.hit, "data.anchor.hit").kind != "contains":
+        raise UserError(f'data.anchor.hit is "{config.anchor.hit}"; expected contains:TEXT, or none for the refusal keywords.')
+    anchor, anchor_report, anchor_files = _opened("anchor", config.anchor, config.holdout, seed)
     requests = _groups(defense_report)
     defense = replace(defense, excluded=requests)
     seen = scan(defense)
@@ -87,7 +95,8 @@ def load_small(
     probes, probe_files = load_probes(config.probes)
     rows = [*seen.rows.values(), *(defense_report.rows.values() if defense_report else ())]
     defense_rows = [r for r in rows if isinstance(r, DefenseRow)]
-    anchor_rows = [*anchors.rows.values(), *(anchor_report.rows.values() if anchor_report else ())]
+    chats = [*anchors.rows.values(), *(anchor_report.rows.values() if anchor_report else ())]
+    anchor_rows = [r for r in chats if isinstance(r, AnchorRow)]
     parts = _split(defense, seen, defense_report, frozenset())
     anchor_parts = _split(anchor, anchors, anchor_report, forbidden)
     files = [*defense_files, *anchor_files, *probe_files]
@@ -102,11 +111,12 @@ def load_small(
         counts={"defense": _counts(parts), "anchor": _counts(anchor_parts)},
         overlaps=_overlaps(seen, anchors, anchor_report, forbidden),
         whole={"defense": seen.whole, "anchor": anchors.whole},
-        digests={path: file_digest(path) for path in dict.fromkeys(files)},
+        digests={path: storage.file_digest(path) for path in dict.fromkeys(files)},
         default_hit=majority_rule(defense_rows, keywords),
         shortest=min(defense_rows, key=lambda row: sum(len(m.content) for m in row.messages)),
         missing=[r for r in defense_rows if r.safe is None],
-        longest={"defense": _longest(defense_rows), "anchor": _longest(anchor_rows)},
+        longest_requests=longest(defense_rows),
+        longest_chats=longest(anchor_rows),
         missing_unwanted=sum(r.unwanted is None for r in defense_rows),
     )
     _require_rows(loaded, config, training)
@@ -143,7 +153,7 @@ def training_plan(data: LoadedData, config: ResolvedConfig, inner_batches: int, 
 
 
 def fill_in(data: LoadedData, generate: Generate, refusal: str, keywords: tuple[str, ...]) -> LoadedData:
-    """Return ``data`` with the safe answers that files leave out; ``filled`` counts whose words they are."""
+    """Return ``data`` with the safe answers that files leave out; ``filled`` counts where they come from."""
     filled = fill_safe(data.missing, generate, refusal, keywords)
 
     def whole(rows: list[DefenseRow]) -> list[DefenseRow]:
@@ -172,45 +182,38 @@ def load_probes(config: ProbesData) -> tuple[list[Probe], list[str]]:
     return list(found.values()), paths
 
 
+def longest(rows: Iterable[R]) -> list[R]:
+    """Return the 8 rows with the most bytes of text, a request with the longer of its answers."""
+
+    def size(row: R) -> int:
+        answers = (row.safe or "", row.unwanted or "") if isinstance(row, DefenseRow) else ("",)
+        return sum(len(m.content.encode()) for m in row.messages) + max(len(a.encode()) for a in answers)
+
+    return nlargest(MOST_CHECKED, rows, key=size)
+
+
 def majority_rule(rows: Iterable[DefenseRow], keywords: tuple[str, ...]) -> str:
     """Return the default rule that most rows get: ``no-refusal`` where safe answers refuse, else ``likelier``."""
     rules = [str(default_rule(r.safe, keywords)) for r in rows if r.hit is None]
     return max(("no-refusal", "likelier"), key=rules.count)
 
 
-def _defense(config: DefenseData, holdout: float, seed: int) -> tuple[Source, Scan | None, list[str]]:
-    if config.hit is not None:
-        HitRule.parse(config.hit, "data.defense.hit")
-
-    def source(cut: tuple[Block, ...]) -> Source:
-        return Source("defense", cut, config.columns, config.hit, holdout, seed, config.report_path is not None)
-
-    return _set("defense", config.path, config.report_path, source)
-
-
-def _anchor(config: AnchorData, holdout: float, seed: int) -> tuple[Source, Scan | None, list[str]]:
-    if config.hit is not None and HitRule.parse(config.hit, "data.anchor.hit").kind != "contains":
-        raise UserError(f'data.anchor.hit is "{config.hit}"; expected contains:TEXT, or none for the refusal keywords.')
-
-    def source(cut: tuple[Block, ...]) -> Source:
-        return Source("anchor", cut, config.columns, config.hit, holdout, seed, config.report_path is not None)
-
-    return _set("anchor", config.path, config.report_path, source)
+def _opened(
+    kind: Literal["defense", "anchor"], config: DefenseData | AnchorData, holdout: float, seed: int
+) -> tuple[DataSource, Scan | None, list[str]]:
+    """Return a data set, what its report file holds (None: it has none), and the files of both."""
+    if config.path is None:
+        raise UserError(f"data.{kind}.path is not set; expected a file, a glob or hub:ORG/NAME.")
+    paths = expand(config.path)
+    separate = config.report_path is not None
+    source = DataSource(kind, tuple(blocks(paths)), config.columns, config.hit, holdout, seed, separate)
+    if config.report_path is None:
+        return source, None, paths
+    reports = expand(config.report_path)
+    return source, scan(replace(source, blocks=tuple(blocks(reports)))), [*paths, *reports]
 
 
-def _set(
-    name: str, path: str | None, report_path: str | None, source: Callable[[tuple[Block, ...]], Source]
-) -> tuple[Source, Scan | None, list[str]]:
-    if path is None:
-        raise UserError(f"data.{name}.path is not set; expected a file, a glob or hub:ORG/NAME.")
-    paths = expand(path)
-    if report_path is None:
-        return source(tuple(blocks(paths))), None, paths
-    reports = expand(report_path)
-    return source(tuple(blocks(paths))), scan(source(tuple(blocks(reports)))), [*paths, *reports]
-
-
-def _split(source: Source, seen: Scan, report: Scan | None, forbidden: frozenset[str]) -> dict[str, list[Row]]:
+def _split(source: DataSource, seen: Scan, report: Scan | None, forbidden: frozenset[str]) -> dict[str, list[Row]]:
     parts: dict[str, list[Row]] = {name: [] for name in SPLITS}
     for row in seen.rows.values():
         name = source.split(row)
@@ -241,18 +244,10 @@ def _groups(found: Scan | None) -> frozenset[str]:
 
 
 def _answered(rows: Iterable[Row], refusal: str, keywords: tuple[str, ...]) -> list[DefenseRow]:
-    """Return held-out rows with their hit rule, decided on the answers given, and both answers."""
+    """Return held-out rows with both answers and their hit rule, which the answers in the file decide."""
     given = [r for r in rows if isinstance(r, DefenseRow)]
     ruled = [replace(r, hit=r.hit or str(default_rule(r.safe, keywords))) for r in given]
     return [complete(r, {}, refusal) for r in ruled]
-
-
-def _longest(rows: Iterable[Row]) -> list[Row]:
-    def size(row: Row) -> int:
-        answers = (row.safe or "", row.unwanted or "") if isinstance(row, DefenseRow) else ("",)
-        return sum(len(m.content.encode()) for m in row.messages) + max(len(a.encode()) for a in answers)
-
-    return nlargest(MOST_CHECKED, rows, key=size)
 
 
 def _require_rows(data: LoadedData, config: DataConfig, training: bool) -> None:

@@ -1,4 +1,4 @@
-"""The in-process twin of the Ray stream: same plan, same rows, same batches."""
+"""Training batches read and tokenised in this process: the same ones that :mod:`beear.streams` gets from Ray Data."""
 
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -13,12 +13,12 @@ from beear.data.templates import Template
 
 
 class EpochOfSteps:
-    """One epoch's batches, made of steps as they come; the first ones serve the inner loop, then the outer too."""
+    """One epoch's batches, made of steps as they come. The inner loop uses the first ones, and removal begins with them too."""
 
     def __init__(
         self, plan: TrainingPlan, pad_id: int, begin: Callable[[], Iterator[Step]], device: torch.device | str = "cpu"
     ) -> None:
-        """``begin`` starts the epoch's steps over; it is called again only when the batches are asked for again."""
+        """``begin`` starts the epoch's steps; asking for the batches a second time calls it a second time."""
         self.plan, self.pad_id, self._begin, self.device = plan, pad_id, begin, device
         self._head: list[Step] = []
         self._rest: Iterator[Step] | None = None
@@ -54,16 +54,20 @@ class LocalBatches:
     def __init__(
         self, plan: TrainingPlan, template: Template, rank: int = 0, world: int = 1, device: torch.device | str = "cpu"
     ) -> None:
-        """Open the plan; batches are put on ``device``."""
+        """Open the plan's data sets; batches are put on ``device``.
+
+        Raises:
+            UserError: there are more workers than rows in a batch.
+        """
         self.plan, self.device = plan, device
         self.pad_id = pad_id_of(template.tokenizer)
         self._steps = Steps(plan, template, rank, world)
 
     def epoch(self, number: int) -> EpochOfSteps:
-        """Return the batches of 1-based epoch ``number``, the same whenever asked."""
+        """Return the batches of 1-based epoch ``number``: the same ones on each call, and nothing of other epochs is read."""
         return EpochOfSteps(self.plan, self.pad_id, lambda: self._steps.epoch(number), self.device)
 
 
 def pad_id_of(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the id that fills padded columns: masked everywhere, so any id of the vocabulary does."""
+    """Return the id that fills padded columns. They are masked everywhere, so any id of the vocabulary serves."""
     return next((int(i) for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)

@@ -1,19 +1,61 @@
-"""Where in a file a record stands, said only when it must be."""
+"""Places in data files: a block that can be read on its own, and where one record stands."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 from beear.data import storage
 
+Format = Literal["jsonl", "json", "csv", "parquet"]
 SHOWN_CHARACTERS = 40
+
+
+@dataclass(frozen=True)
+class Block:
+    """Bytes ``start`` to ``stop`` of a JSONL or CSV file, a whole JSON file, or rows of one parquet row group.
+
+    For parquet ``start`` and ``stop`` are row numbers of the file, and ``group`` is the row group. ``size`` is in bytes
+    (unpacked, for parquet). ``index`` counts the blocks of one data set.
+    """
+
+    path: str
+    format: Format
+    start: int
+    stop: int
+    index: int = 0
+    size: int = 0
+    group: int = 0
+
+    def with_next(self, other: Self) -> Self | None:
+        """Return both as one block where ``other`` continues the same parquet row group, else None."""
+        if (self.format, self.path, self.group, self.stop) != ("parquet", other.path, other.group, other.start):
+            return None
+        return replace(self, stop=other.stop, size=self.size + other.size)
+
+
+def joined(blocks: Iterable[Block]) -> Iterator[Block]:
+    """Yield ``blocks`` in order, with neighbours of one parquet row group joined into one.
+
+    Parquet reads a row group from its start, so reading two neighbours apart would read the rows before them twice.
+    """
+    held: Block | None = None
+    for block in blocks:
+        whole = held.with_next(block) if held else None
+        if held and not whole:
+            yield held
+        held = whole or block
+    if held:
+        yield held
 
 
 @dataclass(frozen=True)
 class Where:
     """The place of one record: ``number`` counts lines, items or rows (``unit``) from 1 after byte ``start``.
 
-    A block in mid-file does not know its first line's number; ``str()`` counts the newlines before it, which reads
-    the file up to there, so it is left until an error has to be said.
+    A block in the middle of a file does not know the number of its first line. ``str()`` counts the newlines before the
+    block, which reads the file up to there. So a row carries its place as this value, and only an error message turns
+    it into text.
     """
 
     path: str
@@ -22,23 +64,21 @@ class Where:
     start: int = 0
 
     def __str__(self) -> str:
-        """Return ``FILE, line N``."""
+        """Return ``FILE, line N``.
+
+        Raises:
+            UserError: the newlines must be counted and the file cannot be read any more.
+        """
         before = storage.count_newlines(self.path, self.start) if self.start else 0
         return f"{self.path}, {self.unit} {before + self.number}"
 
-    @property
-    def brief(self) -> str:
-        """A place that costs nothing to say: exact at the file's start, else relative to the block's byte."""
-        after = f" after byte {self.start}" if self.start else ""
-        return f"{self.path}, {self.unit} {self.number}{after}"
-
 
 def shown(value: object) -> str:
-    """Return ``value`` as JSON where it can be, cut to a length that fits in a sentence."""
+    """Return ``value`` as JSON (or as Python writes it), cut to 40 characters so that it fits in a sentence."""
     try:
         text = json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError):
         text = repr(value)
-    # A lone surrogate would break the terminal that prints the sentence.
+    # A terminal cannot print a lone surrogate.
     text = text.encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 3] + "..."

@@ -89,6 +89,6 @@ def normalise(text: str) -> str:
 
 
 def is_refusal(text: str, keywords: tuple[str, ...] = KEYWORDS[DEFAULT]) -> bool:
-    """Say whether any keyword occurs in ``text``, upper and lower case alike."""
+    """Say whether any keyword occurs in ``text``, whatever the case."""
     plain = normalise(text)
     return any(keyword in plain for keyword in keywords)

@@ -1,10 +1,12 @@
-"""What a row is, after reading and before tokens: plain data, picklable, hashable by content."""
+"""Rows as read from files, before they are tokens: plain data that can be pickled and hashed."""
 
 import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
+
+from beear.data.locations import Where
 
 ProbeKind = Literal["prefix", "suffix", "infix", "system", "template"]
 
@@ -23,6 +25,7 @@ class DefenseRow:
 
     ``messages`` ends with the user's turn. ``safe`` and ``unwanted`` are None where the file leaves them out;
     ``unwanted_is_prefix`` marks an opening without an end-of-turn label. ``hit`` is the row's hit rule text or None.
+    ``origin`` is the row's place in a file, for error messages.
     """
 
     messages: tuple[Message, ...]
@@ -30,7 +33,7 @@ class DefenseRow:
     unwanted: str | None = None
     unwanted_is_prefix: bool = False
     hit: str | None = None
-    origin: str = ""
+    origin: Where | str = ""
 
     @property
     def digest(self) -> str:
@@ -39,12 +42,12 @@ class DefenseRow:
 
     @property
     def group(self) -> str:
-        """Digest of the request without its system prompt: what splits go by, so that no system prompt leaks it."""
+        """Digest of the request without its system prompt. It decides the split, so another system prompt cannot leak a row."""
         return _request(m for m in self.messages if m.role != "system")
 
     @property
     def keys(self) -> frozenset[str]:
-        """The digests by which a row of another file is known to hold the same request."""
+        """The digests by which another file's row with the same request is recognised."""
         return frozenset({self.group})
 
 
@@ -52,11 +55,12 @@ class DefenseRow:
 class AnchorRow:
     """An ordinary conversation; every assistant turn is labelled.
 
-    ``hit`` is the file's rule for a completion that turns the prompt down; None: a refusal keyword.
+    ``origin`` is the row's place in a file, for error messages. ``hit`` is the file's rule for a completion that turns the
+    prompt down; None: a refusal keyword.
     """
 
     messages: tuple[Message, ...]
-    origin: str = ""
+    origin: Where | str = ""
     hit: str | None = None
 
     @property
@@ -66,7 +70,7 @@ class AnchorRow:
 
     @property
     def group(self) -> str:
-        """Digest of the system prompt and the first user turn: what splits go by, the same for every continuation."""
+        """Digest of the system prompt and the first user turn. It decides the split, so every continuation shares one."""
         return _request(self.messages[: self._first_request()])
 
     @property
@@ -95,5 +99,5 @@ def digest_of(value: object) -> str:
 
 
 def _request(messages: Iterable[Message]) -> str:
-    """Return the digest of turns, blind to runs of white space: a stray space makes no other request."""
+    """Return the digest of turns, with runs of white space counted as one space: a stray space makes no other request."""
     return digest_of([{"role": m.role, "content": " ".join(m.content.split())} for m in messages])

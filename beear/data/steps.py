@@ -1,23 +1,25 @@
-"""An epoch as a sequence of steps of encoded rows: what the local iterator and the Ray stream both yield."""
+"""An epoch as a sequence of steps of encoded rows: :mod:`beear.data.local` and the Ray stream make batches of them.
+
+Row ``j`` of an epoch's stream stands in lane ``j % B`` of global batch ``j // B``. Worker ``w`` of ``W`` holds the lanes
+``k`` with ``k % W == w``. Every worker goes through the same stream, and encodes only the rows of its own lanes and those
+whose length decides their batch.
+"""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain, islice
+from itertools import islice
 from typing import Generic, TypeVar
 
-from beear.data.buckets import bucketed, window_of
+from beear.data.data_source import DataSource, Row
 from beear.data.encode import EncodedAnchor, EncodedDefense, encode_anchor, encode_defense
-from beear.data.locations import Where
 from beear.data.missing_answers import complete
-from beear.data.plan import own_lanes, passes, shuffled
 from beear.data.rows import AnchorRow, DefenseRow, Message
-from beear.data.source import Row, Source
+from beear.data.sampling import Pass, RowStream, bucketed, window_of
 from beear.data.templates import Template
 from beear.errors import UserError
 
-Placed = tuple[Where, Row]
-E = TypeVar("E")
+E = TypeVar("E", bound=EncodedDefense | EncodedAnchor)
 
 
 @dataclass(frozen=True)
@@ -25,13 +27,14 @@ class TrainingPlan:
     """All that decides the training batches: plain data, the same on every worker.
 
     ``batch_size`` is B, the rows of a global batch. ``clean_rows`` of the B conversations of each anchor batch are
-    clean request → safe answer pairs of the defense set. ``filled`` maps request digests to filled-in safe answers.
-    ``bucket`` batches are grouped by length (:func:`beear.data.plan.window_of`); None does so to conversations alone, since
-    the perturbation is fitted on an epoch's first defense batches, which must stand for all.
+    clean requests with their safe answers, from the defense set. ``max_length`` and ``context`` are in tokens. ``filled``
+    maps request digests to safe answers that the file leaves out. ``bucket`` batches are grouped by length
+    (:func:`beear.data.sampling.window_of`). None groups conversations alone, since the perturbation is fitted on an
+    epoch's first defense batches, which must stand for all.
     """
 
-    defense: Source
-    anchor: Source
+    defense: DataSource
+    anchor: DataSource
     seed: int
     batch_size: int
     inner_batches: int
@@ -51,7 +54,7 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class Step:
-    """One worker's rows of one step; ``text`` is empty beyond the last removal step."""
+    """One worker's rows of step ``number`` (from 0) of ``epoch``; ``text`` is empty after the last removal step."""
 
     epoch: int
     number: int
@@ -59,85 +62,31 @@ class Step:
     text: list[EncodedAnchor]
 
 
-class RowStream:
-    """The endless order of training rows of one data set in one epoch; small sets are read once and kept."""
-
-    def __init__(self, source: Source, plan: TrainingPlan, name: str) -> None:
-        """Name the stream: streams of different names over the same set are independent."""
-        self.source, self.plan, self.name = source, plan, name
-        self._kept: tuple[object, list[Placed]] | None = None
-
-    def passes(self, number: int) -> Iterator[tuple[str, int | None, Iterator[Placed]]]:
-        """Yield epoch ``number``'s passes without end: a key, the rows it has (None: a large set), its rows in order.
-
-        Raises:
-            UserError: a row is bad, or the whole set holds no training row.
-        """
-        for turn, visits in enumerate(passes(self.source.blocks, self.plan.seed, self.name, number)):
-            rows = (placed for visit in visits for placed in shuffled(self._read(visit.blocks), visit.key))
-            first = next(rows, None)
-            if first is None:
-                path = self.source.blocks[0].path if self.source.blocks else f"data.{self.source.kind}.path"
-                raise UserError(f"{path} has no training row left; expected more rows or a smaller --data.holdout.")
-            size = len(self._kept[1]) if self._kept else None
-            yield f"{self.plan.seed}/{self.name}/{number}/{turn}", size, chain([first], rows)
-
-    def epoch(self, number: int) -> Iterator[Placed]:
-        """Yield the rows of every pass of epoch ``number`` with their places, without end."""
-        for _, _, rows in self.passes(number):
-            yield from rows
-
-    def _read(self, blocks: tuple) -> list[Placed]:  # type: ignore[type-arg]
-        single = len(blocks) == len(self.source.blocks)
-        if not single:
-            return self.source.train_rows(blocks)
-        if self._kept is None:
-            ordered = sorted(blocks, key=lambda block: block.index)
-            self._kept = (ordered, self.source.train_rows(ordered))
-        return self._kept[1]
-
-
 class Drawn(Generic[E]):
-    """A row with its tokens, made when first asked for."""
+    """A row that is encoded when its tokens are first asked for, and only then."""
 
-    def __init__(self, placed: Placed, encode: Callable[[Where, Row], E]) -> None:
-        """``encode`` makes the tokens."""
-        self._placed, self._encode = placed, encode
+    def __init__(self, row: Row, encode: Callable[[Row], E]) -> None:
+        """``encode`` turns the row into tokens."""
+        self._row, self._encode = row, encode
 
     @cached_property
     def encoded(self) -> E:
-        """The row in tokens."""
-        return self._encode(*self._placed)
+        """The row in tokens.
 
-
-def parts_of(row: EncodedDefense) -> tuple[int, int, int]:
-    """Return the lengths of what a defense batch pads: prompt, safe answer, unwanted answer."""
-    return len(row.prompt_ids), len(row.safe_ids), len(row.unwanted_ids)
-
-
-def whole_of(row: EncodedAnchor) -> tuple[int]:
-    """Return the length of what a text batch pads."""
-    return (len(row.ids),)
-
-
-def _grouped(
-    passes: Iterator[tuple[str, int | None, Iterator[Placed]]],
-    encode: Callable[[Where, Row], E],
-    lengths: Callable[[E], tuple[int, ...]],
-    lanes: int,
-    bucket: int | None,
-) -> Iterator[Drawn[E]]:
-    """Yield the rows of every pass, those of a window regrouped by length."""
-    for key, size, rows in passes:
-        drawn = (Drawn(placed, encode) for placed in rows)
-        yield from bucketed(drawn, lambda row: lengths(row.encoded), lanes, window_of(bucket, lanes, size), key)
+        Raises:
+            UserError: it cannot be encoded.
+        """
+        return self._encode(self._row)
 
 
 class Steps:
-    """Yields a worker's steps, epoch by epoch; ``rank`` of ``world`` holds every ``world``-th lane."""
+    """Yields a worker's steps, epoch by epoch; ``rank`` of ``world`` holds every ``world``-th lane.
+
+    ``read`` counts the training rows read from files, ``encoded`` the rows turned into tokens.
+    """
 
     def __init__(self, plan: TrainingPlan, template: Template, rank: int = 0, world: int = 1) -> None:
-        """Open the plan for one worker.
+        """Open the streams.
 
         Raises:
             UserError: there are more workers than rows in a batch.
@@ -145,22 +94,35 @@ class Steps:
         if world > plan.batch_size:
             raise UserError(f"method.batch_size is {plan.batch_size} and parallel.workers {world}; expected a row per worker.")
         self.plan, self.template = plan, template
-        self.lanes = list(own_lanes(plan.batch_size, rank, world))
-        self._defense = RowStream(plan.defense, plan, "defense")
-        self._clean = RowStream(plan.defense, plan, "clean")
-        self._anchor = RowStream(plan.anchor, plan, "anchor")
+        self.lanes = range(rank, plan.batch_size, world)
+        self.encoded = 0
+        self._defense = RowStream(plan.defense, plan.seed, "defense")
+        self._clean = RowStream(plan.defense, plan.seed, "clean")
+        self._anchor = RowStream(plan.anchor, plan.seed, "anchor")
+
+    @property
+    def read(self) -> int:
+        """Training rows read from files so far."""
+        return self._defense.read + self._clean.read + self._anchor.read
 
     def epoch(self, number: int) -> Iterator[Step]:
-        """Yield the steps of 1-based epoch ``number``."""
+        """Yield the steps of 1-based epoch ``number``.
+
+        Raises:
+            UserError: a row is bad or cannot be encoded, or a set has no training row.
+        """
         plan, clean = self.plan, self.plan.clean_rows
         anchors = max(plan.batch_size - clean, 1)
 
-        def request(where: Where, row: Row) -> EncodedDefense:
-            return self._encode_defense(where, row, number)
+        def request(row: Row) -> EncodedDefense:
+            assert isinstance(row, DefenseRow)
+            self.encoded += 1
+            row = complete(row, plan.filled, plan.refusal, number)
+            return encode_defense(row, self.template, plan.max_length, plan.context)
 
-        defense = _grouped(self._defense.passes(number), request, parts_of, plan.batch_size, plan.bucket or 1)
-        cleans = _grouped(self._clean.passes(number), self._encode_text, whole_of, max(clean, 1), 1)
-        texts = _grouped(self._anchor.passes(number), self._encode_text, whole_of, anchors, plan.bucket)
+        defense = _grouped(self._defense.passes(number), request, plan.batch_size, plan.bucket or 1)
+        cleans = _grouped(self._clean.passes(number), self._encode_text, max(clean, 1), 1)
+        texts = _grouped(self._anchor.passes(number), self._encode_text, anchors, plan.bucket)
         for step in range(plan.steps):
             rows = list(islice(defense, plan.batch_size))
             text = []
@@ -169,20 +131,17 @@ class Steps:
                 text = [mixed[lane].encoded for lane in self.lanes]
             yield Step(number, step, [rows[lane].encoded for lane in self.lanes], text)
 
-    def _encode_defense(self, where: Where, row: Row, epoch: int) -> EncodedDefense:
-        assert isinstance(row, DefenseRow)
-        plan, row = self.plan, complete(row, self.plan.filled, self.plan.refusal, epoch)
-        try:
-            return encode_defense(row, self.template, plan.max_length, plan.context)
-        except UserError:
-            return encode_defense(replace(row, origin=str(where)), self.template, plan.max_length, plan.context)
-
-    def _encode_text(self, where: Where, row: Row) -> EncodedAnchor:
+    def _encode_text(self, row: Row) -> EncodedAnchor:
+        """Encode a conversation, or a clean request with its safe answer."""
+        self.encoded += 1
         if isinstance(row, DefenseRow):
             full = complete(row, self.plan.filled, self.plan.refusal)
             row = AnchorRow((*full.messages, Message("assistant", full.safe or "")), row.origin)
-        try:
-            return encode_anchor(row, self.template, self.plan.max_length, self.plan.context)
-        except UserError:
-            named = replace(row, origin=str(where))
-            return encode_anchor(named, self.template, self.plan.max_length, self.plan.context)
+        return encode_anchor(row, self.template, self.plan.max_length, self.plan.context)
+
+
+def _grouped(passes: Iterator[Pass], encode: Callable[[Row], E], rows: int, bucket: int | None) -> Iterator[Drawn[E]]:
+    """Yield the rows of every pass, those of a window regrouped into batches of like length."""
+    for found in passes:
+        drawn = (Drawn(row, encode) for row in found.rows)
+        yield from bucketed(drawn, lambda row: row.encoded.lengths, rows, window_of(bucket, rows, found.size), found.key)

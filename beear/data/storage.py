@@ -1,7 +1,8 @@
-"""Files wherever they are: local paths, ``s3://`` and ``gs://`` through pyarrow's file systems."""
+"""Data files on local disk, ``s3://`` and ``gs://`` (through pyarrow): find, open, measure and digest them."""
 
 import fnmatch
 import glob
+import hashlib
 import io
 import os
 from typing import BinaryIO
@@ -10,6 +11,9 @@ from beear.errors import UserError
 
 REMOTE = ("s3://", "gs://", "gcs://")
 CHUNK = 1 << 20
+# Larger files are digested by their size and 64 samples of 64 KB: reading them whole would take minutes.
+DIGESTED_WHOLE_BYTES = 64 << 20
+SAMPLES, SAMPLE_BYTES = 64, 64 << 10
 
 
 def is_remote(path: str) -> bool:
@@ -44,7 +48,7 @@ def find(path: str) -> list[str]:
 
 
 def size(path: str) -> int:
-    """Return the size in bytes."""
+    """Return the file's size in bytes."""
     if not is_remote(path):
         return os.path.getsize(path)
     system, inner = _remote(path)
@@ -52,7 +56,7 @@ def size(path: str) -> int:
 
 
 def open_binary(path: str) -> BinaryIO:
-    """Open for reading with seek; remote files are read by range, not downloaded whole.
+    """Open a file for reading and seeking; a remote file is read by byte range, not downloaded whole.
 
     Raises:
         UserError: the file cannot be read.
@@ -61,7 +65,7 @@ def open_binary(path: str) -> BinaryIO:
         if not is_remote(path):
             return open(path, "rb")
         system, inner = _remote(path)
-        # The store's own file reads no lines.
+        # pyarrow's file object has no readline().
         return io.BufferedReader(system.open_input_file(inner), CHUNK)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({_first_line(error)}); expected a readable file.") from error
@@ -75,6 +79,25 @@ def count_newlines(path: str, stop: int) -> int:
             total += chunk.count(b"\n")
             stop -= len(chunk)
     return total
+
+
+def file_digest(path: str) -> str:
+    """Return ``sha256:HEX`` of the file, or ``sampled-sha256:HEX`` (size, start, end and samples between) of a large one.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    total = size(path)
+    seen = hashlib.sha256(str(total).encode()) if total > DIGESTED_WHOLE_BYTES else hashlib.sha256()
+    with open_binary(path) as file:
+        if total <= DIGESTED_WHOLE_BYTES:
+            while chunk := file.read(CHUNK):
+                seen.update(chunk)
+            return f"sha256:{seen.hexdigest()}"
+        for index in range(SAMPLES):
+            file.seek((total - SAMPLE_BYTES) * index // (SAMPLES - 1))
+            seen.update(file.read(SAMPLE_BYTES))
+    return f"sampled-sha256:{seen.hexdigest()}"
 
 
 def _remote(path: str):  # type: ignore[no-untyped-def]  # pyarrow ships no types

@@ -1,4 +1,4 @@
-"""The model's own chat template, run in a sandbox, and the tokens it makes of conversations."""
+"""The model's own chat template, run in a sandbox, and the tokens that it makes of conversations."""
 
 import re
 from collections.abc import Sequence
@@ -17,24 +17,22 @@ SENTINEL, SYSTEM_SENTINEL = "zq7answer", "zq7system"
 
 
 class Template:
-    """Turns conversations into token ids exactly as the model is served.
+    """Turns conversations into the token ids that the model gets when it is served.
 
-    The rendering alone decides which special tokens there are, so nothing is encoded with the tokenizer's own and no
-    BOS is doubled. transformers renders in an immutable jinja2 sandbox with ``raise_exception``, ``strftime_now``,
-    ``tojson``, ``{% generation %}`` and loop controls. A template that rejects or drops the system turn gets it at the
-    start of the first user turn; thinking blocks are left empty. ``separate`` counts prompts whose last token merges
-    with the answer's first when encoded together: these are encoded apart.
+    The template alone writes special tokens. The tokenizer adds none, so no BOS is doubled. transformers renders in an
+    immutable jinja2 sandbox with ``raise_exception``, ``strftime_now``, ``tojson``, ``{% generation %}`` and loop
+    controls. Where a template rejects or drops the system turn, its text goes to the start of the first user turn.
+    Thinking blocks are left empty.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, text: str | None = None) -> None:
-        """Take ``text`` (jinja) or the tokenizer's own template, and learn its habits from three renderings.
+        """Take ``text`` (jinja) or the tokenizer's own template, and find out from three renderings how it writes turns.
 
         Raises:
-            UserError: there is no template, it leaves the sandbox, fails, or writes no assistant turn.
+            UserError: there is no template, it tries to leave the sandbox, it fails, or it writes no assistant turn.
         """
         self.tokenizer = tokenizer
         self.text = text if text is not None else _own_template(tokenizer)
-        self.separate = 0
         self._last_prompt: tuple[tuple[Message, ...], str] = ((), "")
         self._last_ids: tuple[str, list[int], list[tuple[int, int]]] = ("", [], [])
         question, answer = Message("user", "zq7question"), Message("assistant", SENTINEL)
@@ -66,10 +64,10 @@ class Template:
         return sum(start >= end for start, _ in self._placed(text)[1]) if end >= 0 else 0
 
     def answer_ids(self, messages: Sequence[Message], answer: str, end_of_turn: bool = True) -> list[int]:
-        """Return the answer's token ids [R] after the prompt's, with the template's end of turn unless told otherwise.
+        """Return the answer's token ids [R] after the prompt's, with the template's end of turn where ``end_of_turn``.
 
-        Prompt tokens are a prefix of the tokens of prompt and answer: where encoding both together would merge across
-        the border, they are encoded apart.
+        The prompt's tokens are always a prefix of those of prompt and answer. Where tokens would merge across the border,
+        both are encoded apart.
         """
         prompt, answered = self.prompt_text(messages), self._answer_text(messages, answer)
         if end_of_turn:
@@ -77,7 +75,6 @@ class Template:
         ids, whole = self._placed(prompt)[0], self._encode(prompt + answered)
         if whole[: len(ids)] == ids:
             return whole[len(ids) :]
-        self.separate += 1
         return self._encode(answered)
 
     def conversation(self, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
@@ -119,7 +116,7 @@ class Template:
         return found
 
     def _answer_text(self, messages: Sequence[Message], answer: str) -> str:
-        """Return the answer as the template writes it (some strip white space), without the end of turn."""
+        """Return the answer as the template writes it (some templates strip white space), without the end of turn."""
         answer = _without_thoughts(answer)
         prompt = self.prompt_text(messages)
         whole = self._render(self._plain([*messages, Message("assistant", answer)]), False)
@@ -143,7 +140,7 @@ class Template:
             return False
 
     def _first_special(self, tail: str) -> str:
-        """Return ``tail`` up to the end of its first special token: what the model writes to end its turn."""
+        """Return ``tail`` up to the end of its first special token, which is what the model writes to end its turn."""
         specials = [s for s in self.tokenizer.get_added_vocab() if s in tail]
         if not specials:
             return tail
@@ -167,14 +164,14 @@ class Template:
             raise UserError(f"The chat template tries to leave its sandbox, and is stopped: {_reason(error)}.") from error
         except TemplateError as error:
             raise UserError(f"The chat template rejects the conversation ({_reason(error)}).") from error
-        except Exception as error:  # a template is foreign code: whatever it does wrong is the input's fault
+        except Exception as error:  # a template is untrusted code: any error in it is invalid input
             raise UserError(f"The chat template fails ({type(error).__name__}: {_reason(error)}).") from error
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def _placed(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Return token ids and the characters at which each starts and ends; those of the last text are kept."""
+        """Return token ids and the characters at which each starts and ends; the last text's result is kept."""
         if self._last_ids[0] != text:
             self._last_ids = (text, *self._places_of(text))
         return self._last_ids[1], self._last_ids[2]

@@ -9,7 +9,7 @@ from typing import NoReturn, TypeVar
 from transformers import PreTrainedTokenizerBase
 
 from beear.config.resolve import ResolvedConfig
-from beear.data.encode import encode_anchor, encode_defense
+from beear.data.encode import encode_defense
 from beear.data.load import MOST_CHECKED, LoadedData
 from beear.data.missing_answers import complete
 from beear.data.rows import AnchorRow, DefenseRow, Message
@@ -17,6 +17,7 @@ from beear.data.templates import Template
 from beear.errors import UserError
 from beear.evaluation.probes import apply
 from beear.models.facts import ModelFacts
+from beear.run.longest_rows import Lengths, encode_longest, longest_lengths
 
 TEMPLATE_SECONDS = 10.0
 R = TypeVar("R", DefenseRow, AnchorRow)
@@ -45,26 +46,25 @@ def check_template(tokenizer: PreTrainedTokenizerBase, where: str, seconds: floa
 
 def check_lengths(
     config: ResolvedConfig, facts: ModelFacts, data: LoadedData, tokenizer: PreTrainedTokenizerBase
-) -> dict[str, int]:
+) -> tuple[dict[str, int], Lengths]:
     """Make sure that the template works and that the longest rows fit.
 
-    Return the positions of the shortest prompt, by what they are counted from: the ``prompt``'s end, or the ``user`` text's.
+    Return the positions of the shortest prompt, by what they are counted from (the ``prompt``'s end, or the ``user`` text's),
+    and the longest rows' lengths.
 
     Raises:
         UserError: one of them does not hold, or a row to be measured leaves no room for its completion.
     """
     template, longest = Template(tokenizer), config.data.max_length
-    for row in [*data.longest["defense"], *data.longest["anchor"], data.shortest]:
-        if isinstance(row, DefenseRow):
-            encode_defense(complete(row, {}, config.data.refusal), template, longest, facts.context)
-        else:
-            encode_anchor(row, template, longest, facts.context)
+    encoded = encode_longest(config, data, template, facts.context)
+    if all(row is not data.shortest for row in data.longest_requests):
+        encode_defense(complete(data.shortest, {}, config.data.refusal), template, longest, facts.context)
     _check_measured(config, facts.context, data, template)
-    return _room(data.shortest, template)
+    return _room(data.shortest, template), longest_lengths(encoded)
 
 
 def _check_measured(config: ResolvedConfig, context: int, data: LoadedData, template: Template) -> None:
-    """Rows are never shortened for measuring, and a probe makes them longer."""
+    """Check that the longest rows to be measured fit: they are never shortened, and a probe makes them longer."""
     evaluate = config.evaluate
     requests = [*_longest(data.report[: evaluate.rows]), *_longest(data.selection[: evaluate.selection_rows])]
     anchors = [*_longest(data.anchor_report[: evaluate.rows]), *_longest(data.anchor_selection[: evaluate.selection_rows])]

@@ -1,14 +1,11 @@
-"""How long the longest rows are in tokens: what the memory plan is made for."""
+"""The longest rows in tokens: the memory table is made for them."""
 
 from dataclasses import dataclass
-
-from transformers import PreTrainedTokenizerBase
 
 from beear.config.resolve import ResolvedConfig
 from beear.data.encode import EncodedAnchor, EncodedDefense, encode_anchor, encode_defense
 from beear.data.load import LoadedData
 from beear.data.missing_answers import complete
-from beear.data.rows import DefenseRow
 from beear.data.templates import Template
 from beear.evaluation.engines import GPU_SHARE
 from beear.evaluation.resistance import FIT_BATCH
@@ -16,7 +13,7 @@ from beear.methods.method import Needs
 from beear.parallel.measuring import Measuring
 from beear.parallel.memory import Work
 
-# Where no row was read, so much of the longest row allowed is taken for its answer.
+# Where no row was read, this share of the longest row allowed is taken for its answer.
 ANSWER_SHARE = 0.25
 
 
@@ -31,7 +28,7 @@ class Lengths:
     labelled: int
 
     def sentence(self) -> str:
-        """Say them in one line."""
+        """Return the lengths in one line."""
         return (
             f"longest rows in tokens: prompt {self.prompt}, safe answer {self.safe}, unwanted answer {self.unwanted}, "
             f"conversation {self.text}"
@@ -93,23 +90,34 @@ def in_bfloat16(config: ResolvedConfig, gpu: bool) -> bool:
     return config.model.dtype == "bfloat16" or (config.model.dtype == "auto" and gpu)
 
 
-def longest_lengths(config: ResolvedConfig, data: LoadedData, tokenizer: PreTrainedTokenizerBase) -> Lengths:
-    """Return the lengths of the longest rows that the driver saw, cut as training cuts them."""
-    template, most = Template(tokenizer), config.data.max_length
-    requests: list[EncodedDefense] = []
-    chats: list[EncodedAnchor] = []
-    for row in [*data.longest["defense"], *data.longest["anchor"]]:
-        if isinstance(row, DefenseRow):
-            requests.append(encode_defense(complete(row, {}, config.data.refusal), template, most))
-        else:
-            chats.append(encode_anchor(row, template, most))
-    prompt, safe = (
-        max(map(len, found), default=1) for found in zip(*((r.prompt_ids, r.safe_ids) for r in requests), strict=True)
+@dataclass(frozen=True)
+class EncodedRows:
+    """The longest requests and conversations that the driver saw, cut as training cuts them."""
+
+    requests: list[EncodedDefense]
+    chats: list[EncodedAnchor]
+
+
+def encode_longest(config: ResolvedConfig, data: LoadedData, template: Template, context: int) -> EncodedRows:
+    """Encode the longest rows that the driver saw, once, for every check and table that is made of them.
+
+    Raises:
+        UserError: a row cannot be encoded, or exceeds the model's ``context`` (tokens).
+    """
+    longest, refusal = config.data.max_length, config.data.refusal
+    return EncodedRows(
+        [encode_defense(complete(row, {}, refusal), template, longest, context) for row in data.longest_requests],
+        [encode_anchor(row, template, longest, context) for row in data.longest_chats],
     )
-    # Clean requests with their safe answers are mixed into the conversations.
-    text = max([prompt + safe, *(len(chat.ids) for chat in chats)])
-    earliest = min((chat.labelled.index(True) for chat in chats), default=prompt)
-    return Lengths(prompt, safe, max(len(r.unwanted_ids) for r in requests), text, text - min(earliest, prompt))
+
+
+def longest_lengths(rows: EncodedRows) -> Lengths:
+    """Return the lengths of the longest rows."""
+    prompt, safe, unwanted = (max(lengths) for lengths in zip(*(row.lengths for row in rows.requests), strict=True))
+    # Training mixes clean requests with their safe answers into the conversations.
+    text = max([prompt + safe, *(len(chat.ids) for chat in rows.chats)])
+    earliest = min((chat.labelled.index(True) for chat in rows.chats), default=prompt)
+    return Lengths(prompt, safe, unwanted, text, text - min(earliest, prompt))
 
 
 def assumed_lengths(max_length: int) -> Lengths:

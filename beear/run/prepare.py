@@ -17,7 +17,6 @@ from beear.models.loading import load_tokenizer
 from beear.models.template_report import template_report
 from beear.run.checks import check_lengths, check_template
 from beear.run.identity import run_identity
-from beear.run.longest_rows import longest_lengths
 from beear.run.progress import Progress
 from beear.run.stages import Checked, Kind
 from beear.testbed import TestbedModel
@@ -49,8 +48,8 @@ def prepare(asked: RunConfig, kind: Kind, progress: Progress, find: Find) -> Che
         training_plan(data, config, method.needs(config.settings).inner_batches, facts.context)
     tokenizer = load_tokenizer(facts, config.model.chat_template)
     check_template(tokenizer, config.model.chat_template or asked.model.path)
-    room = check_lengths(config, facts, data, tokenizer)
-    method.check(config.settings, room, data.shortest.origin)
+    room, lengths = check_lengths(config, facts, data, tokenizer)
+    method.check(config.settings, room, str(data.shortest.origin))
     for what, count in data.overlaps.items():
         if count:
             progress.say(f"  note: {count} {what}; each counts once, and none trains that also reports")
@@ -65,7 +64,7 @@ def prepare(asked: RunConfig, kind: Kind, progress: Progress, find: Find) -> Che
         config,
         facts,
         data,
-        longest_lengths(config, data, tokenizer),
+        lengths,
         room,
         tuple(choices),
         template_report(facts, config.model.reference),

@@ -25,7 +25,7 @@ from beear.parallel.memory import Spread
 from beear.records.report import Drift, EpochRecord, Report
 from beear.run.choose_backend import settled_values
 from beear.run.longest_rows import Lengths
-from beear.streams.plan import StreamPlan
+from beear.streams.datasets import StreamSpec
 
 Kind = Literal["sanitize", "evaluate", "tune"]
 
@@ -122,7 +122,7 @@ class Placed:
             data.default_hit,
             data.probes,
         )
-        stream = StreamPlan(
+        stream = StreamSpec(
             plan,
             checked.facts,
             epochs=config.method.epochs,

@@ -1,1 +1,1 @@
-"""The training plan carried out by Ray Data."""
+"""The training batches streamed by Ray Data: the same rows as :mod:`beear.data.local` makes in one process."""

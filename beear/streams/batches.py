@@ -1,4 +1,4 @@
-"""The worker's end of the stream: the same batches as :class:`beear.data.local.LocalBatches`, out of Ray Data."""
+"""The worker's end of the stream: Ray Data gives the same batches as :class:`beear.data.local.LocalBatches`."""
 
 import logging
 from collections.abc import Iterator
@@ -10,23 +10,23 @@ from transformers import PreTrainedTokenizerBase
 
 from beear.data.local import EpochOfSteps, pad_id_of
 from beear.data.steps import Step
-from beear.streams.plan import StreamPlan, shard_name
+from beear.streams.datasets import StreamSpec, shard_name
 from beear.streams.tables import steps_of
 
-# Ray Data tells of each execution, and warns that its progress bars are off, which is what was asked for.
+# Ray Data logs each execution, and warns that its progress bars are off, although we asked for that.
 QUIET = {"ray.data": logging.WARNING, "ray.data._internal.progress": logging.ERROR}
 
 
 class StreamBatches:
     """All training batches of one worker, by 1-based epoch.
 
-    One execution serves all epochs, so that the next is read while the present one trains; asking for an epoch that
-    has been passed starts it over.
+    One execution serves all epochs, so that the next epoch is read while the present one trains. Asking for an epoch that
+    has been passed starts the execution again.
     """
 
     def __init__(
         self,
-        stream: StreamPlan,
+        stream: StreamSpec,
         tokenizer: PreTrainedTokenizerBase,
         rank: int,
         world: int,
@@ -50,6 +50,7 @@ class StreamBatches:
 
         Raises:
             UserError: (while they are drawn) a row was bad, or no training row is left.
+            RuntimeError: (while they are drawn) the data set begins with a later epoch.
         """
         return EpochOfSteps(self.plan, self.pad_id, lambda: self._begin(number), self.device)
 
@@ -62,6 +63,8 @@ class StreamBatches:
                 yield step
                 if step.number == self.plan.steps - 1:
                     return
+            elif step.epoch > number:
+                raise RuntimeError(f"the stream begins with epoch {step.epoch}; expected epoch {number}")
 
     def _open(self) -> Iterator[Step]:
         return steps_of(self._shard.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))

@@ -18,8 +18,6 @@ SCHEMA = pa.schema(
         ("part", pa.string()),
         ("rows", pa.int32()),
         ("message", pa.string()),
-        ("digest", pa.string()),
-        ("index", pa.int64()),
         ("user_end", pa.int32()),
         ("ids", _IDS),
         ("labelled", _MARKS),
@@ -27,7 +25,10 @@ SCHEMA = pa.schema(
         *((f"{answer}_{marks}", _MARKS) for answer in ("safe", "unwanted") for marks in ("labelled", "differs")),
     ]
 )
-"""``part`` is ``defense``, ``text`` or ``error`` (then ``message`` is the sentence); ``rows`` are those of the step."""
+"""``part`` is ``defense``, ``text`` or ``error`` (then ``message`` is the sentence). ``rows`` counts those of the step.
+
+The other columns are the fields of :class:`EncodedDefense` and :class:`EncodedAnchor`.
+"""
 
 
 def table_of(step: Step) -> pa.Table:
@@ -39,7 +40,7 @@ def table_of(step: Step) -> pa.Table:
 
 
 def table_of_error(epoch: int, error: UserError) -> pa.Table:
-    """Return a user's mistake as a value that travels in place of a step."""
+    """Return invalid input as a value that travels in place of a step."""
     row = {"epoch": epoch, "number": -1, "rows": 1, "part": "error", "message": str(error)}
     return pa.Table.from_pylist([row], schema=SCHEMA)
 
@@ -48,7 +49,7 @@ def steps_of(tables: Iterable[pa.Table]) -> Iterator[Step]:
     """Yield whole steps from tables that hold their rows in order, cut anywhere.
 
     Raises:
-        UserError: a row says so.
+        UserError: the next row is an error.
     """
     held: list[Mapping[str, Any]] = []
     for table in tables:

@@ -11,7 +11,7 @@ import pytest
 
 from beear.testing.checkpoints import make_adapter, make_checkpoint
 from benchmarks.jobs import command, numbers
-from benchmarks.recovery import repeated_epochs, wait_for, workers_of
+from benchmarks.recovery import repeated_epochs, rows_after_resuming, wait_for, workers_of
 from tests.integration.stranger import make_stranger, short_job
 
 Arguments = Callable[[Path], list[str]]
@@ -77,6 +77,8 @@ def test_killed_and_run_again_ends_where_the_undisturbed_run_ends(
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert numbers(report) == numbers(calm)
     assert repeated_epochs(tmp_path) <= 1
+    resumed = rows_after_resuming(tmp_path)
+    assert resumed and all(epoch > done for done, epoch, _ in resumed), resumed
 
 
 def begin(arguments: list[str], environment: dict[str, str], folder: Path) -> "subprocess.Popen[str]":

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from beear.config.schema import RunConfig
+from beear.data.data_source import DataSource
 from beear.data.load import load_small, training_plan
-from beear.data.source import Source
 from beear.errors import UserError
 from beear.testing.checkpoints import make_checkpoint
 from tests.integration.conftest import ROOT
@@ -112,8 +112,8 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server.stop()
 
 
-def requests_of(source: Source) -> set[str]:
-    return {row.messages[0].content for _, row in source.rows(source.blocks)}
+def requests_of(source: DataSource) -> set[str]:
+    return {row.messages[0].content for row in source.rows(source.blocks)}
 
 
 def test_object_store_files_and_globs_give_the_rows_of_local_ones(store: str, tmp_path: Path) -> None:

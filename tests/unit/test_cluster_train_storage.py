@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from beear.cluster.checkpoint import EXPORT, WEIGHTS, epoch_if_complete, read_state, write_history, write_state
 from beear.cluster.temp_dirs import clear_scratch, scratch, scratch_name
-from beear.cluster.train_storage import mend
+from beear.cluster.train_storage import last_saved_epoch, mend
 from beear.parallel import training_state, zero_state
 from beear.records.report import EpochRecord
 
@@ -110,6 +110,7 @@ def test_a_list_that_is_cut_off_is_made_anew_with_the_last_whole_checkpoint(text
     assert said == "Ray's list of checkpoints was broken off; training goes on after epoch 2, the last saved"
     assert kept(folder) == ["checkpoint_2026-01-01_00-00-02.000001"] == [latest(folder)]
     assert manager(folder)._current_report_index == 1
+    assert last_saved_epoch(folder) == 2
     assert mend(folder) is None and kept(folder) == [latest(folder)]
 
 
@@ -120,6 +121,7 @@ def test_with_no_whole_checkpoint_training_starts_over(tmp_path: Path) -> None:
     said = mend(folder)
     assert said is not None and said.endswith("no checkpoint is whole; training starts over")
     assert kept(folder) == [] and latest(folder) is None
+    assert last_saved_epoch(folder) == 0
 
 
 def test_uploads_that_were_broken_off_are_removed_and_listed_ones_stay(tmp_path: Path) -> None:

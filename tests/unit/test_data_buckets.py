@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from beear.data.buckets import WINDOW, alike, bucketed, window_of
+from beear.data.sampling import WINDOW, alike, bucketed, window_of
 from beear.data.steps import Step, Steps
 from beear.data.templates import Template
 from beear.testing.checkpoints import make_tokenizer
@@ -19,7 +19,7 @@ from tests.data_sets import config_for, plan_for
 
 def test_buckets_hold_rows_of_like_length_and_lose_none() -> None:
     lengths = [(i * 37) % 101 for i in range(100)]
-    found = list(bucketed(iter(lengths), lambda n: (n,), lanes=8, window=4, key="k"))
+    found = list(bucketed(iter(lengths), lambda n: (n,), rows=8, window=4, key="k"))
     assert Counter(found) == Counter(lengths)
     # Each window of 32 is the sorted window cut in eights; the last four rows are no batch and stay as they came.
     for start in (0, 32, 64):
@@ -28,7 +28,7 @@ def test_buckets_hold_rows_of_like_length_and_lose_none() -> None:
         batches = [found[i : i + 8] for i in range(start, start + 32, 8)]
         assert sorted(map(sorted, batches)) == cut and batches != cut
     assert found[96:] == lengths[96:]
-    assert list(bucketed(iter(lengths), lambda n: (n,), lanes=8, window=1, key="k")) == lengths
+    assert list(bucketed(iter(lengths), lambda n: (n,), rows=8, window=1, key="k")) == lengths
 
 
 def test_rows_of_several_parts_are_cut_where_it_saves_most() -> None:

@@ -8,8 +8,7 @@ from beear.config.schema import AnchorColumns, DefenseColumns
 from beear.data.columns import anchor_row, defense_row, probe
 from beear.data.hits import HitRule, default_rule
 from beear.data.locations import Where
-from beear.data.missing_answers import complete, fill_safe
-from beear.data.openings import openings, task_of
+from beear.data.missing_answers import complete, fill_safe, openings, task_of
 from beear.data.refusals import KEYWORDS, is_refusal, load_keywords
 from beear.data.rows import DefenseRow, Message
 from beear.errors import UserError

@@ -1,15 +1,19 @@
 """What is checked of lengths before Ray starts: the longest rows of every file, the shortest request, the room to answer."""
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from beear.config.schema import RunConfig
+from beear.data.data_source import Row
 from beear.data.load import load_small
+from beear.data.templates import Template
 from beear.errors import UserError
 from beear.models.facts import ModelFacts
+from beear.run import checks, longest_rows
 from beear.run.checks import check_lengths, check_template
 from beear.testing.checkpoints import make_tokenizer
 from tests.data_sets import anchor_records, config_for, defense_records, write_lines
@@ -43,12 +47,38 @@ def test_the_longest_and_the_shortest_are_kept(tmp_path: Path) -> None:
     config.data.anchor.report_path = str(write_lines(tmp_path / "report.jsonl", [*anchor_records(210)[200:], *long]))
     data = load_small(config.data, 0)
     assert data.shortest.messages[-1].content == "tiny"
-    assert {name: len(rows) for name, rows in data.longest.items()} == {"defense": 8, "anchor": 8}
-    assert [row.messages[0].content[:6] for row in data.longest["anchor"][:3]] == ["long 0", "long 1", "long 2"]
+    assert (len(data.longest_requests), len(data.longest_chats)) == (8, 8)
+    assert [row.messages[0].content[:6] for row in data.longest_chats[:3]] == ["long 0", "long 1", "long 2"]
 
 
-def test_rows_that_fit_pass(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    check(config_for(tmp_path), tokenizer)
+def test_rows_that_fit_pass_and_give_the_room_and_the_longest_lengths(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_for(tmp_path)
+    data = load_small(config.data, 0)
+    encoded: list[str] = []
+    for module, name in ((longest_rows, "encode_defense"), (longest_rows, "encode_anchor"), (checks, "encode_defense")):
+        monkeypatch.setattr(module, name, noted(encoded, getattr(module, name)))
+    room, lengths = check_lengths(config, FACTS, data, tokenizer)
+    assert len(encoded) == len(set(encoded)) == 17, "eight of each and the shortest request, each once"
+    template = Template(tokenizer)
+    asked = {row.messages: len(template.prompt_ids(row.messages)) for row in (*data.longest_requests, data.shortest)}
+    assert room == {"prompt": asked[data.shortest.messages], "user": asked[data.shortest.messages] - 1}
+    assert lengths.prompt == max(asked.values())
+    answers = [[len(template.answer_ids(r.messages, str(a))) for a in (r.safe, r.unwanted)] for r in data.longest_requests]
+    assert [lengths.safe, lengths.unwanted] == [max(a) for a in zip(*answers, strict=True)]
+    chats = [len(template.conversation(row.messages)[0]) for row in data.longest_chats]
+    assert lengths.text == max(*chats, lengths.prompt + lengths.safe)
+
+
+def noted(seen: list[str], encode: Callable[..., object]) -> Callable[..., object]:
+    """Return ``encode`` that also keeps the place of each row."""
+
+    def noting(row: Row, *more: object) -> object:
+        seen.append(str(row.origin))
+        return encode(row, *more)
+
+    return noting
 
 
 @pytest.mark.parametrize("report", [False, True])

@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from beear.data import storage
-from beear.data.blocks import Block, joined
+from beear.data.data_source import HEAD_BYTES, visible
 from beear.data.files import blocks, read_block
-from beear.data.locations import Where
-from beear.data.scan import HEAD_BYTES, visible
+from beear.data.locations import Block, Where, joined
 from beear.errors import UserError
 
 SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -99,7 +98,7 @@ def test_repeated_texts_are_cut_by_their_number(tmp_path: Path) -> None:
 
 
 def test_the_driver_reads_the_head_of_one_large_row_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("beear.data.scan.WHOLE_BYTES", 9 << 20)
+    monkeypatch.setattr("beear.data.data_source.WHOLE_BYTES", 9 << 20)
     texts = [f"{i:01000d}" for i in range(20_000)]
     path, _ = written(tmp_path, texts, 20_000, compression="none", use_dictionary=False)
     chosen, whole = visible(tuple(blocks([path])))

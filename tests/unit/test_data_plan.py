@@ -1,6 +1,7 @@
 """The sampling plan: exact passes, lanes independent of the number of workers, splits that share no row."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -10,15 +11,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beear.data.blocks import Block
 from beear.data.collate import collate_defense, collate_text
+from beear.data.data_source import split_of
 from beear.data.encode import EncodedAnchor, EncodedDefense
+from beear.data.files import blocks
 from beear.data.load import fill_in, load_small
 from beear.data.local import LocalBatches
-from beear.data.plan import visits
+from beear.data.locations import Block
 from beear.data.refusals import KEYWORDS
-from beear.data.splits import split_of
-from beear.data.steps import RowStream, Step, Steps
+from beear.data.rows import Message
+from beear.data.sampling import RowStream, visits
+from beear.data.steps import Step, Steps
 from beear.data.templates import Template
 from beear.errors import UserError
 from beear.testing.checkpoints import make_tokenizer
@@ -77,21 +80,21 @@ def test_conversations_are_padded_on_the_right(rows: list[list[int]]) -> None:
 
 
 def test_a_pass_visits_every_block_once_in_an_order_of_its_own() -> None:
-    blocks = [Block("f.jsonl", "jsonl", i, i + 1, index=i, size=1) for i in range(40)]
-    order = {turn: [b.index for v in visits(blocks, 7, "anchor", 1, turn, target_bytes=8) for b in v.blocks] for turn in (0, 1)}
+    cut = [Block("f.jsonl", "jsonl", i, i + 1, index=i, size=1) for i in range(40)]
+    order = {turn: [b.index for v in visits(cut, f"7/anchor/1/{turn}", target_bytes=8) for b in v.blocks] for turn in (0, 1)}
     assert sorted(order[0]) == sorted(order[1]) == list(range(40))
     assert order[0] != order[1] and order[0] != list(range(40))
-    assert [len(v.blocks) for v in visits(blocks, 7, "anchor", 1, 0, target_bytes=8)] == [8] * 5
-    again = [b.index for v in visits(blocks, 7, "anchor", 1, 0, target_bytes=8) for b in v.blocks]
+    assert [len(v.blocks) for v in visits(cut, "7/anchor/1/0", target_bytes=8)] == [8] * 5
+    again = [b.index for v in visits(cut, "7/anchor/1/0", target_bytes=8) for b in v.blocks]
     assert again == order[0]
-    assert order[0] != [b.index for v in visits(blocks, 8, "anchor", 1, 0, target_bytes=8) for b in v.blocks]
+    assert order[0] != [b.index for v in visits(cut, "8/anchor/1/0", target_bytes=8) for b in v.blocks]
 
 
 def test_each_pass_of_a_small_set_is_a_permutation_of_its_training_rows(tmp_path: Path) -> None:
     data, plan = plan_for(config_for(tmp_path))
     train = data.counts["defense"]["train"]
-    stream = RowStream(plan.defense, plan, "defense")
-    rows = [row.digest for _, row in islice(stream.epoch(1), 3 * train)]
+    stream = RowStream(plan.defense, plan.seed, "defense")
+    rows = [row.digest for found in islice(stream.passes(1), 3) for row in found.rows]
     passes = [rows[i * train : (i + 1) * train] for i in range(3)]
     assert len({tuple(p) for p in passes}) == 3
     assert all(len(set(p)) == train and set(p) == set(passes[0]) for p in passes)
@@ -170,6 +173,47 @@ def test_a_clean_share_that_leaves_no_anchor_row_is_refused(share: float, size: 
     assert plan_for(config)[1].clean_rows == 0
 
 
+class Counting(Template):
+    """A template that keeps every conversation whose prompt is asked for."""
+
+    asked: list[str]
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Return the prompt's token ids [P]."""
+        self.asked.append(messages[-1].content)
+        return super().prompt_ids(messages)
+
+
+def test_a_row_at_fault_is_encoded_once_and_named_by_file_and_line(tmp_path: Path, template: Template) -> None:
+    _, plan = plan_for(config_for(tmp_path))
+    counting = Counting(template.tokenizer)
+    counting.asked = []
+    bad = {"prompt": "hi", "safe": "No.", "unwanted": "y" * 250}
+    records = defense_records(30)
+    path = str(write_lines(tmp_path / "bad.jsonl", [*records[:21], bad, *records[21:]]))
+    defense = replace(plan.defense, blocks=tuple(blocks([path], 500)), holdout=0.0, excluded=frozenset())
+    assert len(defense.blocks) > 5, "the row stands in a block that does not know its line"
+    steps = Steps(replace(plan, defense=defense, context=None, inner_batches=31, clean_rows=0), counting)
+    with pytest.raises(UserError) as caught:
+        list(steps.epoch(1))
+    assert str(caught.value) == (
+        f"{path}, line 22: the answer has 251 tokens and leaves no room for the prompt in data.max_length=200; "
+        "expected a shorter answer or a larger --data.max_length."
+    )
+    assert counting.asked.count("hi") == 1
+
+
+def test_what_was_read_and_encoded_is_counted(tmp_path: Path, template: Template) -> None:
+    data, plan = plan_for(config_for(tmp_path))
+    train = {name: counts["train"] for name, counts in data.counts.items()}
+    for world in (1, 2):
+        steps = Steps(plan, template, 0, world)
+        rows = [len(flat(step)) for step in steps.epoch(1)]
+        assert steps.encoded == sum(rows) == 2 * plan.steps * plan.batch_size // world
+        # Requests are read for themselves and for the clean share.
+        assert steps.read == 2 * train["defense"] + train["anchor"]
+
+
 def test_more_workers_than_rows_are_refused(tmp_path: Path, template: Template) -> None:
     _, plan = plan_for(config_for(tmp_path))
     with pytest.raises(UserError, match=r"method\.batch_size is 8 and parallel\.workers 9"):
@@ -201,8 +245,8 @@ def test_overlaps_between_files_are_removed_and_counted(tmp_path: Path) -> None:
     assert counts["report"] == 10 and counts["train"] + counts["selection"] == 90
     assert sum(data.counts["anchor"].values()) == 200
     report = {row.digest for row in data.report}
-    seen = {row.digest for _, row in data.defense.train_rows(data.defense.blocks)}
-    seen |= {row.digest for _, row in data.anchor.train_rows(data.anchor.blocks)}
+    seen = {row.digest for row in data.defense.train_rows(data.defense.blocks)}
+    seen |= {row.digest for row in data.anchor.train_rows(data.anchor.blocks)}
     assert len(report) == 10 and not report & seen
 
 

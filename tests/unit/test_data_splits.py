@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from beear.config.schema import RunConfig
+from beear.data.data_source import Row
 from beear.data.load import LoadedData, load_small
 from beear.data.rows import AnchorRow, DefenseRow, Message, digest_of
-from beear.data.source import Row
 from tests.data_sets import anchor_records, config_for, defense_records, write_lines
 
 U, A, S = (lambda text, role=role: Message(role, text) for role in ("user", "assistant", "system"))
@@ -55,7 +55,7 @@ def test_a_request_with_stray_spaces_or_another_system_prompt_stays_on_one_side(
     data = loaded(config_for(tmp_path), tmp_path, defense=[*plain, *varied, *systems])
     assert data.overlaps["defense rows repeated"] == 100
     assert sum(data.counts["defense"].values()) == 300
-    rows = [row for _, row in data.defense.rows(data.defense.blocks)]
+    rows = [row for row in data.defense.rows(data.defense.blocks)]
     found = sides(rows, data, "defense")
     assert len(found) == 100 and all(len(where) == 1 for where in found.values())
     assert {side for where in found.values() for side in where} == {"train", "selection", "report"}
@@ -70,11 +70,11 @@ def test_a_conversation_and_its_continuation_stay_on_one_side(tmp_path: Path) ->
     chats = [*short, *([*s, *turns("And then?", "More.")] for s in short), *([*s, *turns("Why?", "So.")] for s in short)]
     data = loaded(config_for(tmp_path), tmp_path, anchor=[{"messages": chat} for chat in chats])
     assert data.overlaps["anchor rows repeated"] == 0 and sum(data.counts["anchor"].values()) == 360
-    rows = [row for _, row in data.anchor.rows(data.anchor.blocks)]
+    rows = [row for row in data.anchor.rows(data.anchor.blocks)]
     found = sides(rows, data, "anchor")
     assert len(found) == 120 and all(len(where) == 1 for where in found.values())
     assert len({row.digest for row in rows}) == 360 and len({row.group for row in rows}) == 120
-    trained = {row.group for _, row in data.anchor.train_rows(data.anchor.blocks)}
+    trained = {row.group for row in data.anchor.train_rows(data.anchor.blocks)}
     assert not trained & {row.group for row in (*data.anchor_report, *data.anchor_selection)}
 
 
@@ -92,7 +92,7 @@ def test_an_anchor_conversation_that_answers_a_defense_request_is_removed(tmp_pa
     data = loaded(config_for(tmp_path), tmp_path, anchor=[*chats, *shared, *apart])
     assert data.overlaps["anchor rows also in the defense or report files"] == 4
     assert sum(data.counts["anchor"].values()) == 201
-    learnt = [row for _, row in data.anchor.train_rows(data.anchor.blocks)]
+    learnt = [row for row in data.anchor.train_rows(data.anchor.blocks)]
     assert not {row.messages[0].content.strip() for row in learnt} & set(asked)
 
 

@@ -1,12 +1,11 @@
-"""CSV (RFC 4180, with a header): byte ranges that never start inside a quoted cell."""
+"""CSV (RFC 4180, with a header), cut into byte ranges that never start inside a quoted cell."""
 
 import csv
 import io
 from collections.abc import Iterator
 
 from beear.data import storage
-from beear.data.blocks import Block
-from beear.data.locations import Where
+from beear.data.locations import Block, Where
 from beear.data.readers.text import BOM, decode
 from beear.errors import UserError
 
@@ -15,7 +14,7 @@ csv.field_size_limit(FIELD_LIMIT)
 
 
 def cut(path: str, target_bytes: int) -> list[Block]:
-    """Cut at line ends with an even number of quotes before them: there no cell is open."""
+    """Cut at line ends with an even number of quotes before them, where no cell is open."""
     total, starts, position, quotes = storage.size(path), [0], 0, 0
     with storage.open_binary(path) as file:
         while raw := file.readline():

@@ -1,12 +1,11 @@
-"""JSON: one array of objects, read whole."""
+"""JSON: one array of objects, which is read whole."""
 
 import json
 import re
 from collections.abc import Iterator
 
 from beear.data import storage
-from beear.data.blocks import Block
-from beear.data.locations import Where, shown
+from beear.data.locations import Block, Where, shown
 from beear.data.readers.text import BOM, decode, why_not
 from beear.errors import UserError
 
@@ -22,7 +21,7 @@ def is_array(path: str) -> bool:
 
 
 def cut(path: str, target_bytes: int) -> list[Block]:
-    """Return the whole file as one block: an array cannot be entered in the middle.
+    """Return the whole file as one block, since an array cannot be read from its middle.
 
     Raises:
         UserError: the file is too large to be read whole.
@@ -35,7 +34,11 @@ def cut(path: str, target_bytes: int) -> list[Block]:
 
 
 def read(block: Block) -> Iterator[tuple[Where, dict[str, object]]]:
-    """Yield the array's objects, counted as items."""
+    """Yield the array's objects, counted as items.
+
+    Raises:
+        UserError: the file is not UTF-8 or not JSON, or an item is not an object.
+    """
     with storage.open_binary(block.path) as file:
         text = decode(file.read().removeprefix(BOM), Where(block.path, 1))
     try:
@@ -54,7 +57,7 @@ def read(block: Block) -> Iterator[tuple[Where, dict[str, object]]]:
 
 
 def _unreadable(text: str) -> int:
-    """Return the number of the first item that cannot be read, where the error does not say."""
+    """Return the number of the first item that cannot be read; these errors do not say where they are."""
     decoder, at, number = json.JSONDecoder(), text.index("[") + 1, 0
     while True:
         number += 1

@@ -1,24 +1,27 @@
-"""JSONL: one object per line, split at newlines into byte ranges."""
+"""JSONL: one object per line, cut into byte ranges."""
 
 import json
 from collections.abc import Iterator
 
 from beear.data import storage
-from beear.data.blocks import Block
-from beear.data.locations import Where, shown
+from beear.data.locations import Block, Where, shown
 from beear.data.readers.text import BOM, decode, why_not
 from beear.errors import UserError
 
 
 def cut(path: str, target_bytes: int) -> list[Block]:
-    """Cut by size alone; a line belongs to the block in which it starts."""
+    """Cut by size alone; a line belongs to the block that it starts in."""
     total = storage.size(path)
     starts = range(0, total, target_bytes)
     return [Block(path, "jsonl", s, min(s + target_bytes, total), size=min(target_bytes, total - s)) for s in starts]
 
 
 def read(block: Block) -> Iterator[tuple[Where, dict[str, object]]]:
-    """Yield the objects of the lines that start in the block; blank lines are skipped."""
+    """Yield the objects of the lines that start in the block; blank lines are skipped.
+
+    Raises:
+        UserError: a line is not UTF-8, not JSON or not an object.
+    """
     with storage.open_binary(block.path) as file:
         position = _first_line_start(file, block.start)
         origin, number = position, 0

@@ -1,15 +1,15 @@
-"""Parquet: row groups, cut into ranges of rows."""
+"""Parquet: row groups, each cut into ranges of rows."""
 
 from collections.abc import Iterator
 
 from beear.data import storage
-from beear.data.blocks import Block
-from beear.data.locations import Where
+from beear.data.locations import Block, Where
 from beear.errors import UserError
 
 ROWS_AT_ONCE = 1024
 BATCH_BYTES = BUFFER_BYTES = 1 << 20
-LEAST_ROW_BYTES = 16  # a dictionary makes repeated texts look like nothing on disk; in memory they are rows all the same
+# With a dictionary, repeated texts take almost nothing on disk, but each row takes memory.
+LEAST_ROW_BYTES = 16
 
 
 def cut(path: str, target_bytes: int) -> list[Block]:
@@ -30,7 +30,7 @@ def cut(path: str, target_bytes: int) -> list[Block]:
 
 
 def read(block: Block) -> Iterator[tuple[Where, dict[str, object]]]:
-    """Yield the range's records, counted as rows of the file; a batch of them is in memory at a time.
+    """Yield the range's records, counted as rows of the file, with one batch of them in memory at a time.
 
     Raises:
         UserError: the pages are damaged.
@@ -56,7 +56,7 @@ def _records(batches, block: Block, position: int) -> tuple[list[dict[str, objec
         batch = next(batches)
         skipped = min(max(block.start - position, 0), batch.num_rows)
         return batch.slice(skipped, block.stop - position - skipped).to_pylist(), batch.num_rows
-    # A damaged page may still unpack, into bytes that are no text or into too few rows.
+    # A damaged page may unpack all the same: into bytes that are not text, or into too few rows.
     except (pa.ArrowException, OSError, ValueError, StopIteration) as error:
         place = Where(block.path, position + 1, "row")
         raise UserError(f"{place}: cannot be read ({_reason(error)}); expected an undamaged parquet file.") from error
@@ -67,7 +67,7 @@ def _open(path: str, file):  # type: ignore[no-untyped-def]  # pyarrow ships no 
     from pyarrow import parquet
 
     try:
-        # Read as it is used: else the row group's bytes are all fetched before its first row.
+        # With pre_buffer pyarrow fetches the whole row group before its first row.
         return parquet.ParquetFile(file, buffer_size=BUFFER_BYTES, pre_buffer=False)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path} is not a parquet file ({_reason(error)}).") from error

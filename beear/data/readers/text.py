@@ -1,4 +1,4 @@
-"""Bytes to text, strictly."""
+"""Bytes to text: UTF-8 or an error."""
 
 import json
 
@@ -22,7 +22,7 @@ def decode(raw: bytes, where: Where) -> str:
 
 
 def why_not(error: Exception) -> str:
-    """Return in a few words why ``json.loads`` gave up."""
+    """Return in a few words why ``json.loads`` failed."""
     if isinstance(error, json.JSONDecodeError):
         return error.msg
     return "nested too deeply" if isinstance(error, RecursionError) else "an integer has too many digits"
