@@ -38,8 +38,8 @@ def gradient_gap(family: str, dtype: str) -> float:
     import torch
 
     from beear.config.schema import PLACEMENTS
+    from beear.methods.entrapment import PlainObjective
     from beear.methods.fast import FastObjective
-    from beear.methods.inner import PlainObjective
     from tests.inner import LAYER, attack_on, gap, model_of, ragged, value
     from tests.wide import float64_throughout
 
@@ -56,8 +56,8 @@ def delta_gap(family: str) -> float:
     import torch
 
     from beear.config.schema import PLACEMENTS
+    from beear.methods.entrapment import PlainObjective
     from beear.methods.fast import FastObjective
-    from beear.methods.inner import PlainObjective
     from tests.inner import LAYER, delta_after, gap, model_of, ragged
 
     decoder, batches = model_of(family, torch.float32), [ragged(5, 3), ragged(4, 4)]

@@ -73,13 +73,13 @@ def _batches(rows: Sequence[Lengths], lanes: int, bucket: int) -> list[list[Leng
 
 def share_of(batches: Sequence[Sequence[Lengths]], whole: bool = False) -> float:
     """Return real tokens over all elements of what is computed at once: runs of like length, or ``whole`` batches."""
-    from beear.methods.micro_batches import cut, enough
+    from beear.methods.micro_batches import fewest_groups, least_padded
 
     real = computed = 0
     for batch in batches:
         rows = sorted(batch, key=sum)
         real += sum(map(sum, rows))
-        for run in [slice(0, len(rows))] if whole else cut(rows, enough(rows)):
+        for run in [slice(0, len(rows))] if whole else least_padded(rows, fewest_groups(rows)):
             held = rows[run]
             computed += len(held) * sum(map(max, zip(*held, strict=True)))
     return real / computed

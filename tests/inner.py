@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 
 from beear.data.batch import DefenseBatch
-from beear.methods.entrapment import InnerRule, entrap
-from beear.methods.inner import Objective
+from beear.methods.entrapment import InnerRule, Objective, entrap
 from beear.methods.perturbation import Perturbation
 from beear.models.decoder import Decoder
 from tests.checkpoints import make_model
