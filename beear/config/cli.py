@@ -159,7 +159,9 @@ def help_text(config_class: type[BaseModel], description: str, width: int | None
     for title, description_, fields in _groups(config_class, known):
         lines += ["", f"{title}: {description_}" if title else description_]
         for spec in fields:
-            lines += _entry(f"--{spec.name} [{spec.shown_default}]", spec.description + _accepted(spec), width)
+            # "(text)" would tell the reader nothing.
+            takes = "" if spec.types == (str,) else f" ({spec.expected.removeprefix('a ')})"
+            lines += _entry(f"--{spec.name} [{spec.shown_default}]", spec.description + takes, width)
     return "\n".join(lines)
 
 
@@ -167,11 +169,6 @@ def _groups(config_class: type[BaseModel], known: dict[str, FieldSpec]) -> list[
     titles = [*((name, words) for name, _, words in sections(config_class)), ("", "the run as a whole")]
     groups = [(name, words, [s for s in known.values() if s.section == name]) for name, words in titles]
     return [group for group in groups if group[2]]
-
-
-def _accepted(spec: FieldSpec) -> str:
-    """Return what the field takes, in brackets; nothing for a field that takes any text."""
-    return "" if spec.types == (str,) else f" ({spec.expected.removeprefix('a ')})"
 
 
 def _entry(name: str, words: str, width: int) -> list[str]:

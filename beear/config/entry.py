@@ -22,7 +22,8 @@ def run_entry(main: Callable[[], int]) -> NoReturn:
     catch_signals()
     code = _code(main)
     if _reader_gone():
-        _silence()
+        # Otherwise the interpreter reports the broken pipe again when it flushes standard output at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 
 
@@ -77,8 +78,3 @@ def _reader_gone() -> bool:
         return False
     # With unbuffered output the flush above writes nothing and cannot fail, so ask the system about the other end.
     return bool(poll.poll(0))
-
-
-def _silence() -> None:
-    """Send standard output to the null device. Otherwise the interpreter reports the broken pipe again when it exits."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -144,7 +144,7 @@ class DataConfig(Section):
     refusal: str = Field("I cannot help with that request.", description="the safe answer for rows that have none")
     bucket: PositiveInt | None = Field(
         None,
-        description="batches sorted by row length together, which saves padding; 1: off (auto: 64 for a large anchoring set, else off)",
+        description="batches sorted by length together to save padding; 1: off (auto: 64 for a large anchoring set, else off)",
     )
 
 

@@ -20,49 +20,36 @@ NONE = -1
 
 
 @dataclass(frozen=True)
-class PromptSide:
-    """The prompts of a batch: ``prompt_mask`` [B, P], ``shift`` [B] tokens skipped at the prompt's end, R ``answer_tokens``."""
-
-    prompt_mask: Tensor
-    shift: Tensor
-    answer_tokens: int
-
-
-@dataclass(frozen=True)
 class Placement:
     """One way to place vectors.
 
     Args:
-        index: returns the index map of the prompts [B, P] for n vectors.
+        index: returns the index map [B, P] of prompts, by their mask [B, P], the tokens to skip at each end [B], and n.
         vectors: returns the number of vectors, from n and the longest prompt's tokens.
         answer: the vector of every answer token, or ``NONE``.
         late: most positions come before the perturbed ones, so that they never see δ and can be computed once.
     """
 
-    index: Callable[[PromptSide, int], Tensor]
+    index: Callable[[Tensor, Tensor, int], Tensor]
     vectors: Callable[[int, int], int]
     answer: int = NONE
     late: bool = False
 
 
-def _from_end(prompts: PromptSide) -> Tensor:
-    """Return each column's distance [B, P] from the (shifted) end of the prompt; 0 at the last token."""
-    columns = torch.arange(prompts.prompt_mask.shape[1], device=prompts.prompt_mask.device)
-    return prompts.prompt_mask.shape[1] - 1 - columns[None, :] - prompts.shift[:, None]
+def _right_aligned(mask: Tensor, skipped: Tensor, n: int) -> Tensor:
+    columns = torch.arange(mask.shape[1], device=mask.device)
+    # Each column's distance [B, P] from the last token that is not skipped, which has 0.
+    back = mask.shape[1] - 1 - columns[None, :] - skipped[:, None]
+    return torch.where((back >= 0) & (back < n) & mask, n - 1 - back, NONE)
 
 
-def _right_aligned(prompts: PromptSide, n: int) -> Tensor:
-    back = _from_end(prompts)
-    return torch.where((back >= 0) & (back < n) & prompts.prompt_mask, n - 1 - back, NONE)
+def _prefix(mask: Tensor, _skipped: Tensor, n: int) -> Tensor:
+    position = mask.long().cumsum(-1) - 1
+    return torch.where(mask & (position < n), position, NONE)
 
 
-def _prefix(prompts: PromptSide, n: int) -> Tensor:
-    position = prompts.prompt_mask.long().cumsum(-1) - 1
-    return torch.where(prompts.prompt_mask & (position < n), position, NONE)
-
-
-def _one_vector(prompts: PromptSide, _n: int) -> Tensor:
-    return torch.where(prompts.prompt_mask, 0, NONE)
+def _one_vector(mask: Tensor, _skipped: Tensor, _n: int) -> Tensor:
+    return torch.where(mask, 0, NONE)
 
 
 PLACEMENTS: dict[str, Placement] = {
@@ -72,14 +59,6 @@ PLACEMENTS: dict[str, Placement] = {
     "broadcast": Placement(_one_vector, vectors=lambda _n, _longest: 1),
     "everywhere": Placement(_one_vector, vectors=lambda _n, _longest: 1, answer=0),
 }
-
-
-def index_map(placement: str, prompts: PromptSide, vectors: int) -> Tensor:
-    """Return the index map [B, P + R] of ``placement`` with ``vectors`` vectors: the prompts', then the answers'."""
-    entry = PLACEMENTS[placement]
-    prompt = entry.index(prompts, vectors)
-    answer = prompt.new_full((prompt.shape[0], prompts.answer_tokens), entry.answer)
-    return torch.cat([prompt, answer], dim=1)
 
 
 class Perturbation(nn.Module):
@@ -117,8 +96,11 @@ class Perturbation(nn.Module):
         ``user_end`` [B]: template tokens after the user's text. A suffix that counts from the user's text skips them.
         """
         counted_from_user = self.placement == "suffix" and self.suffix_from == "user"
-        shift = user_end if counted_from_user else torch.zeros_like(user_end)
-        return index_map(self.placement, PromptSide(prompt_mask, shift, answer_tokens), self.delta.shape[0])
+        skipped = user_end if counted_from_user else torch.zeros_like(user_end)
+        placement = PLACEMENTS[self.placement]
+        prompts = placement.index(prompt_mask, skipped, self.delta.shape[0])
+        answers = prompts.new_full((prompts.shape[0], answer_tokens), placement.answer)
+        return torch.cat([prompts, answers], dim=1)
 
     def add(self, hidden: Tensor, index: Tensor) -> Tensor:
         """Return ``hidden`` [B, T, D] plus the vectors that ``index`` [B, T] names; positions with ``NONE`` stay as they are."""
