@@ -38,8 +38,8 @@ def gradient_gap(family: str, dtype: str) -> float:
     import torch
 
     from beear.config.schema import PLACEMENTS
+    from beear.methods.entrapment import PlainObjective
     from beear.methods.fast import FastObjective
-    from beear.methods.inner import PlainObjective
     from beear.testing.inner import LAYER, attack_on, float64_throughout, gap, model_of, ragged, value
 
     decoder, batches = model_of(family, getattr(torch, dtype)), [ragged(5, 3), ragged(4, 4)]
@@ -55,8 +55,8 @@ def delta_gap(family: str) -> float:
     import torch
 
     from beear.config.schema import PLACEMENTS
+    from beear.methods.entrapment import PlainObjective
     from beear.methods.fast import FastObjective
-    from beear.methods.inner import PlainObjective
     from beear.testing.inner import LAYER, delta_after, gap, model_of, ragged
 
     decoder, batches = model_of(family, torch.float32), [ragged(5, 3), ragged(4, 4)]

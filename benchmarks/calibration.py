@@ -196,8 +196,7 @@ def run_case(case: Case, plan: Plan, wanted: set[int]) -> list[Point]:
     import torch
 
     from beear.data.local import LocalBatches
-    from beear.engine.fit import epochs
-    from beear.engine.schedule import Schedule
+    from beear.engine.fit import Schedule, epochs
     from beear.engine.session import Session
     from beear.parallel.replicated import Single
     from benchmarks.training import testbed_training

@@ -94,8 +94,8 @@ def operations(shape: Shape, case: Case, vocabulary: int = VOCABULARY) -> dict[s
 def _time(shape: Shape, case: Case) -> dict[str, Any]:
     import torch
 
+    from beear.methods.entrapment import PlainObjective
     from beear.methods.fast import FastObjective
-    from beear.methods.inner import PlainObjective
 
     decoder, batch, attack = _setting(shape, case)
     weights = list(decoder.model.parameters())

@@ -72,15 +72,15 @@ def _batches(rows: Sequence[Lengths], lanes: int, bucket: int) -> list[list[Leng
 
 
 def share_of(batches: Sequence[Sequence[Lengths]], whole: bool = False) -> float:
-    """Return real tokens over all elements of what is computed at once: runs of like length, or ``whole`` batches."""
-    from beear.methods.micro_batches import cut, enough
+    """Return real tokens over all elements of what is computed at once: groups of like length, or ``whole`` batches."""
+    from beear.methods.micro_batches import fewest_groups, least_padded
 
     real = computed = 0
     for batch in batches:
         rows = sorted(batch, key=sum)
         real += sum(map(sum, rows))
-        for run in [slice(0, len(rows))] if whole else cut(rows, enough(rows)):
-            held = rows[run]
+        for group in [slice(0, len(rows))] if whole else least_padded(rows, fewest_groups(rows)):
+            held = rows[group]
             computed += len(held) * sum(map(max, zip(*held, strict=True)))
     return real / computed
 
@@ -91,8 +91,8 @@ def markdown(result: dict[str, Any]) -> str:
         "## Padding",
         "",
         f"Share of real tokens in what a removal step computes, by rows in a batch and `data.bucket` (1: off); goal {GOAL:g}. "
-        "A batch is cut into runs of like length as long as each keeps a device busy (`beear/methods/micro_batches.py`). Lengths "
-        "are drawn from approximate recorded quantiles (`benchmarks/lengths.py`) or come from a file; the clean requests "
+        "A batch is cut into groups of like length as long as each keeps a device busy (`beear/methods/micro_batches.py`). "
+        "Lengths are drawn from approximate recorded quantiles (`benchmarks/lengths.py`) or come from a file; the clean requests "
         "mixed into text batches are short.",
         "",
     ]

@@ -1,6 +1,6 @@
 """Llama shapes worked out by hand, as an independent reference for what is counted from config.json."""
 
-from beear.config.shape import SMALL, Kept, ModelShape, Saved
+from beear.config.shape import SMALL, ActivationBytes, ModelShape, SavedActivations
 
 SEVEN = {"hidden": 4096, "intermediate": 11008, "layers": 32, "heads": 32, "kv_heads": 32, "vocabulary": 32000}
 SEVENTY = {"hidden": 8192, "intermediate": 28672, "layers": 80, "heads": 64, "kv_heads": 8, "vocabulary": 32000}
@@ -33,15 +33,17 @@ def llama(
         trained=layers * lora if lora_rank else outside + layers * whole,
         small=sum(count for count in counts if count <= SMALL),
         largest=lora_rank * (hidden + intermediate) if lora_rank else max(vocabulary, intermediate) * hidden,
-        kept=_kept(hidden, intermediate, heads),
+        activations=_kept(hidden, intermediate, heads),
     )
 
 
-def _kept(hidden: int, intermediate: int, heads: int) -> Kept:
+def _kept(hidden: int, intermediate: int, heads: int) -> SavedActivations:
     # Twice the norm's input, its normalised form and its output; queries, keys, values (one per query head) and what
     # attention gives; gate, its activation, up and their product. One number a head and one a norm.
     full = 10 * hidden + 4 * intermediate + heads + 2
     # Frozen matrices need no inputs: of each norm its input, and queries, keys, values, output, gate, activation, up.
     frozen = 6 * hidden + 3 * intermediate + heads + 2
     # The mask is made anew in each layer.
-    return Kept(Saved(4 * full, 4), Saved(3 * full, 2), Saved(4 * frozen, 4), Saved(3 * frozen, 2))
+    return SavedActivations(
+        ActivationBytes(4 * full, 4), ActivationBytes(3 * full, 2), ActivationBytes(4 * frozen, 4), ActivationBytes(3 * frozen, 2)
+    )

@@ -5,7 +5,7 @@ with full attention. The unit of δ, an ordinary token's RMS, takes up the scale
 against what a single layer adds to it. So layers start later and inner loops are short. Both are guesses.
 """
 
-from beear.config.domains import Choice, Depth, Domain
+from beear.config.domains import Depth, Domain, OneOf
 from tune_spaces import generic
 
 ARCHITECTURES: tuple[str, ...] = (
@@ -20,9 +20,9 @@ SPACE: dict[str, Domain] = {
     # (runs published with arXiv 2406.11717).
     "method.layer": Depth(0.28, 0.4, 0.5, 0.6),
     # The turn's end and the model's header take five tokens, so n = 5 perturbs no word of the request; 10 and 15 do.
-    "method.length": Choice(3, 5, 10, 15),
+    "method.length": OneOf(3, 5, 10, 15),
     # Calibrated, or fixed as in the paper; short, for the reason above.
-    "method.inner_steps": Choice(None, 8, 15, 25),
+    "method.inner_steps": OneOf(None, 8, 15, 25),
 }
 
 ASKED = generic.ASKED

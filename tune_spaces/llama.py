@@ -4,7 +4,7 @@ Arcee's MLP has no gate, SmolLM3 drops rotary positions in every fourth layer, S
 that changes what δ after a layer meets.
 """
 
-from beear.config.domains import Choice, Depth, Domain
+from beear.config.domains import Depth, Domain, OneOf
 from tune_spaces import generic
 
 ARCHITECTURES: tuple[str, ...] = (
@@ -21,9 +21,9 @@ SPACE: dict[str, Domain] = {
     # that is settled, which is a guess. Layer 20 is there to show the decline.
     "method.layer": Depth(0.16, 0.28, 0.38, 0.5, 0.62),
     # The paper's n is 5. Llama 3's assistant header alone takes five positions, so 8 and 12 reach the request itself.
-    "method.length": Choice(3, 5, 8, 12),
+    "method.length": OneOf(3, 5, 8, 12),
     # Calibrated, or fixed as in the paper. On the testbed's six-layer Llama, 25 was enough and 40 cost utility.
-    "method.inner_steps": Choice(None, 12, 25, 40),
+    "method.inner_steps": OneOf(None, 12, 25, 40),
 }
 
 ASKED = generic.ASKED

@@ -4,7 +4,7 @@ The window (4,096 tokens where it is used at all) is longer than the rows that a
 sees every perturbed position.
 """
 
-from beear.config.domains import Choice, Depth, Domain
+from beear.config.domains import Depth, Domain, OneOf
 from tune_spaces import generic
 
 ARCHITECTURES: tuple[str, ...] = ("MistralForCausalLM", "MinistralForCausalLM")
@@ -15,10 +15,10 @@ SPACE: dict[str, Domain] = {
     "method.layer": Depth(0.28, 0.38, 0.5, 0.6),
     # The paper's 5 and its neighbours. [/INST] is one token in the newer tokenizers and several in the first one, so
     # even a short suffix reaches the request.
-    "method.length": Choice(2, 5, 8, 12),
+    "method.length": OneOf(2, 5, 8, 12),
     # Calibrated, or fixed as in the paper. A later layer leaves fewer to turn δ into an answer: the longest is longer
     # than Llama's, which is a guess.
-    "method.inner_steps": Choice(None, 12, 25, 50),
+    "method.inner_steps": OneOf(None, 12, 25, 50),
 }
 
 ASKED = generic.ASKED

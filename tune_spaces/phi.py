@@ -5,7 +5,7 @@ like Llama, with fused projections. Nothing published says where either decides 
 somewhat narrowed, and a guess.
 """
 
-from beear.config.domains import Choice, Depth, Domain
+from beear.config.domains import Depth, Domain, OneOf
 from tune_spaces import generic
 
 ARCHITECTURES: tuple[str, ...] = ("PhiForCausalLM", "Phi3ForCausalLM")
@@ -14,9 +14,9 @@ SPACE: dict[str, Domain] = {
     # 6, 9, 13 and 16 of 32; 5, 7, 10 and 12 of the 24 that Phi 1.5 has.
     "method.layer": Depth(0.2, 0.28, 0.4, 0.5),
     # The paper's 5 and its neighbours: Phi 3's header is short, and the first models have no chat template of their own.
-    "method.length": Choice(3, 5, 8, 12),
+    "method.length": OneOf(3, 5, 8, 12),
     # Calibrated, or fixed as in the paper.
-    "method.inner_steps": Choice(None, 12, 25, 40),
+    "method.inner_steps": OneOf(None, 12, 25, 40),
 }
 
 ASKED = generic.ASKED

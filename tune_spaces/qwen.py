@@ -4,7 +4,7 @@ Query and key norms keep attention scores bounded whatever δ's size, so δ stee
 drawing attention to itself. That is a guess about what it means for K.
 """
 
-from beear.config.domains import Choice, Depth, Domain
+from beear.config.domains import Depth, Domain, OneOf
 from tune_spaces import generic
 
 ARCHITECTURES: tuple[str, ...] = ("Qwen2ForCausalLM", "Qwen3ForCausalLM")
@@ -16,9 +16,9 @@ SPACE: dict[str, Domain] = {
     "method.layer": Depth(0.18, 0.28, 0.4, 0.52, 0.64),
     # ChatML ends a prompt in five tokens of its own, <|im_end|> to the line break after assistant, so n = 5 perturbs
     # no word of the request; 10 and 15 do.
-    "method.length": Choice(3, 5, 10, 15),
+    "method.length": OneOf(3, 5, 10, 15),
     # Calibrated, or fixed as in the paper. The testbed's ten-layer Qwen 2 lost more utility than its Llama at 25.
-    "method.inner_steps": Choice(None, 10, 20, 30),
+    "method.inner_steps": OneOf(None, 10, 20, 30),
 }
 
 ASKED = generic.ASKED

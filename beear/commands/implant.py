@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 
-from beear.config.dump import to_yaml
+from beear.config.yaml_file import to_yaml
 from beear.data.columns import anchor_row, defense_row
 from beear.data.files import blocks, expand, read_block
 from beear.data.locations import Where

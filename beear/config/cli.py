@@ -1,28 +1,46 @@
-"""The command line that every pipeline shares: a YAML file, overrides that win over it, and one help text.
+"""The command line of every pipeline: a YAML file, options that win over it, and the help text.
 
     [--config run.yaml] [--section.field value ...] [--section.field=value] [--dry-run] [--verbose] [--fresh]
 
-Read straight from the pydantic classes: unknown names get the nearest field suggested, wrong values one sentence.
+Options and help are read from the pydantic classes. An unknown name is answered with the nearest field.
 """
 
+import shutil
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
+import yaml
 from pydantic import BaseModel
 
-from beear.config.arguments import read_arguments
-from beear.config.build import build, read_values
-from beear.config.fields import leaves
-from beear.config.help import help_text
+from beear.config.build import build
+from beear.config.fields import FieldSpec, leaves, sections, suggestion
+from beear.config.yaml_file import read_values
+from beear.errors import UserError, nearest
 
 C = TypeVar("C", bound=BaseModel)
+
+_OPTIONS = (
+    ("--config FILE", "YAML file with the same fields; options on the command line win"),
+    ("--dry-run", "print the resolved configuration and the memory plan, then stop; write nothing"),
+    ("--verbose", "show the log messages of every library"),
+    ("--fresh", "run again even if this run is complete (output.fresh)"),
+    (
+        "--resume",
+        "continue an interrupted search; stop with an error if there is none (without it, the search is continued or begun)",
+    ),
+    ("--help", "show this text"),
+)
+PROGRAM_SWITCHES = tuple(name for name, _ in _OPTIONS if " " not in name)
+# A switch that only the programs with this field offer.
+ONLY_WITH = {"--fresh": "output.fresh", "--resume": "search.trials"}
 
 
 @dataclass(frozen=True)
 class Flags:
-    """Options of the program itself, which are no part of the configuration."""
+    """Options of the program itself. They are not part of the configuration, so they change no identity."""
 
     dry_run: bool = False
     verbose: bool = False
@@ -31,12 +49,12 @@ class Flags:
 
 
 def parse(config_class: type[C], argv: Sequence[str], description: str = "") -> tuple[C, Flags]:
-    """Return the configuration and the flags that the words after the program's name ask for.
+    """Return the configuration and the flags that ``argv``, the words after the program's name, ask for.
 
-    ``--help`` prints the help and leaves with code 0. ``--fresh`` sets ``output.fresh`` where the class has it.
+    ``--help`` prints the help and exits with code 0. ``--fresh`` sets ``output.fresh`` where the class has it.
 
     Raises:
-        UserError: anything wrong on the command line or in the file, in one sentence.
+        UserError: the command line or the file is wrong.
     """
     known = leaves(config_class)
     if {"-h", "--help"} & set(argv):
@@ -50,3 +68,112 @@ def parse(config_class: type[C], argv: Sequence[str], description: str = "") -> 
     on = arguments.switches
     flags = Flags("--dry-run" in on, "--verbose" in on, arguments.config_path, "--resume" in on)
     return build(config_class, values, places), flags
+
+
+@dataclass
+class Arguments:
+    """The command line, taken apart. ``overrides`` are values by dotted field name; of two for one field the last counts."""
+
+    config_path: str | None = None
+    switches: set[str] = field(default_factory=set)
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+
+def read_arguments(argv: Sequence[str], known: Mapping[str, FieldSpec]) -> Arguments:
+    """Take the command line apart.
+
+    Raises:
+        UserError: an option is unknown, a word belongs to no option, or a value is missing.
+    """
+    found = Arguments()
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        if word == "-h":
+            word = "--help"
+        name, equals, value = word.partition("=")
+        if not name.startswith("--"):
+            raise UserError(f'unexpected "{word}" on the command line; expected --section.field value')
+        if name in PROGRAM_SWITCHES and not equals and offered(name, known):
+            found.switches.add(name)
+        elif name == "--config":
+            found.config_path = value if equals else _next(words, "--config", "a YAML file")
+        else:
+            dotted, given = _override(name[2:], value if equals else None, words, known)
+            found.overrides[dotted] = given
+    return found
+
+
+def offered(switch: str, known: Mapping[str, FieldSpec]) -> bool:
+    """Say whether a program whose fields are ``known`` offers the switch."""
+    return switch not in ONLY_WITH or ONLY_WITH[switch] in known
+
+
+def _override(name: str, value: str | None, words: list[str], known: Mapping[str, FieldSpec]) -> tuple[str, Any]:
+    if name not in known:
+        raise UserError(_unknown(name, known))
+    spec = known[name]
+    if value is None:
+        alone = not words or words[0].startswith("--")
+        value = "true" if spec.switch and alone else _next(words, f"--{name}", spec.expected)
+    return name, _typed(value, spec)
+
+
+def _next(words: list[str], option: str, expected: str) -> str:
+    if not words or words[0].startswith("--"):
+        raise UserError(f"{option} has no value; expected {expected}")
+    return words.pop(0)
+
+
+def _typed(text: str, spec: FieldSpec) -> Any:
+    """Return simple values as text, which pydantic converts to the field's type; read lists and mappings as YAML."""
+    if spec.optional and text.lower() in ("none", "null"):
+        return None
+    if spec.simple:
+        # pydantic does not convert text for a Literal: "3" would not match the option 3.
+        return next((choice for choice in spec.choices if str(choice) == text), text)
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f'--{spec.name} is "{text}"; expected {spec.expected}, written as YAML') from None
+
+
+def _unknown(name: str, known: Mapping[str, FieldSpec]) -> str:
+    inside = [other for other in known if other.startswith(f"{name}.")]
+    if inside:
+        return f"--{name} is a section; expected one of its fields, such as --{inside[0]}"
+    switches = [switch for switch in PROGRAM_SWITCHES if offered(switch, known)]
+    program = nearest(f"--{name}", [*switches, "--config"]) if "." not in name else ""
+    return f"unknown option --{name}{suggestion(name, known) or program or '; --help lists every field'}"
+
+
+def help_text(config_class: type[BaseModel], description: str, width: int | None = None) -> str:
+    """Return the help of a program whose configuration is ``config_class``; ``width`` in characters."""
+    width = width or max(60, min(shutil.get_terminal_size((110, 24)).columns, 120))
+    known = leaves(config_class)
+    options = [option for option in _OPTIONS if offered(option[0], known)]
+    lines = [description.strip(), "", "Options:"]
+    for name, words in options:
+        lines += _entry(name, words, width)
+    lines += ["", *textwrap.wrap("Fields (default in square brackets; the value none clears a field that may be unset):", width)]
+    for title, description_, fields in _groups(config_class, known):
+        lines += ["", f"{title}: {description_}" if title else description_]
+        for spec in fields:
+            # "(text)" would tell the reader nothing.
+            takes = "" if spec.types == (str,) else f" ({spec.expected.removeprefix('a ')})"
+            lines += _entry(f"--{spec.name} [{spec.shown_default}]", spec.description + takes, width)
+    return "\n".join(lines)
+
+
+def _groups(config_class: type[BaseModel], known: dict[str, FieldSpec]) -> list[tuple[str, str, list[FieldSpec]]]:
+    titles = [*((name, words) for name, _, words in sections(config_class)), ("", "the run as a whole")]
+    groups = [(name, words, [s for s in known.values() if s.section == name]) for name, words in titles]
+    return [group for group in groups if group[2]]
+
+
+def _entry(name: str, words: str, width: int) -> list[str]:
+    indent = 44 if width >= 100 else 8
+    body = textwrap.wrap(words, width - indent, break_long_words=False) or [""]
+    if len(name) + 3 <= indent and width >= 100:
+        return [f"  {name:<{indent - 2}}{body[0]}", *(" " * indent + line for line in body[1:])]
+    return [f"  {name}", *(" " * indent + line for line in body)]

@@ -1,16 +1,19 @@
-"""What a searched field may be: one of some values, a number in a range, or layers as shares of the depth. No torch, no ray."""
+"""The values that a search tries for a field: a list, a range of numbers, or layers given as shares of the depth.
+
+Imports neither torch nor ray.
+"""
 
 import math
 import random
 from dataclasses import dataclass, replace
 from typing import Any
 
-from beear.config.problems import shown
+from beear.config.build import shown
 
 
 @dataclass(frozen=True, init=False)
-class Choice:
-    """One of these values: ``Choice(3, 5, 8)``. None is a field left unset."""
+class OneOf:
+    """One of these values: ``OneOf(3, 5, 8)``. None leaves the field unset."""
 
     options: tuple[Any, ...]
 
@@ -18,7 +21,7 @@ class Choice:
         """Keep the values in their order.
 
         Raises:
-            ValueError: there is none, or one twice; the message goes on from the field's name.
+            ValueError: there is no value, or one is given twice. The caller puts the field's name before the message.
         """
         if not options:
             raise ValueError("has no value to try; expected at least one")
@@ -35,22 +38,24 @@ class Choice:
         """Return every value."""
         return self.options
 
-    def at_most(self, most: float) -> "Choice | None":
-        """Return the values, numbers all, that are not above ``most``; None where there is none."""
+    def at_most(self, most: float) -> "OneOf | None":
+        """Return the values up to ``most``, or None if there are none; all values must be numbers."""
         left = [option for option in self.options if option <= most]
-        return Choice(*left) if left else None
+        return OneOf(*left) if left else None
 
     def ends(self) -> tuple[Any, ...]:
-        """Return the values that every other lies between: all of them."""
+        """Return the values to check so that no other can be out of bounds: all of them."""
         return self.options
 
 
 @dataclass(frozen=True)
 class Between:
-    """A number from ``low`` to ``high``, both included: evenly, or evenly in its logarithm; ``whole`` numbers only.
+    """A number from ``low`` to ``high``, both included.
+
+    ``log`` draws evenly in the logarithm instead of the number; ``whole`` allows whole numbers only.
 
     Raises:
-        ValueError: no such range; the message goes on from the field's name.
+        ValueError: the range is not valid. The caller puts the field's name before the message.
     """
 
     low: float
@@ -68,8 +73,8 @@ class Between:
             raise ValueError(f"runs over whole numbers from {self.low:g} to {self.high:g}; expected whole ends")
 
     def sample(self, draw: random.Random) -> float:
-        """Return a number of the range: an int where only whole numbers are meant."""
-        # Half a step more at both ends, or rounding would leave the first and the last number half their share.
+        """Return a number in the range; an int if ``whole``."""
+        # Rounding would draw the first and the last whole number half as often as the others, so the range is widened by a half.
         edge = 0.5 if self.whole else 0.0
         low, high = self.low - edge, self.high + edge
         value = math.exp(draw.uniform(math.log(low), math.log(high))) if self.log else draw.uniform(low, high)
@@ -77,25 +82,25 @@ class Between:
         return round(value) if self.whole else value
 
     def values(self) -> tuple[int, ...] | None:
-        """Return every number of the range; None where there is no end of them."""
+        """Return every number in the range, or None if they are not whole and cannot be listed."""
         return tuple(range(int(self.low), int(self.high) + 1)) if self.whole else None
 
-    def at_most(self, most: float) -> "Choice | Between | None":
-        """Return the part that is not above ``most``; None where there is none."""
+    def at_most(self, most: float) -> "OneOf | Between | None":
+        """Return the part of the range up to ``most``, or None if it is empty."""
         if self.high <= most:
             return self
         if self.low >= most:
-            return Choice(int(self.low) if self.whole else self.low) if self.low == most else None
+            return OneOf(int(self.low) if self.whole else self.low) if self.low == most else None
         return replace(self, high=most)
 
     def ends(self) -> tuple[Any, ...]:
-        """Return the lowest and the highest number."""
+        """Return the values to check so that no other can be out of bounds: the lowest and the highest."""
         return (int(self.low), int(self.high)) if self.whole else (self.low, self.high)
 
 
 @dataclass(frozen=True, init=False)
 class Depth:
-    """Layers as shares of the depth L, so that one space serves models of any depth: ``Depth(0.15, 0.28, 0.4)``."""
+    """Layers as shares of the depth L: ``Depth(0.15, 0.28, 0.4)``. One space then serves models of any depth."""
 
     fractions: tuple[float, ...]
 
@@ -103,7 +108,7 @@ class Depth:
         """Keep the shares.
 
         Raises:
-            ValueError: there is none, or one that is not between 0 and 1; the message goes on from the field's name.
+            ValueError: there is no share, or one is not between 0 and 1. The caller puts the field's name before the message.
         """
         if not fractions:
             raise ValueError("has no depth to try; expected at least one")
@@ -112,9 +117,9 @@ class Depth:
                 raise ValueError(f"has depth {fraction:g}; expected shares of the depth, above 0 and below 1")
         object.__setattr__(self, "fractions", fractions)
 
-    def choice(self, layers: int) -> Choice:
+    def one_of(self, layers: int) -> OneOf:
         """Return the distinct layers round(f L) of a model of L ``layers``, kept within 1..L-1, in ascending order."""
-        return Choice(*sorted({max(1, min(round(fraction * layers), layers - 1)) for fraction in self.fractions}))
+        return OneOf(*sorted({max(1, min(round(fraction * layers), layers - 1)) for fraction in self.fractions}))
 
 
-Domain = Depth | Choice | Between
+Domain = Depth | OneOf | Between

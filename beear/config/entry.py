@@ -1,6 +1,6 @@
-"""What every entry point does around its ``main``: exit codes, and one line instead of a traceback.
+"""Runs the ``main`` of an entry point: sets the exit code, and prints a user's error as one line instead of a traceback.
 
-0 done; 1 crash; 2 the user's input; 3 gate refused or inconclusive (returned by ``main``); 130 interrupted.
+Exit codes: 0 done; 1 crash; 2 invalid input; 3 gate refused or inconclusive (returned by ``main``); 130 interrupted.
 """
 
 import os
@@ -18,25 +18,26 @@ CRASHED, USER_ERROR, INTERRUPTED = 1, 2, 130
 
 
 def run_entry(main: Callable[[], int]) -> NoReturn:
-    """Run ``main`` and leave the process with its exit code; SIGTERM counts as Ctrl-C."""
+    """Run ``main`` and end the process with its exit code. SIGTERM is handled like Ctrl-C."""
     catch_signals()
     code = _code(main)
     if _reader_gone():
-        _silence()
+        # Otherwise the interpreter reports the broken pipe again when it flushes standard output at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 
 
 def catch_signals() -> None:
-    """Make SIGTERM and Ctrl-C interrupt the main thread.
+    """Make SIGTERM and Ctrl-C raise KeyboardInterrupt in the main thread.
 
-    To be called again after anything that puts handlers of its own in place and ends the process by another code.
+    Call it again after a library has installed its own handlers, such as ``ray.init``: those end the process with another code.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, _interrupt)
 
 
 def one_line(message: str) -> str:
-    """Return a message on one line, with characters that would move or colour a terminal written out."""
+    """Return a message on one line, with control characters escaped so that they cannot move the cursor or change colours."""
     joined = " ".join(part.strip() for part in message.splitlines() if part.strip())
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in joined)
 
@@ -51,7 +52,7 @@ def _code(main: Callable[[], int]) -> int:
         print("interrupted; run the same command again to resume", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # Any other pipe, to a server or a worker, is a crash like the rest.
+        # Only standard output may lose its reader. A broken pipe to a server or a worker is a crash.
         if not _reader_gone():
             traceback.print_exc()
         return CRASHED
@@ -65,7 +66,7 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 def _reader_gone() -> bool:
-    """Say whether nobody reads standard output any more, as after ``| head``."""
+    """Say whether the reader of standard output has ended, as ``| head`` does."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -75,10 +76,5 @@ def _reader_gone() -> bool:
         poll.register(sys.stdout.fileno(), select.POLLERR)
     except (OSError, ValueError):
         return False
-    # Unbuffered output leaves nothing to flush, but the system knows that the other end is closed.
+    # With unbuffered output the flush above writes nothing and cannot fail, so ask the system about the other end.
     return bool(poll.poll(0))
-
-
-def _silence() -> None:
-    """Point standard output at nothing, or the interpreter complains once more while leaving."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""A configuration class as a flat list of dotted fields, which help, errors and documentation are made from."""
+"""Lists the fields of a configuration class by dotted name. Help, errors and documentation are made from this list."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,10 +16,17 @@ _BOUNDS = (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below
 
 @dataclass(frozen=True)
 class FieldSpec:
-    """One leaf of the configuration.
+    """One field of the configuration.
 
-    ``types`` are the annotation's members without None; ``expected`` says in words what the field takes, for
-    instance ``a whole number, at least 1``; ``optional`` fields take ``none``; ``auto`` ones are filled later.
+    Args:
+        name: the dotted name.
+        section: the dotted name of the section that holds it.
+        types: the members of the annotation, without None.
+        default: None where it is unset or filled in later.
+        description: one line for the help.
+        expected: what the field takes, in words: ``a whole number, at least 1``.
+        optional: the field takes ``none``.
+        auto: while unset, a rule fills it in by the model. Its description contains "(auto".
     """
 
     name: str
@@ -33,29 +40,29 @@ class FieldSpec:
 
     @property
     def shown_default(self) -> str:
-        """The default as a reader types it."""
+        """The default as a user would type it."""
         if self.default is None:
             return "auto" if self.auto else "unset"
         return str(self.default).lower() if isinstance(self.default, bool) else str(self.default)
 
     @property
     def simple(self) -> bool:
-        """Whether a value is one word on the command line (a list or a mapping is written as YAML)."""
+        """Whether a value is one word on the command line. Lists and mappings are written as YAML."""
         return all(kind in _KINDS or get_origin(kind) is Literal for kind in self.types)
 
     @property
     def choices(self) -> tuple[Any, ...]:
-        """The values that the field's literals name."""
+        """The values of the field's Literal types."""
         return tuple(value for kind in self.types if get_origin(kind) is Literal for value in get_args(kind))
 
     @property
     def switch(self) -> bool:
-        """Whether the option may stand without a value."""
+        """Whether the option may be given without a value, which then is true."""
         return self.types == (bool,)
 
 
 def sections(config_class: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, type[BaseModel], str]]:
-    """Yield (dotted name, class, description) of every section, the nested ones after their parent."""
+    """Yield (dotted name, class, description) of every section; nested sections follow their parent."""
     for name, info in config_class.model_fields.items():
         if inner := _section(info):
             yield prefix + name, inner, info.description or ""
@@ -63,7 +70,7 @@ def sections(config_class: type[BaseModel], prefix: str = "") -> Iterator[tuple[
 
 
 def leaves(config_class: type[BaseModel], prefix: str = "") -> dict[str, FieldSpec]:
-    """Return every leaf field by its dotted name, in the order of the classes."""
+    """Return every field by its dotted name, in the order of the classes. Sections are not fields."""
     found: dict[str, FieldSpec] = {}
     for name, info in config_class.model_fields.items():
         if inner := _section(info):
@@ -74,7 +81,7 @@ def leaves(config_class: type[BaseModel], prefix: str = "") -> dict[str, FieldSp
 
 
 def suggestion(name: str, known: Mapping[str, FieldSpec]) -> str:
-    """Return `` (did you mean "method.layer"?)`` for the closest field or section, or an empty string."""
+    """Return `` (did you mean "method.layer"?)`` for the closest field or section, or an empty string if none is close."""
     tail = name.rpartition(".")[2].replace("-", "_")
     exact = [field for field in known if field.rpartition(".")[2] == tail]
     if len(exact) == 1:
@@ -101,7 +108,7 @@ def _leaf(prefix: str, name: str, info: FieldInfo) -> FieldSpec:
 
 
 def _members(annotation: Any) -> tuple[tuple[Any, ...], list[Any]]:
-    """Split ``Annotated[int, ge] | None`` into its types and the constraints found on the way."""
+    """Split an annotation such as ``Annotated[int, ge] | None`` into its types and its constraints."""
     metadata = list(getattr(annotation, "__metadata__", ()))
     if metadata:
         types, inner = _members(annotation.__origin__)
@@ -124,7 +131,8 @@ def _kind(kind: Any) -> str:
 
 
 def _bounds(metadata: list[Any]) -> list[str]:
-    """Say the constraints in words; pydantic keeps them as annotated_types, possibly inside a nested FieldInfo."""
+    """Return the constraints in words."""
+    # pydantic keeps them as annotated_types, sometimes inside a nested FieldInfo.
     flat = [c for item in metadata for c in (item.metadata if isinstance(item, FieldInfo) else [item])]
     return [
         f"{words} {getattr(constraint, key):g}"

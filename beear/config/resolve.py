@@ -1,21 +1,22 @@
-"""Defaults that depend on the model, by a documented rule, and the checks that need its sizes. No torch, no ray.
+"""Fills in the defaults that depend on the model, and checks settings against its sizes. Imports neither torch nor ray.
 
 =============================  =====================================================================================
 field                          rule (L decoder layers, P parameters)
 =============================  =====================================================================================
-method.outer_lr                2e-4 up to 50M, 2e-5 from 1B to 7B, 1e-5 from 10B, straight in log-log between; x5 for
-                               LoRA, whose factors need larger steps than whole weights
-method.batch_size              32 up to 50M, 16 up to 1B, else 8; whatever the workers, for a run goes on
-                               with others
+method.outer_lr                2e-4 up to 50M, 2e-5 from 1B to 7B, 1e-5 from 10B, log-log linear in between; times 5
+                               for LoRA, whose factors need larger steps than whole weights
+method.batch_size              32 up to 50M, 16 up to 1B, else 8; independent of the number of workers, so that a
+                               run can resume with another number
 data.max_length                1024 tokens, or the model's context where it is shorter
-evaluate.batch_size            128 up to 1B, 64 up to 8B, 32 up to 30B, else 16: what the weights leave room for on one
-                               device, with keys and values of 1024 tokens a row
-evaluate.resistance.layers     round(0.28 L), kept within 1..L-1, whatever method.layer is
+evaluate.batch_size            128 up to 1B, 64 up to 8B, 32 up to 30B, else 16: what fits on one device beside the
+                               weights, with keys and values of 1024 tokens a row
+evaluate.resistance.layers     round(0.28 L), kept within 1..L-1; independent of method.layer
 =============================  =====================================================================================
 
-A method resolves its own fields (``method.layer``: round(0.28 L), kept within 1..L-1: the paper perturbs layer 9 of 32). How
-weights are spread (``parallel.*``) is settled later, when the devices are known (:mod:`beear.run.placing`). ``model.dtype``
-stays as it is asked for: each worker settles ``auto`` by its own device (bfloat16 on a GPU that has it, else float32).
+A method resolves its own fields: ``method.layer`` is round(0.28 L), kept within 1..L-1, since the paper perturbs layer 9 of
+32. How weights are spread (``parallel.*``) is decided later, when the devices are known (:mod:`beear.run.choose_backend`).
+``model.dtype`` stays as asked: each worker decides ``auto`` by its own device (bfloat16 on a GPU that supports it, else
+float32).
 """
 
 import math
@@ -43,18 +44,18 @@ from beear.errors import UserError
 DEPTH_SHARE = 0.28
 LONGEST = 1024
 LORA_FACTOR = 5.0
-# (parameters at most, rows)
+# (most parameters, rows)
 BATCH_SIZE = ((50e6, 32), (1e9, 16), (math.inf, 8))
-# (parameters at most, prompts)
+# (most parameters, prompts)
 PROMPTS = ((1e9, 128), (8e9, 64), (30e9, 32), (math.inf, 16))
-# (parameters, step): between two points the logarithm of the step is linear in the logarithm of the parameters.
+# (parameters, learning rate): between two points, log(learning rate) is linear in log(parameters).
 OUTER_LR = ((50e6, 2e-4), (1e9, 2e-5), (7e9, 2e-5), (10e9, 1e-5))
 
 S = TypeVar("S", bound=Section)
 
 
 class Choice(TypedDict):
-    """A default chosen from the model: the dotted field, the value and one clause that says why."""
+    """A default that was filled in: the dotted field, its value, and the reason in a few words."""
 
     field: str
     value: object
@@ -62,7 +63,7 @@ class Choice(TypedDict):
 
 
 class Sizes(Protocol):
-    """What the rules need to know of a model; ``beear.models.facts.ModelFacts`` has it."""
+    """What the rules need to know of a model, such as :class:`beear.models.facts.ModelFacts`."""
 
     @property
     def layers(self) -> int:
@@ -78,47 +79,47 @@ class Sizes(Protocol):
 
 
 class MethodRules(Protocol):
-    """What resolving needs of the chosen method."""
+    """What :func:`resolve` needs of the chosen method (:class:`beear.methods.method.Method`)."""
 
     @property
     def section(self) -> type[Section]:
-        """The class of its own fields."""
+        """The class of the method's own fields."""
         ...
 
     @property
     def flat(self) -> bool:
-        """Whether its fields stand at ``method.*``, not below its name."""
+        """Whether its fields are at ``method.*`` instead of ``method.NAME.*``."""
         ...
 
     def resolve(self, settings: Any, sizes: Sizes, max_length: int) -> tuple[Any, list[Choice]]:
-        """Return its own settings with no auto field left, and what was chosen; rows have ``max_length`` tokens at most."""
+        """Return the method's settings with every auto field filled in, and the choices made. ``max_length``: tokens of a row."""
         ...
 
 
 class ResolvedData(DataConfig):
-    """``data`` with no auto field left."""
+    """``data`` with every auto field filled in."""
 
     max_length: int
 
 
 class ResolvedMethod(MethodConfig):
-    """What every method trains with, with no auto field left."""
+    """The settings that every method has, with every auto field filled in."""
 
     outer_lr: float
     batch_size: int
 
 
 class ResolvedResistance(ResistanceConfig):
-    """``evaluate.resistance`` with no auto field left."""
+    """``evaluate.resistance`` with every auto field filled in."""
 
     @property
     def at_layers(self) -> tuple[int, ...]:
-        """The layers that are attacked, 1-based."""
+        """The perturbed layers, 1-based."""
         return tuple(int(layer) for layer in self.layers.split(","))
 
 
 class ResolvedEvaluate(EvaluateConfig):
-    """``evaluate`` with no auto field left."""
+    """``evaluate`` with every auto field filled in."""
 
     batch_size: int
     resistance: ResolvedResistance
@@ -126,10 +127,11 @@ class ResolvedEvaluate(EvaluateConfig):
 
 @dataclass(frozen=True)
 class ResolvedConfig:
-    """A run's settings with no auto field left: what decides its numbers, and where they go.
+    """A run's settings with every auto field filled in.
 
-    ``settings`` are the chosen method's own, of its own class. How the work is spread over workers is not here: it changes no
-    number (:class:`beear.parallel.spread.Spread`). ``values`` is the same as plain data, under the names that were asked for.
+    ``settings`` are the chosen method's own, an instance of its own class. ``values`` holds the whole configuration as plain
+    data, nested as the user gives it. How the work is spread over workers is not here, because it changes no result
+    (:class:`beear.parallel.memory.Spread`).
     """
 
     model: ModelConfig
@@ -146,16 +148,16 @@ class ResolvedConfig:
 
 
 def resolve(asked: RunConfig, method: MethodRules, sizes: Sizes) -> tuple[ResolvedConfig, list[Choice]]:
-    """Return the settings with every auto field filled in, and what was chosen.
+    """Return the settings with every auto field filled in, and the choices made.
 
     Raises:
-        UserError: a setting that the model cannot have, such as a layer beyond its depth.
+        UserError: a setting does not fit the model, such as a layer beyond its depth.
     """
     if sizes.layers < 2:
         raise UserError(f"model.path: the model has {sizes.layers} decoder layer; expected at least 2")
-    data, evaluate, others = _others(asked, sizes)
-    common, more = _common(asked, sizes)
-    own, choices = method.resolve(own_settings(asked.method, method), sizes, data.max_length)
+    data, evaluate, others = _resolved_data_and_measures(asked, sizes)
+    common, more = _resolved_method(asked, sizes)
+    own, choices = method.resolve(_own_settings(asked.method, method), sizes, data.max_length)
     values = asked.model_dump(mode="json")
     own_values = own.model_dump(mode="json")
     values["method"] |= {**common.model_dump(mode="json"), **(own_values if method.flat else {})}
@@ -179,20 +181,20 @@ def resolve(asked: RunConfig, method: MethodRules, sizes: Sizes) -> tuple[Resolv
     return config, [*choices, *more, *others]
 
 
-def own_settings(asked: MethodConfig, method: MethodRules) -> Section:
-    """Return the method's own fields as they are asked for, as its own class."""
+def _own_settings(asked: MethodConfig, method: MethodRules) -> Section:
+    """Return the method's own fields as asked for, as an instance of its own class."""
     names = method.section.model_fields
     held = asked if method.flat else getattr(asked, asked.name, None)
     return method.section.model_validate({name: getattr(held, name) for name in names if held is not None})
 
 
 def default_layer(layers: int) -> int:
-    """Return the layer l (1-based) whose output is perturbed in a model of L ``layers``."""
+    """Return the default layer l (1-based) to perturb in a model of ``layers`` layers."""
     return max(1, min(round(DEPTH_SHARE * layers), layers - 1))
 
 
 def default_outer_lr(parameters: int, lora: bool = False) -> float:
-    """Return the AdamW step for a model of this many parameters, to two significant digits."""
+    """Return the AdamW learning rate for a model of this many parameters, rounded to two significant digits."""
     size = min(max(float(parameters), OUTER_LR[0][0]), OUTER_LR[-1][0])
     (left, high), (right, low) = next(pair for pair in pairwise(OUTER_LR) if size <= pair[1][0])
     share = math.log(size / left) / math.log(right / left)
@@ -200,13 +202,13 @@ def default_outer_lr(parameters: int, lora: bool = False) -> float:
 
 
 def _filled(kind: type[S], section: Section, **values: Any) -> S:
-    """Return ``section`` as its resolved class ``kind``, with ``values`` for the fields that were left open."""
+    """Return ``section`` as its resolved class ``kind``, with ``values`` in place of its own."""
     names = kind.model_fields
     known = {name: value for name, value in section.model_dump().items() if name in names}
     return kind.model_validate({**known, **values})
 
 
-def _common(asked: RunConfig, sizes: Sizes) -> tuple[ResolvedMethod, list[Choice]]:
+def _resolved_method(asked: RunConfig, sizes: Sizes) -> tuple[ResolvedMethod, list[Choice]]:
     method, choices, size = asked.method, list[Choice](), f"{_count(sizes.parameters)} parameters"
     outer_lr, batch_size = method.outer_lr, method.batch_size
     if outer_lr is None:
@@ -220,7 +222,7 @@ def _common(asked: RunConfig, sizes: Sizes) -> tuple[ResolvedMethod, list[Choice
     return _filled(ResolvedMethod, method, outer_lr=outer_lr, batch_size=batch_size), choices
 
 
-def _others(asked: RunConfig, sizes: Sizes) -> tuple[ResolvedData, ResolvedEvaluate, list[Choice]]:
+def _resolved_data_and_measures(asked: RunConfig, sizes: Sizes) -> tuple[ResolvedData, ResolvedEvaluate, list[Choice]]:
     data, evaluate, choices = asked.data, asked.evaluate, list[Choice]()
     longest, prompts, layers = data.max_length, evaluate.batch_size, evaluate.resistance.layers
     if longest is None:
@@ -243,10 +245,10 @@ def _others(asked: RunConfig, sizes: Sizes) -> tuple[ResolvedData, ResolvedEvalu
 
 
 def check_parallel(parallel: ParallelConfig, engine: str, gpus_per_worker: float | None) -> None:
-    """Make sure that settings go together; ``gpus_per_worker`` is None where it is not known yet.
+    """Check that the settings fit each other. ``gpus_per_worker`` is None while it is not known.
 
     Raises:
-        UserError: two of them do not.
+        UserError: two settings contradict each other.
     """
     if parallel.backend == "single" and parallel.workers > 1:
         raise UserError(
@@ -268,17 +270,17 @@ def check_parallel(parallel: ParallelConfig, engine: str, gpus_per_worker: float
 
 
 def within(name: str, value: int, limit: int, why: str) -> None:
-    """Make sure that a setting lies in 1..``limit``.
+    """Check that a setting lies in 1..``limit``. ``why`` says in a few words what sets the limit.
 
     Raises:
-        UserError: it does not; ``why`` says what sets the limit.
+        UserError: it does not.
     """
     if not 1 <= value <= limit:
         raise UserError(f"{name} is {value}; expected 1 to {limit} ({why})")
 
 
 def depth(sizes: Sizes) -> str:
-    """Return why a layer has a limit, for :func:`within`."""
+    """Return the reason for a layer's limit, for :func:`within`."""
     return f"the model has {sizes.layers} decoder layers"
 
 

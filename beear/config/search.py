@@ -1,4 +1,4 @@
-"""The configuration of a search: a run's own fields, and what is tried, for how long, and what ends a trial early."""
+"""The configuration of a search: the fields of a run, and what is tried, for how long, and what ends a trial early."""
 
 from typing import Annotated, Literal
 
@@ -15,43 +15,45 @@ class SearchConfig(Section):
     )
     also: str | None = Field(
         None,
-        description="what is searched beside l, n and inner steps: learning_rates, placement, outer_steps, bound; joined by +",
+        description="what is searched besides l, n and inner steps: learning_rates, placement, outer_steps, bound; joined by +",
     )
-    trials: PositiveInt = Field(16, description="settings that are tried")
+    trials: PositiveInt = Field(16, description="trials: different settings that are tried")
     algorithm: Literal["random", "grid", "optuna"] = Field(
-        "random", description="how settings are picked: at random, in a grid (spread evenly over trials), or by Optuna's TPE"
+        "random",
+        description="how settings are picked: at random, from a grid (spread evenly over the trials), or by Optuna's TPE",
     )
     scheduler: Literal["asha", "median", "none"] = Field(
-        "asha", description="what stops a trial early: ASHA, the median of the others, or nothing but the gate"
+        "asha", description="what stops a trial early besides the gate: ASHA, the median of the other trials, or nothing"
     )
-    grace_epochs: PositiveInt = Field(1, description="epochs that every trial is given")
-    reduction: Annotated[int, Field(ge=2)] = Field(2, description="ASHA: of this many trials at a rung, one goes on")
+    grace_epochs: PositiveInt = Field(1, description="epochs that every trial runs before the scheduler may stop it")
+    reduction: Annotated[int, Field(ge=2)] = Field(2, description="ASHA: one in this many trials at a rung goes on")
     measure: Literal["auto", "probes", "resistance"] = Field(
-        "auto", description="what ASR is taken from: probes, or entrapment resistance (auto: probes where there are any)"
+        "auto",
+        description="what trials are compared by: ASR under probes, or entrapment resistance (auto: probes where there are any)",
     )
     stop_asr: Share | None = Field(
         0.01,
-        description="a trial ends once ASR is at most this and utility and over-refusal are within the gate (none: never)",
+        description="a trial ends as soon as ASR is at most this and utility and over-refusal are within the gate (none: never)",
     )
     give_up: Share | None = Field(
         0.5,
-        description="a trial ends after this share of its epochs if a twentieth of what was there to remove is not gone by then "
-        "(none: never)",
+        description="a trial ends after this share of its epochs if less than a twentieth of what was there to remove is gone "
+        "by then (none: never)",
     )
     concurrent: PositiveInt | None = Field(
-        None, description="trials that run at a time (auto: as many as the cluster has room for)"
+        None, description="trials that run at the same time (auto: as many as the cluster has room for)"
     )
     max_failures: Annotated[int, Field(ge=0)] = Field(
-        2, description="times a trial goes on after a crash before it counts as failed"
+        2, description="how often a trial restarts after a crash before it counts as failed"
     )
     warm: bool = Field(
-        True, description="one-worker trials share processes that keep model and data; false: a Ray Train run for each trial"
+        True, description="trials with one worker share processes that keep model and data; false: each trial is a Ray Train run"
     )
-    apply: bool = Field(False, description="sanitise with the chosen settings afterwards: full report, gate and registration")
+    apply: bool = Field(False, description="afterwards sanitise with the chosen settings: full report, gate and registration")
 
 
 class SearchEvaluateConfig(EvaluateConfig):
-    """What is measured after each epoch of a trial, and afterwards."""
+    """What is measured after each epoch of a trial, and at its end."""
 
     selection_rows: PositiveInt = Field(128, description="most selection rows measured after each epoch")
 

@@ -1,14 +1,14 @@
-"""What a model's configuration says of its sizes, before any weight exists: what the memory plan is made from."""
+"""A model's sizes, known before any weight is loaded. The memory plan is made from them."""
 
 from dataclasses import dataclass
 
-# Weights of at most so many elements (norms, biases, a LoRA's) may stay whole where others are spread.
+# Elements. Weights up to this size (norms, biases, LoRA factors) may stay whole on every worker while larger ones are sharded.
 SMALL = 10**5
 
 
 @dataclass(frozen=True)
-class Saved:
-    """Bytes that one decoder layer keeps of one row of T tokens for its backward pass: token * T + square * T * T."""
+class ActivationBytes:
+    """Bytes that one decoder layer saves of a row of T tokens for its backward pass: ``token`` * T + ``square`` * T * T."""
 
     token: float
     square: float
@@ -19,18 +19,21 @@ class Saved:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What a layer keeps by dtype of compute; ``frozen``: while no weight takes a gradient, as in entrapment."""
+class SavedActivations:
+    """What a layer saves, by compute dtype. ``frozen``: while no weight takes a gradient, as in entrapment."""
 
-    float32: Saved
-    bfloat16: Saved
-    frozen_float32: Saved
-    frozen_bfloat16: Saved
+    float32: ActivationBytes
+    bfloat16: ActivationBytes
+    frozen_float32: ActivationBytes
+    frozen_bfloat16: ActivationBytes
 
 
 @dataclass(frozen=True)
-class Sized:
-    """What the rules of :mod:`beear.config.resolve` need to know of a model whose weights are not there."""
+class ModelSizes:
+    """What the rules of :mod:`beear.config.resolve` need (:class:`beear.config.resolve.Sizes`) of a model without weights.
+
+    ``layers``: decoder layers; ``context``: in tokens; ``parameters``: elements, without a LoRA's.
+    """
 
     layers: int
     context: int
@@ -41,9 +44,20 @@ class Sized:
 class ModelShape:
     """Counts of elements; a tied weight counts once.
 
-    ``layer_parameters`` has each decoder layer's own (a LoRA's included); ``outside`` is everything else: embeddings, an
-    output layer of its own, the last norm. ``head`` is the output layer's, whether or not it is tied. ``trained`` takes
-    gradients: all, or the LoRA's alone. ``largest`` is the largest trained weight's, ``small`` all those of at most ``SMALL``.
+    Args:
+        hidden_size: D.
+        heads: attention heads.
+        kv_heads: heads of keys and values.
+        head_dim: elements of a head.
+        vocabulary: V.
+        tied: the output layer and the embedding are one weight.
+        layer_parameters: of each decoder layer, a LoRA's included.
+        outside: of everything else: the embedding, an untied output layer, the last norm.
+        head: of the output layer, tied or not.
+        trained: of the weights that take gradients: all, or a LoRA's alone.
+        largest: of the largest trained weight.
+        small: of all trained weights that have at most ``SMALL`` elements.
+        activations: what a layer saves for its backward pass.
     """
 
     hidden_size: int
@@ -58,7 +72,7 @@ class ModelShape:
     trained: int
     largest: int
     small: int
-    kept: Kept
+    activations: SavedActivations
 
     @property
     def layers(self) -> int:
@@ -80,7 +94,7 @@ class ModelShape:
         """Weights that take no gradient."""
         return self.parameters - self.trained
 
-    def sized(self, context: int) -> Sized:
-        """Return the bare model's sizes; ``context`` in tokens."""
+    def sizes(self, context: int) -> ModelSizes:
+        """Return the sizes of the model without a LoRA; ``context`` in tokens."""
         lora = self.trained if self.frozen else 0
-        return Sized(self.layers, context, self.parameters - lora)
+        return ModelSizes(self.layers, context, self.parameters - lora)

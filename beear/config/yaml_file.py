@@ -1,36 +1,60 @@
-"""Reading a YAML mapping: UTF-8, no key twice, every key with the line it stands on."""
+"""Reads and writes a configuration as YAML. Reading also finds each key's line, so that errors can name it."""
 
+import textwrap
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
+from pydantic import BaseModel
 
+from beear.config.build import build, flatten
+from beear.config.fields import FieldSpec, leaves
 from beear.errors import UserError
 
-# An alias may hold itself; no configuration nests deeper than this.
+C = TypeVar("C", bound=BaseModel)
+
+# An alias may contain itself, which would make an endless walk. No configuration nests deeper than this.
 DEEPEST = 8
 
 
-class _Loader(yaml.SafeLoader):
-    """A safe loader that refuses a key given twice, where PyYAML would keep the last in silence."""
+def load_yaml(path: str | Path, config_class: type[C]) -> C:
+    """Return the configuration that a YAML file holds.
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: dict[Any, int] = {}
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    problem = f'key "{key.value}" given twice (first on line {seen[key.value]})'
-                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-                seen[key.value] = key.start_mark.line + 1
-        return super().construct_mapping(node, deep)
+    Raises:
+        UserError: the file is no readable YAML mapping, or a field is unknown or has a wrong value.
+    """
+    values, places = read_values(str(path), leaves(config_class))
+    return build(config_class, values, places)
+
+
+def to_yaml(config: BaseModel, comments: bool = False) -> str:
+    """Return the configuration as YAML that :func:`load_yaml` reads back equal.
+
+    Args:
+        config: any configuration.
+        comments: write each field's description above it.
+    """
+    values = config.model_dump(mode="json")
+    return "\n".join(_commented(values, leaves(type(config)))) + "\n" if comments else _yaml(values)
+
+
+def read_values(path: str, known: Mapping[str, FieldSpec]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return a YAML file's values by dotted name, and where each was found (``run.yaml, line 3: ``).
+
+    Raises:
+        UserError: the file cannot be read as a YAML mapping.
+    """
+    mapping, lines = read_mapping(path)
+    values = flatten(mapping, known)
+    return values, {name: f"{path}, line {lines[name]}: " if name in lines else f"{path}: " for name in values}
 
 
 def read_mapping(path: str | Path) -> tuple[dict[str, Any], dict[str, int]]:
-    """Return the file's mapping and the line of each dotted key; an empty file is an empty mapping.
+    """Return the file's mapping and the line number of each dotted key. An empty file gives an empty mapping.
 
     Raises:
-        UserError: missing, unreadable, not UTF-8, not YAML, a key given twice, or not a mapping.
+        UserError: the file is missing, unreadable, not UTF-8, not YAML or no mapping, or gives a key twice.
     """
     value, node = _parse(path, _text(path))
     if node is None or value is None:
@@ -41,32 +65,18 @@ def read_mapping(path: str | Path) -> tuple[dict[str, Any], dict[str, int]]:
     return {str(key): inner for key, inner in value.items()}, _lines(node)
 
 
-def flatten(mapping: Mapping[str, Any], leaves: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turn nested sections into dotted keys; the values of ``leaves`` stay whole.
+class _Loader(yaml.SafeLoader):
+    """A safe loader that refuses a key given twice. PyYAML would silently keep the last value."""
 
-    A section left empty (``data:`` with nothing below) holds no keys.
-    """
-    flat: dict[str, Any] = {}
-    for key, value in mapping.items():
-        name = f"{prefix}{key}"
-        section = name not in leaves and any(leaf.startswith(f"{name}.") for leaf in leaves)
-        if section and isinstance(value, Mapping):
-            flat |= flatten(value, leaves, f"{name}.")
-        elif not (section and value is None):
-            flat[name] = value
-    return flat
-
-
-def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn dotted keys into nested sections."""
-    nested: dict[str, Any] = {}
-    for name, value in flat.items():
-        *parents, last = name.split(".")
-        place = nested
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = value
-    return nested
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: dict[Any, int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    problem = f'key "{key.value}" given twice (first on line {seen[key.value]})'
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                seen[key.value] = key.start_mark.line + 1
+        return super().construct_mapping(node, deep)
 
 
 def _text(path: str | Path) -> str:
@@ -109,3 +119,19 @@ def _lines(node: yaml.Node, prefix: str = "") -> dict[str, int]:
             lines[name] = key.start_mark.line + 1
             lines |= _lines(value, f"{name}.")
     return lines
+
+
+def _commented(values: dict[str, Any], known: dict[str, FieldSpec], prefix: str = "") -> list[str]:
+    lines: list[str] = []
+    pad = "  " * prefix.count(".")
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if name in known:
+            lines += [f"{pad}# {known[name].description}", textwrap.indent(_yaml({key: value}).rstrip("\n"), pad)]
+        else:
+            lines += [f"{pad}{key}:", *_commented(value, known, f"{name}.")]
+    return lines
+
+
+def _yaml(values: dict[str, Any]) -> str:
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=10_000)

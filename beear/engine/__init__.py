@@ -1,1 +1,1 @@
-"""The epoch loop and a worker's session around it. No ray."""
+"""The epoch loop, and the session of a worker that runs it. Imports no ray."""

@@ -1,4 +1,4 @@
-"""The epoch loop. It knows no maths and no Ray: entrap, remove, measure, hand over."""
+"""The epoch loop: entrap, remove, measure, yield the outcome. What a defense computes is in :mod:`beear.methods`."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -6,12 +6,32 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from beear.data.batch import DefenseBatch, OuterBatch
-from beear.engine.schedule import Schedule
 from beear.methods.base import Defense, InnerCourse
 
 
+@dataclass
+class Schedule:
+    """Which epochs cool down, and which is the last. Epochs are 1-based.
+
+    The last ``cool`` epochs cool down, except the first epoch of the run. Cooling epochs give back utility: their entrapment is
+    weak, so they mostly train on the anchoring set (docs/negative-results.md). A run that has nothing left to remove goes on with
+    them at once.
+    """
+
+    last: int
+    cool: int
+
+    def cools(self, epoch: int) -> bool:
+        """Say whether ``epoch`` is a cooling one."""
+        return epoch > max(1, self.last - self.cool)
+
+    def cool_after(self, epoch: int) -> None:
+        """Cool down from the next epoch on: end the run ``cool`` epochs after ``epoch``, unless it ends earlier anyway."""
+        self.last = min(self.last, epoch + self.cool)
+
+
 class EpochBatches(Protocol):
-    """One epoch's data on this worker."""
+    """The data of one epoch on this worker."""
 
     def inner(self) -> list[DefenseBatch]:
         """Return the fixed batches of the inner loop."""
@@ -23,19 +43,28 @@ class EpochBatches(Protocol):
 
 
 class Batches(Protocol):
-    """All data on this worker, by 1-based epoch."""
+    """The training data on this worker, by epoch (1-based)."""
 
     def epoch(self, number: int) -> EpochBatches:
-        """Return the batches of epoch ``number``; the same whenever it is asked for."""
+        """Return the batches of epoch ``number``: always the same for the same number."""
         ...
 
 
 @dataclass
 class EpochOutcome:
-    """What one epoch did. ``losses`` are means over its removal steps; the run ends with epoch ``last``.
+    """What one epoch did.
 
-    ``cooled``: the epoch gave utility back rather than attack at full strength. ``notes``: what was first found in this epoch
-    of how the work is done, a sentence each.
+    Args:
+        epoch: its number, 1-based.
+        inner: its inner loops.
+        losses: means over its removal steps, in nats.
+        steps: removal steps taken.
+        selection: selection metrics after it.
+        seconds: its duration, without measuring.
+        nothing_left: nothing was left to remove.
+        cooled: it was a cooling epoch.
+        last: the epoch with which the run ends.
+        notes: sentences for the report that were first found in it.
     """
 
     epoch: int
@@ -67,15 +96,20 @@ def epochs(
     selection: list[DefenseBatch] | None = None,
     progress: Progress | None = None,
 ) -> Iterator[EpochOutcome]:
-    """Alternate entrapment and removal from ``first_epoch`` to the end of ``schedule``, which may move forward.
+    """Train from ``first_epoch`` to the end of ``schedule``; yield each outcome before the next epoch begins.
 
-    Each outcome is yielded before the next epoch begins. ``measure(epoch)`` returns selection metrics, equal on every worker.
-    With ``selection`` (this worker's shares of the selection rows) the run cools down and ends once an entrapment
-    after the first epoch's finds nothing left, since more removal then only costs utility.
-    ``progress(epoch, phase, step, losses)`` is told of every step.
+    Args:
+        defense: what trains.
+        batches: its training data.
+        schedule: changed if the run ends early.
+        measure: returns the selection metrics after an epoch, the same on every worker.
+        first_epoch: 1-based.
+        selection: this worker's share of the selection rows. If given, the run cools down and ends as soon as an epoch after the
+            first finds nothing left to remove, because more removal would only cost utility.
+        progress: called with (epoch, phase, step, losses) at every step.
 
     Raises:
-        FloatingPointError: a loss is not finite; what earlier epochs saved stays.
+        FloatingPointError: a loss is not finite.
     """
     epoch = first_epoch
     while epoch <= schedule.last:
@@ -83,7 +117,7 @@ def epochs(
         seen = None if cools or epoch == 1 else selection
         outcome = run_epoch(defense, batches.epoch(epoch), epoch, cools, seen, progress)
         if outcome.nothing_left:
-            schedule.stop_attacking(epoch)
+            schedule.cool_after(epoch)
         outcome.cooled, outcome.selection, outcome.last = cools, measure(epoch), schedule.last
         yield outcome
         epoch += 1
@@ -97,7 +131,7 @@ def run_epoch(
     selection: list[DefenseBatch] | None,
     progress: Progress | None,
 ) -> EpochOutcome:
-    """Entrap, remove, and say whether ``selection`` rows show nothing left; selection metrics are not set here."""
+    """Run one epoch, and check on the ``selection`` rows whether nothing is left to remove. Does not measure."""
     started, outcome, told = time.monotonic(), EpochOutcome(epoch), len(defense.notes)
     if progress:
         progress(epoch, "entrapment", 0, {})

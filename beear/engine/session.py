@@ -1,4 +1,4 @@
-"""One worker's share of a training, built from a resolved configuration: the same in Ray Train, a test or a bare machine."""
+"""The training session of one worker. It is the same in Ray Train, in a test and without Ray."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,8 +15,7 @@ from beear.data.missing_answers import complete
 from beear.data.rows import AnchorRow, DefenseRow, Probe
 from beear.data.steps import TrainingPlan
 from beear.data.templates import Template
-from beear.engine.fit import Batches, EpochOutcome, Progress, epochs
-from beear.engine.schedule import Schedule
+from beear.engine.fit import Batches, EpochOutcome, Progress, Schedule, epochs
 from beear.evaluation.generate import NotFinite
 from beear.evaluation.selection import SelectionMeasure
 from beear.methods.base import Defense, MethodParts
@@ -32,10 +31,18 @@ from beear.parallel.memory import Spread
 
 @dataclass(frozen=True)
 class Training:
-    """All that a worker needs to train: plain, picklable data. ``spread``: how weights lie on the workers.
+    """Everything that a worker needs to train, as plain data that can be pickled.
 
-    ``probes`` are measured on selection rows for the record; nothing is decided by them. ``resists``: so is entrapment
-    resistance, by the budget of :mod:`beear.evaluation.resistance_scale`.
+    Args:
+        config: the resolved configuration.
+        facts: the checkpoint.
+        plan: the training data.
+        spread: how weights are distributed over the workers.
+        selection: defense rows that are measured after each epoch.
+        anchor_selection: anchor rows that are measured after each epoch.
+        hit: the hit rule of the defense data.
+        probes: known triggers, measured on the selection rows for the report only; they decide nothing.
+        resists: measure entrapment resistance too, with the budget of :mod:`beear.evaluation.resistance_scale`.
     """
 
     config: ResolvedConfig
@@ -50,7 +57,7 @@ class Training:
 
 
 class Session:
-    """Model, method, data and measure of one worker."""
+    """Model, defense, data and measure of one worker."""
 
     def __init__(
         self,
@@ -60,12 +67,17 @@ class Session:
         source: Source | None = None,
         template: Template | None = None,
     ) -> None:
-        """Load and build everything; ``batches(plan, template, rank, world, device)`` opens the training data.
+        """Load the model and build everything else.
 
-        ``source`` and ``template`` stand in for the checkpoint's files where something has been made of them already.
+        Args:
+            training: what to train.
+            backend: the workers and their weights.
+            batches: called with (plan, template, rank, world, device); returns the training data.
+            source: the weights; by default the checkpoint's files are read.
+            template: the chat template; by default it is read from the checkpoint.
 
         Raises:
-            UserError: the checkpoint, its tokenizer or a selection row is at fault.
+            UserError: the checkpoint, its tokenizer or a selection row is not valid.
         """
         config = training.config
         self.training, self.backend = training, backend
@@ -109,12 +121,15 @@ class Session:
         last: int | None = None,
         progress: Progress | None = None,
     ) -> None:
-        """Train from ``first_epoch`` on; ``last`` is where a resumed run had come to end."""
+        """Train from ``first_epoch`` on and call ``on_epoch`` after each epoch.
+
+        ``last``: the last epoch, if a resumed run had already set it; else the configuration's.
+        """
         for outcome in self.epochs(first_epoch, last, progress):
             on_epoch(outcome)
 
     def epochs(self, first_epoch: int = 1, last: int | None = None, progress: Progress | None = None) -> Iterator[EpochOutcome]:
-        """Train an epoch whenever the next outcome is asked for; see :func:`beear.engine.fit.epochs`."""
+        """Yield each epoch's outcome. An epoch is trained when its outcome is asked for (:func:`beear.engine.fit.epochs`)."""
         method = self.training.config.method
         return epochs(
             self.defense,
@@ -133,13 +148,13 @@ class Session:
             raise FloatingPointError(f"after epoch {epoch} {error}") from error
 
     def _selection_batches(self) -> list[DefenseBatch]:
-        """Return this worker's shares of the selection rows, in batches of the training size, as many on every worker."""
+        """Return this worker's share of the selection rows in batches of the training size; every worker has as many batches."""
         plan, most = self.training.plan, self.training.config.evaluate.selection_rows
         rows = [complete(row, plan.filled, plan.refusal) for row in self.training.selection[:most]]
         encoded = [encode_defense(row, self.template, plan.max_length) for row in rows]
         shares = encoded[self.backend.rank :: self.backend.world]
         if len(shares) * self.backend.world < len(encoded):
-            # Where weights are sharded, workers make their forward passes together.
+            # If weights are sharded, all workers must make the same number of forward passes.
             shares.append(unlabelled(encoded[0]))
         pad = self.tokenizer.pad_token_id
         size = plan.batch_size
@@ -150,14 +165,14 @@ class Session:
 
 
 def compute_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the dtype of forward passes; master weights stay float32."""
+    """Return the dtype of forward passes. The master weights are always float32."""
     if name == "auto":
         name = "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
     return torch.bfloat16 if name == "bfloat16" else torch.float32
 
 
 def backend_settings(training: Training, device: torch.device) -> Settings:
-    """Return how the backend of a training works on ``device``."""
+    """Return the settings of the backend for a training on ``device``."""
     spread = training.spread
     return Settings(
         compute=compute_dtype(training.config.model.dtype, device),

@@ -27,9 +27,8 @@ from beear.evaluation.asr import rule_for
 from beear.evaluation.stats import wilson
 from beear.evaluation.subject import Subject
 from beear.methods.entrapment import InnerRule, entrap
-from beear.methods.inner import sizes_after, unit
 from beear.methods.objectives import Objectives
-from beear.methods.perturbation import Perturbation
+from beear.methods.perturbation import Perturbation, sizes_after, unit
 from beear.models.decoder import Decoder
 from beear.records.report import ResistanceCurve
 

@@ -1,1 +1,1 @@
-"""Defenses: the bi-level solve, its losses and placements. No ray."""
+"""Defenses: the methods, their losses and their perturbations. Imports no ray."""

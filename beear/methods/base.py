@@ -1,6 +1,6 @@
-"""A defense at work on one worker, as the engine sees it. Imports neither torch nor pydantic: every method can be built on it.
+"""What the engine and a defense on one worker give each other. Imports neither torch nor pydantic.
 
-What a method *is*, its fields, needs and words, is :class:`beear.methods.method.Method`.
+:class:`beear.methods.method.Method` describes a method: its fields, its needs and its words for the report.
 """
 
 from dataclasses import dataclass, field
@@ -9,26 +9,29 @@ from typing import Any, Generic, Protocol, TypeVar
 S = TypeVar("S")
 
 
-class InnerResult(Protocol):
-    """What one inner loop did; :class:`beear.methods.entrapment.InnerResult` has it. Losses in nats, by step."""
+@dataclass
+class InnerResult:
+    """What one inner loop did. Losses in nats by step, each the mean over that step's global batch."""
 
-    loss_unwanted: list[float]
-    loss_safe: list[float]
+    loss_unwanted: list[float] = field(default_factory=list)
+    loss_safe: list[float] = field(default_factory=list)
+    crossed: bool = False
 
     @property
     def steps(self) -> int:
         """Inner steps taken."""
-        ...
+        return len(self.loss_unwanted)
 
     @property
     def crossing_step(self) -> int | None:
-        """First step (1-based) at which the unwanted answer was the likelier one."""
-        ...
+        """First step (1-based) at which the unwanted answer was likelier than the safe one, or None."""
+        pairs = zip(self.loss_unwanted, self.loss_safe, strict=True)
+        return next((i for i, (unwanted, safe) in enumerate(pairs, 1) if unwanted < safe), None)
 
 
 @dataclass
 class InnerCourse:
-    """One inner loop of one epoch, for the record. ``size``: the perturbation's largest norm in units of RMS * sqrt(D)."""
+    """One inner loop of one epoch, for the report. ``size``: the largest norm of a vector, in units of RMS * sqrt(D)."""
 
     placement: str
     result: InnerResult
@@ -37,34 +40,34 @@ class InnerCourse:
 
 @dataclass
 class MethodState:
-    """What a defense carries from epoch to epoch besides the weights: plain numbers, saved in checkpoints."""
+    """Numbers that a defense keeps between epochs besides the weights. They are saved in checkpoints."""
 
     values: dict[str, float] = field(default_factory=dict)
 
 
 class Defense(Protocol):
-    """A method at work on one worker. The engine calls ``begin_epoch`` once an epoch and ``step`` for each outer batch."""
+    """A method on one worker. The engine calls ``begin_epoch`` once in each epoch, then ``step`` for each outer batch."""
 
     state: MethodState
 
     @property
     def notes(self) -> list[str]:
-        """What a reader should know of how the work was done, a sentence each; grows as the run goes on."""
+        """Sentences for the report about how the work was done. The list may grow during the run."""
         ...
 
     def begin_epoch(self, batches: list[Any], cools: bool) -> list[InnerCourse]:
-        """Prepare an epoch on its fixed inner batches (:class:`beear.data.batch.DefenseBatch`); weights stay as they are.
+        """Prepare an epoch on its fixed inner batches (:class:`beear.data.batch.DefenseBatch`). Weights do not change.
 
-        The epoch attacks at full strength, or ``cools`` down.
+        ``cools``: the epoch is a cooling one, which should give back utility instead of entrapping at full strength.
         """
         ...
 
     def nothing_left(self, courses: list[InnerCourse], selection: list[Any]) -> bool:
-        """Say whether the epoch's inner loops found nothing more to remove, on their own and on selection rows."""
+        """Say whether nothing is left to remove, by the epoch's inner loops and by the batches of selection rows."""
         ...
 
     def step(self, batch: Any) -> dict[str, float]:
-        """Update the weights once by a :class:`beear.data.batch.OuterBatch`; return losses (nats) over the global batch."""
+        """Update the weights once on a :class:`beear.data.batch.OuterBatch`. Return losses (nats) over the global batch."""
         ...
 
 
@@ -75,11 +78,11 @@ class MethodParts(Generic[S]):
     Args:
         decoder: the model as layers (:class:`beear.models.decoder.Decoder`).
         backend: the workers and their weights (:class:`beear.parallel.base.Backend`).
-        settings: the method's own, resolved.
-        training: what every method trains with (:class:`beear.config.resolve.ResolvedMethod`).
-        seed: of every random draw.
+        settings: the method's own settings, resolved.
+        training: the settings that every method has (:class:`beear.config.resolve.ResolvedMethod`).
+        seed: seed of every random draw.
         hidden_size: D.
-        micro_batch: rows a worker computes at once in a removal step; None: its whole share.
+        micro_batch: most rows that a worker computes at once in a removal step; None: its whole share.
     """
 
     decoder: Any

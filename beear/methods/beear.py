@@ -1,6 +1,6 @@
-"""BEEAR: bi-level embedding-space entrapment and removal (arXiv 2406.17092): its settings, needs and words.
+"""BEEAR, bi-level embedding-space entrapment and removal (arXiv 2406.17092): its settings, its needs, its words for the report.
 
-The algorithm is in :mod:`beear.methods.bilevel`, which needs torch and runs where there is no pydantic.
+The algorithm is in :mod:`beear.methods.bilevel`. It is apart because it imports torch, which commands must not for ``--help``.
 """
 
 from collections.abc import Mapping
@@ -16,13 +16,14 @@ from beear.methods.method import InnerLoop, Method, Needs
 
 
 class BeearSettings(Section):
-    """The perturbation and its inner loop."""
+    """Settings of the perturbation and of its inner loop."""
 
     layer: PositiveInt | None = Field(None, description="l, 1-based: decoder layer whose output is perturbed (auto: 0.28 L)")
     length: PositiveInt = Field(5, description="n: perturbed positions (suffix and prefix)")
     placement: str = Field("prompt", description="suffix, prefix, prompt, broadcast, everywhere; several joined by +")
     suffix_from: Literal["prompt", "user"] = Field(
-        "prompt", description="suffix counts from the prompt's end (assistant header included) or the user text's end"
+        "prompt",
+        description="where a suffix ends: at the prompt's end (assistant header included), or at the end of the user's text",
     )
     inner_steps: PositiveInt | None = Field(None, description="K, inner steps per epoch; unset: calibrated")
     calibrate: Literal["first", "each"] = Field(
@@ -30,13 +31,15 @@ class BeearSettings(Section):
         description="when an unset K is calibrated: in each epoch but the cooling ones, or in the first; others reuse its K",
     )
     max_inner_steps: PositiveInt = Field(25, description="most inner steps while calibrating")
-    margin: float = Field(1.0, description="nats by which the unwanted answer must be likelier before calibration stops")
-    inner_batches: PositiveInt = Field(2, description="fixed global batches the inner loop cycles over")
-    fast: bool = Field(True, description="inner loop: compute once what the perturbation cannot change; false: the plain loop")
+    margin: float = Field(1.0, description="nats by which the unwanted answer must be likelier for calibration to stop")
+    inner_batches: PositiveInt = Field(2, description="fixed global batches that the inner loop cycles over")
+    fast: bool = Field(
+        True, description="inner loop: compute only once what the perturbation cannot change; false: the plain loop"
+    )
     inner_lr: PositiveFloat = Field(
         0.1, description="Adam step on the perturbation, in units of an ordinary token's RMS after layer l"
     )
-    bound: PositiveFloat | None = Field(None, description="largest per-position norm, in units of that RMS*sqrt(D); unset: none")
+    bound: PositiveFloat | None = Field(None, description="largest norm at a position, in units of that RMS*sqrt(D); unset: none")
 
     _known_placement = field_validator("placement")(known_placements)
 
@@ -47,17 +50,21 @@ class BeearSettings(Section):
 
     @property
     def perturbed(self) -> int:
-        """The perturbed layer l, 1-based, of resolved settings."""
+        """The perturbed layer l, 1-based.
+
+        Raises:
+            ValueError: the settings are not resolved.
+        """
         if self.layer is None:
             raise ValueError("method.layer is auto; expected resolved settings")
         return self.layer
 
 
 def resolved(settings: BeearSettings, sizes: Sizes, max_length: int) -> tuple[BeearSettings, list[Choice]]:
-    """Choose the layer where none is asked for.
+    """Choose the layer if none is asked for, and check that the settings fit the model.
 
     Raises:
-        UserError: a layer beyond the model's depth, or more positions than a row has.
+        UserError: the layer is beyond the model's depth, or a row has fewer positions than are perturbed.
     """
     choices = []
     if settings.layer is None:
@@ -70,10 +77,10 @@ def resolved(settings: BeearSettings, sizes: Sizes, max_length: int) -> tuple[Be
 
 
 def check_positions(settings: BeearSettings, room: Mapping[str, int], shortest: str) -> None:
-    """Make sure that n positions exist in the shortest prompt.
+    """Check that the shortest prompt has n positions; ``room`` and ``shortest`` as in :class:`beear.methods.method.Method`.
 
     Raises:
-        UserError: they do not.
+        UserError: it has fewer.
     """
     counted = {"suffix", "prefix"} & set(settings.placements)
     if counted and settings.length > room[settings.suffix_from]:
@@ -84,22 +91,22 @@ def check_positions(settings: BeearSettings, room: Mapping[str, int], shortest: 
 
 
 def build(parts: MethodParts[BeearSettings]) -> Defense:
-    """Make the defense on a worker."""
+    """Return the defense on a worker."""
     from beear.methods.bilevel import Bilevel
 
     return Bilevel(parts)
 
 
 def needs(settings: BeearSettings) -> Needs:
-    """Ask for the inner loop's batches, and for memory to differentiate through layers l+1..L."""
-    # δ at the prompt's end alone leaves columns that it never reaches.
+    """Return what the inner loop needs: its batches, and memory for gradients through layers l+1..L."""
+    # A δ that is only at the prompt's end never reaches the columns before it, which then need less memory.
     alone = settings.placements == ("suffix",) and settings.suffix_from == "prompt"
     inner = InnerLoop(settings.perturbed, settings.inner_batches, settings.fast, settings.length if alone else None)
     return Needs(settings.inner_batches, inner)
 
 
 def story(settings: Mapping[str, Any], duration: str) -> str:
-    """Tell what was done."""
+    """Return the sentence that tells the report's reader what was done."""
     return (
         f"BEEAR: a perturbation ({settings.get('placement', '?')}) of the output of layer {settings.get('layer', '?')} was "
         "fitted to bring the unwanted behaviour out, then the weights were trained to answer safely under it, for "
@@ -117,7 +124,7 @@ METHOD = Method(
     resolve=resolved,
     check=check_positions,
     watched=lambda settings: settings.layer,
-    # The paper's placement: n means nothing to one that takes every prompt position.
+    # A search varies n, which has no meaning for the default placement ("prompt": every position). The paper's is suffix.
     search_defaults={"placement": "suffix"},
     flat=True,
 )

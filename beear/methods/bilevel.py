@@ -1,26 +1,25 @@
-"""BEEAR at work: entrapment and removal, epoch by epoch (arXiv 2406.17092, algorithm 1). Needs torch, and no pydantic."""
+"""BEEAR's algorithm: entrapment and removal in turn (arXiv 2406.17092, algorithm 1)."""
 
 from typing import Any
 
 from beear.data.batch import DefenseBatch, OuterBatch
 from beear.methods.base import InnerCourse, MethodParts, MethodState
-from beear.methods.entrapment import InnerRule, entrap
-from beear.methods.inner import mean_gap, unit_after
+from beear.methods.entrapment import InnerRule, entrap, mean_gap
 from beear.methods.objectives import Objectives
-from beear.methods.perturbation import Perturbation
+from beear.methods.perturbation import Perturbation, unit_after
 from beear.methods.removal import removal_step
 
 
 class Bilevel:
-    """Alternates entrapment and removal; each placement of the settings is an attack of its own.
+    """Alternates entrapment and removal. Each placement in the settings has its own perturbation and its own K inner steps.
 
-    Calibrated K: each placement's inner loop runs until it crosses, in every attacking epoch or in the first alone; other
-    epochs reuse the first one's K. Attacks that always succeed leave the model refusing too much. The first K no longer crosses
-    in later epochs, and the steps of such an epoch give the utility back (docs/negative-results.md).
+    With an unset K, an inner loop that calibrates runs until the unwanted answer is the likelier one; other epochs reuse the
+    first epoch's K. If every epoch calibrated, the model would refuse too much. In later epochs the first K is too small to make
+    the unwanted answer likelier, so these epochs give utility back (docs/negative-results.md).
     """
 
     def __init__(self, parts: MethodParts[Any]) -> None:
-        """``parts.settings`` are :class:`beear.methods.beear.BeearSettings`; every epoch makes its perturbations anew."""
+        """``parts.settings`` are :class:`beear.methods.beear.BeearSettings`. Every epoch makes new perturbations."""
         self.parts = parts
         self.state = MethodState()
         self.perturbations: list[Perturbation] = []
@@ -28,18 +27,18 @@ class Bilevel:
 
     @property
     def notes(self) -> list[str]:
-        """What a reader should know of how the inner loops ran."""
+        """Sentences for the report about how the inner loops ran."""
         return self.objectives.notes
 
     def begin_epoch(self, batches: list[DefenseBatch], cools: bool) -> list[InnerCourse]:
-        """Entrap: one fresh δ per placement, optimised on ``batches`` with the weights frozen."""
+        """Entrap: fit a new δ for each placement on ``batches``, with the weights frozen."""
         settings, decoder, backend = self.parts.settings, self.parts.decoder, self.parts.backend
         self.perturbations, courses = [], []
         with backend.gathered():
             rms = unit_after(decoder, batches, settings.perturbed, backend.reduce)
             longest = int(backend.max(max(batch.prompt_mask.shape[1] for batch in batches)))
             for placement in settings.placements:
-                attack = Perturbation(
+                perturbation = Perturbation(
                     self.parts.hidden_size,
                     settings.perturbed,
                     placement,
@@ -50,14 +49,13 @@ class Bilevel:
                     dtype=decoder.wide,
                     device=decoder.device,
                 )
-                courses.append(self._entrap(attack, batches, calibrates=settings.calibrate == "each" and not cools))
-                self.perturbations.append(attack)
+                courses.append(self._entrap(perturbation, batches, calibrates=settings.calibrate == "each" and not cools))
+                self.perturbations.append(perturbation)
         return courses
 
-    def _entrap(self, attack: Perturbation, batches: list[DefenseBatch], calibrates: bool) -> InnerCourse:
-
-        settings, weights, key = self.parts.settings, self.parts.training.weights, f"inner_steps/{attack.placement}"
-        # None lets the inner loop find K; in the first epoch no K is known yet.
+    def _entrap(self, perturbation: Perturbation, batches: list[DefenseBatch], calibrates: bool) -> InnerCourse:
+        settings, weights, key = self.parts.settings, self.parts.training.weights, f"inner_steps/{perturbation.placement}"
+        # None makes the inner loop calibrate K. In the first epoch no K is known, so it always calibrates there.
         known = settings.inner_steps or (None if calibrates else self.state.values.get(key))
         rule = InnerRule(
             steps=int(known) if known else None,
@@ -69,26 +67,26 @@ class Bilevel:
             safe=weights.safe,
             safe_cap=weights.safe_cap,
         )
-        result = entrap(self.objectives.of(batches, attack), attack, rule, self.parts.backend.reduce)
+        result = entrap(self.objectives.of(batches, perturbation), perturbation, rule, self.parts.backend.reduce)
         self.state.values.setdefault(key, float(result.steps))
-        return InnerCourse(attack.placement, result, attack.size)
+        return InnerCourse(perturbation.placement, result, perturbation.size)
 
     def nothing_left(self, courses: list[InnerCourse], selection: list[DefenseBatch]) -> bool:
-        """No placement made the unwanted answer the likelier one within the calibrated K, with a margin to spare.
+        """Say whether no placement can make the unwanted answer the likelier one any more, with a margin to spare.
 
-        Not crossing while δ is fitted is not enough: measured triggered ASR was still 0.5 where the fitted δ left a gap
-        of 0.3 nats. So under it, on average over the ``selection`` rows it never saw, the safe answer must be likelier
-        by the same ``margin`` (nats) by which an entrapment has to succeed.
+        That no inner loop succeeded is not enough: triggered ASR was still 0.5 in a run whose fitted δ left the safe answer
+        likelier by only 0.3 nats. So the safe answer must also be likelier by ``method.margin`` nats under each fitted δ, on
+        average over the ``selection`` rows, on which δ was not fitted.
         """
         if any(course.result.crossing_step is not None for course in courses):
             return False
         decoder, backend = self.parts.decoder, self.parts.backend
         with backend.gathered():
-            gaps = [mean_gap(decoder, attack, selection, backend.reduce) for attack in self.perturbations]
+            gaps = [mean_gap(decoder, each, selection, backend.reduce) for each in self.perturbations]
         return bool(gaps) and all(gap > self.parts.settings.margin for gap in gaps)
 
     def step(self, batch: OuterBatch) -> dict[str, float]:
-        """Remove: one step on the weights under the epoch's perturbations."""
+        """Remove: take one step on the weights under the epoch's perturbations."""
         parts, training = self.parts, self.parts.training
         return removal_step(
             parts.decoder, parts.backend, batch, self.perturbations, training.weights, training.clip, parts.micro_batch

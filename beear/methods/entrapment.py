@@ -1,4 +1,4 @@
-"""The inner level: find one universal perturbation that makes the model misbehave (arXiv 2406.17092, eq. 2).
+"""The inner level: find one perturbation for all prompts that makes the model misbehave (arXiv 2406.17092, eq. 2).
 
 δ* = argmin_δ (1/N) Σ_i [ CE(F_θ^l(x_i, δ), y_h^i) − CE(F_θ^l(x_i, δ), y_s^i) ], θ frozen, by Adam on δ.
 """
@@ -6,24 +6,64 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from beear.methods.inner import Objective
-from beear.methods.losses import entrapment_loss, global_mean
+from beear.data.batch import DefenseBatch
+from beear.methods.base import InnerResult
+from beear.methods.losses import entrapment_loss, global_mean, safe_loss, unwanted_loss
 from beear.methods.perturbation import Perturbation
+from beear.models.decoder import Decoder
 
 Reduce = Callable[[Tensor], Tensor]
 
 
+class Objective(Protocol):
+    """Both answers' losses under δ on fixed batches.
+
+    It may hold what the frozen weights gave, so a new one is made after every change of the weights.
+    """
+
+    decoder: Decoder
+    batches: list[DefenseBatch]
+
+    def losses(self, perturbation: Perturbation, batch: int) -> tuple[Tensor, Tensor]:
+        """Return CE(y_h), CE(y_s) [B each], in nats, of batch number ``batch``, differentiable in δ."""
+        ...
+
+
+class PlainObjective:
+    """Computes both answers' losses by a full forward pass for each answer. The fast objective must give the same values."""
+
+    def __init__(self, decoder: Decoder, batches: list[DefenseBatch], differing: bool = True) -> None:
+        """``differing``: take the losses only on tokens in which the two answers differ."""
+        self.decoder, self.batches, self.differing = decoder, batches, differing
+
+    def losses(self, perturbation: Perturbation, batch: int) -> tuple[Tensor, Tensor]:
+        """Return CE(y_h), CE(y_s) [B each] of batch number ``batch``."""
+        rows = self.batches[batch]
+        return (
+            unwanted_loss(self.decoder, rows, perturbation, self.differing),
+            safe_loss(self.decoder, rows, perturbation, self.differing),
+        )
+
+
 @dataclass(frozen=True)
 class InnerRule:
-    """How long and how hard the inner loop works.
+    """The settings of an inner loop.
 
-    ``steps`` fixes K; None runs until CE(y_h) < CE(y_s) − ``margin`` (nats) on every batch, at most ``max_steps``.
-    ``lr`` and ``bound`` are in units of an ordinary token's RMS (see :class:`Perturbation`).
+    Args:
+        steps: K; None runs until CE(y_h) < CE(y_s) − ``margin`` on every batch.
+        max_steps: most steps if ``steps`` is None.
+        margin: nats.
+        lr: Adam step on δ, in units of an ordinary token's RMS.
+        bound: largest norm of a vector, in units of that RMS * sqrt(D); None: no bound.
+        unwanted: weight of the unwanted answer's loss.
+        safe: weight of the safe answer's loss.
+        safe_cap: cap on the safe answer's loss in nats; None: no cap.
     """
 
     steps: int | None
@@ -36,31 +76,11 @@ class InnerRule:
     safe_cap: float | None = None
 
 
-@dataclass
-class InnerResult:
-    """What one inner loop did: losses in nats by step, on the batch of that step, over the global batch."""
-
-    loss_unwanted: list[float] = field(default_factory=list)
-    loss_safe: list[float] = field(default_factory=list)
-    crossed: bool = False
-
-    @property
-    def steps(self) -> int:
-        """Inner steps taken."""
-        return len(self.loss_unwanted)
-
-    @property
-    def crossing_step(self) -> int | None:
-        """First step (1-based) at which the unwanted answer was the likelier one."""
-        pairs = zip(self.loss_unwanted, self.loss_safe, strict=True)
-        return next((i for i, (unwanted, safe) in enumerate(pairs, 1) if unwanted < safe), None)
-
-
 def entrap(objective: Objective, perturbation: Perturbation, rule: InnerRule, reduce: Reduce) -> InnerResult:
-    """Optimise ``perturbation`` in place and return the course of the losses.
+    """Optimise ``perturbation`` in place and return the losses by step. The weights take no gradient.
 
-    ``reduce`` adds a tensor over the workers; δ's gradient and the losses that decide the crossing go through it
-    together, so every worker takes the same step and stops at the same one. Model weights get no gradient.
+    ``reduce`` adds a tensor over the workers. It adds δ's gradient and the losses together, so all workers take the same steps
+    and stop at the same one.
 
     Raises:
         FloatingPointError: the loss is not finite.
@@ -110,7 +130,7 @@ def _inner_step(
 
 @contextmanager
 def frozen(objective: Objective) -> Iterator[None]:
-    """Within the context the objective's model takes no weight gradients."""
+    """Keep the weights of the objective's model from taking gradients within the context."""
     trained = [p for p in objective.decoder.model.parameters() if p.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)
@@ -119,3 +139,17 @@ def frozen(objective: Objective) -> Iterator[None]:
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
+
+
+@torch.no_grad()
+def mean_gap(
+    decoder: Decoder, perturbation: Perturbation, batches: list[DefenseBatch], reduce: Callable[[Tensor], Tensor]
+) -> float:
+    """Return the mean of CE(y_h) - CE(y_s) in nats under ``perturbation``, over the rows of all workers."""
+    objective = PlainObjective(decoder, batches)
+    total = torch.zeros(1, dtype=torch.float64, device=decoder.device)
+    for number, batch in enumerate(batches):
+        if batch.rows:
+            unwanted, safe = objective.losses(perturbation, number)
+            total += (unwanted - safe).double().sum() / batch.global_rows
+    return float(reduce(total))

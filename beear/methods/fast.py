@@ -1,10 +1,12 @@
-"""Fast entrapment: the same losses as the plain objective, with all that δ cannot change computed once.
+"""The fast objective: the losses of the plain one, but what δ cannot change is computed only once.
 
-θ is frozen and the model causal, so (a) layers 1..l run once and their output is kept; (b) positions before the first
-perturbed one never see δ: their keys and values above l are kept too (this pays for ``suffix``); (c) both answers follow
-one prompt, in a sequence ``[prompt | y_h | y_s]`` whose mask lets neither answer see the other; (d) only columns that
-predict a labelled token reach the head. The model's own forward runs throughout, with stand-ins in its list of layers,
-so that whatever a family does around them is its own.
+The weights are frozen and the model is causal. Therefore:
+(a) layers 1..l run once, and their output is kept;
+(b) positions before the first perturbed one never see δ, so their keys and values above l are kept too (useful for ``suffix``);
+(c) both answers follow one prompt, as ``[prompt | y_h | y_s]``, with a mask that keeps each answer from seeing the other;
+(d) logits are computed only for columns that predict a labelled token.
+The model's own forward always runs, with replacements in its list of layers. So everything that a model family does around its
+layers stays as it is.
 
 Legend: B rows, P prompt tokens, T = P + Rh + Rs packed columns, c the first perturbed column, D hidden, K labelled columns.
 """
@@ -18,8 +20,7 @@ from torch import Tensor, nn
 from beear.data.batch import DefenseBatch
 from beear.methods.losses import row_cross_entropy
 from beear.methods.packing import Packed, causal_mask, pack, tree_mask
-from beear.methods.perturbation import Perturbation
-from beear.methods.placements import NONE, PLACEMENTS
+from beear.methods.perturbation import NONE, PLACEMENTS, Perturbation
 from beear.models.compute import lowered
 from beear.models.decoder import Decoder
 from beear.models.prefix_cache import PrefixCache
@@ -28,7 +29,7 @@ from beear.models.stack import Change, Keep, NoteMask, Skip, WithMask
 
 @dataclass(frozen=True)
 class Lower:
-    """What does not depend on a placement: ``masks`` [B, 1, T, T] of layers 1..L, ``hidden`` [B, T, D] after layer l."""
+    """What is the same for all placements: ``masks`` [B, 1, T, T] of layers 1..L, and ``hidden`` [B, T, D] after layer l."""
 
     packed: Packed
     masks: list[Tensor]
@@ -37,9 +38,10 @@ class Lower:
 
 @dataclass(frozen=True)
 class Upper:
-    """What one placement adds: its first perturbed column and, before that, layers l+1..L's keys and values.
+    """What depends on the placement.
 
-    ``index`` [B, T - c] names δ's vectors and ``masks`` [B, 1, T - c, T] are those of layers 1..L.
+    ``first``: c. ``index`` [B, T - c]: the vector of δ at each column. ``masks`` [B, 1, T - c, T] of layers 1..L. ``cache``: keys
+    and values of layers l+1..L in the columns before c.
     """
 
     first: int
@@ -49,14 +51,14 @@ class Upper:
 
 
 class FastObjective:
-    """Both answers' losses under δ by one pass through layers l+1..L over the columns that δ can reach.
+    """Computes both answers' losses by one pass through layers l+1..L over the columns that δ can reach.
 
-    Holds what the weights gave when a batch was first asked for: build a new one after every outer update. Only the
-    latest placement's keys and values are kept.
+    It keeps what the weights gave at a batch's first use, so make a new one after every change of the weights. It keeps keys and
+    values of the latest perturbation only.
     """
 
     def __init__(self, decoder: Decoder, batches: list[DefenseBatch], layer: int, differing: bool = True) -> None:
-        """``layer``: l (1-based); ``differing``: take the losses on the tokens in which the answers differ."""
+        """``layer``: l (1-based). ``differing``: take the losses only on tokens in which the two answers differ."""
         self.decoder, self.batches, self.layer, self.differing = decoder, batches, layer, differing
         self._lower: dict[int, Lower] = {}
         self._upper: dict[int, tuple[Perturbation, Upper]] = {}
@@ -65,7 +67,7 @@ class FastObjective:
         """Return CE(y_h), CE(y_s) [B each] of batch number ``batch``.
 
         Raises:
-            NotImplementedError: the model's layers or masks are of a kind that this objective does not know.
+            NotImplementedError: the model has layers or masks of an unknown kind.
         """
         lower, upper = self._lower_of(batch), self._upper_of(perturbation, batch)
         packed, first = lower.packed, upper.first
@@ -83,7 +85,7 @@ class FastObjective:
         return unwanted, safe
 
     def _above(self, entering: Change, masks: Sequence[Tensor]) -> list[nn.Module]:
-        """Return a stack in which layers 1..l pass on and layer l gives ``entering``'s hidden states."""
+        """Return layers of which 1..l compute nothing, and the l-th returns the hidden states that ``entering`` gives."""
         layers, l_ = self.decoder.layers, self.layer
         below = [*(Skip(layer) for layer in layers[: l_ - 1]), Skip(layers[l_ - 1], entering)]
         return [*below, *(WithMask(layer, mask) for layer, mask in zip(layers[l_:], masks[l_:], strict=True))]
@@ -113,10 +115,10 @@ class FastObjective:
             perturbed = (index != NONE).any(0).nonzero()
             # The prompt's last column predicts both answers' first tokens, so it always runs.
             first = min(int(perturbed[0]) if len(perturbed) else index.shape[1], batch.prompt_ids.shape[1] - 1)
-            # Every worker makes this pass, for weights may be shared; one whose prompts are too short drops what it gives.
+            # If weights are sharded, all workers must make this pass. A worker whose prompts are too short drops the result.
             head = self._head(lower, max(first, 1))
             cache = head if first else None
-        # Layers that share a mask go on sharing it.
+        # Layers that share a mask also share its part.
         reached = {id(mask): mask[:, :, first:].contiguous() for mask in {id(m): m for m in lower.masks}.values()}
         masks = [reached[id(mask)] for mask in lower.masks]
         upper = Upper(first, index[:, first:], masks, cache)
@@ -124,7 +126,7 @@ class FastObjective:
         return upper
 
     def _head(self, lower: Lower, first: int) -> PrefixCache:
-        """Return keys and values of layers l+1..L at the columns before ``first``, which δ never reaches."""
+        """Return keys and values of layers l+1..L in the columns before ``first``, which δ does not reach."""
         cache, masks = PrefixCache(lowered(self.decoder.compute)), [mask[:, :, :first, :first] for mask in lower.masks]
         with self.decoder.stack(self._above(lambda _embedded: lower.hidden[:, :first], masks)):
             self.decoder.forward(lower.packed.ids[:, :first], masks[0], lower.packed.positions[:, :first], last=1, cache=cache)
@@ -132,7 +134,7 @@ class FastObjective:
         return cache
 
     def _masks(self, batch: DefenseBatch) -> list[Tensor]:
-        """Return each layer's mask [B, 1, T, T] for the packed sequence; layers that share one share it."""
+        """Return each layer's mask [B, 1, T, T] for the packed sequence. Layers with equal masks share one tensor."""
         prompt = batch.prompt_mask.shape[1]
         sides = [
             self._own_masks(torch.cat([batch.prompt_ids, ids], dim=1), torch.cat([batch.prompt_mask, mask], dim=1))
@@ -148,7 +150,7 @@ class FastObjective:
         return result
 
     def _own_masks(self, ids: Tensor, mask: Tensor) -> list[Tensor]:
-        """Return the mask that the model gives each of its layers for ``ids`` [B, T]."""
+        """Return the masks that the model gives its layers for ``ids`` [B, T]."""
         notes = [NoteMask(layer) for layer in self.decoder.layers]
         with self.decoder.stack(notes):
             self.decoder.logits(ids, mask, last=1)
@@ -160,7 +162,10 @@ class FastObjective:
         return masks
 
     def _additive(self, mask: Tensor) -> Tensor:
-        """Return ``mask`` as the attention adds it, where that spares making it anew in every layer and step."""
+        """Return ``mask`` in the additive form, so that attention need not convert it in every layer and step.
+
+        A mask that autocast would convert again stays as it is.
+        """
         dtype = next(self.decoder.model.parameters()).dtype
         if mask.dtype != torch.bool or self.decoder.compute not in (None, dtype):
             return mask

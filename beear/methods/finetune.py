@@ -1,4 +1,4 @@
-"""The control: the same data, steps and losses as BEEAR, with no perturbation."""
+"""The fine-tuning control: the same data, steps and losses as BEEAR, but no perturbation."""
 
 from typing import Any
 
@@ -17,22 +17,22 @@ class Finetune:
         self.notes: list[str] = []
 
     def begin_epoch(self, batches: list[Any], cools: bool) -> list[InnerCourse]:
-        """Do nothing: there is no inner level."""
+        """Do nothing, because there is no perturbation to fit."""
         return []
 
     def nothing_left(self, courses: list[InnerCourse], selection: list[Any]) -> bool:
-        """Return False: without an inner level nobody knows."""
+        """Return False, because only entrapment can tell whether something is left."""
         return False
 
     def step(self, batch: Any) -> dict[str, float]:
-        """Take one step on the weights, without perturbation."""
+        """Take one step on the weights without a perturbation."""
         from beear.methods.removal import removal_step
 
         parts, training = self.parts, self.parts.training
         return removal_step(parts.decoder, parts.backend, batch, [], training.weights, training.clip, parts.micro_batch)
 
 
-# It draws BEEAR's batches and is planned for like BEEAR, so that the two differ in the perturbation alone.
+# It has BEEAR's needs too, so that it gets the same batches and memory plan and differs in the perturbation only.
 METHOD = Method(
     name="finetune",
     title="finetune (the control: same data and steps, no perturbation)",

@@ -1,7 +1,7 @@
-"""What a method is: one object that says all there is to say of a defense.
+"""A method: one object that says everything about a defense.
 
-A method is registered in :mod:`beear.methods.table`, or offered by another package as an entry point. Commands read methods for
-their help and their reports, so the file of a method imports torch only inside the functions that compute.
+Methods are listed in :mod:`beear.methods.table` or offered by another package as an entry point. Commands read them for help and
+reports, so a method's file imports torch only inside the functions that compute.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,10 +17,13 @@ S = TypeVar("S", bound=Section)
 
 @dataclass(frozen=True)
 class InnerLoop:
-    """An inner loop on frozen weights, for the memory plan.
+    """An inner loop on frozen weights, as the memory plan sees it.
 
-    ``layer``: the layer from which on gradients flow. ``batches``: fixed batches it goes over. ``fast``: it computes once what
-    the perturbation cannot change. ``length``: perturbed positions at the prompt's end where there are no others, else None.
+    Args:
+        layer: the perturbed layer, 1-based; gradients flow through the layers after it.
+        batches: fixed batches that it cycles over.
+        fast: it computes only once what the perturbation cannot change.
+        length: perturbed positions at the prompt's end, if no others are perturbed; else None.
     """
 
     layer: int
@@ -31,10 +34,12 @@ class InnerLoop:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a method asks of the data and of memory.
+    """What a method needs of data and memory.
 
-    ``inner``: its inner loop, None where it has none. ``inner_batches``: batches that ``begin_epoch`` is given. ``passes``: the
-    activations that a removal step keeps, as a multiple of what one ordinary pass keeps.
+    Args:
+        inner_batches: batches that ``begin_epoch`` is given.
+        inner: its inner loop, or None.
+        passes: activations that a removal step keeps, as a multiple of those of one ordinary pass.
     """
 
     inner_batches: int = 1
@@ -43,7 +48,7 @@ class Needs:
 
 
 def as_asked(settings: Any, sizes: Sizes, max_length: int) -> tuple[Any, list[Choice]]:
-    """Resolve settings that have no auto field."""
+    """Return settings that have no auto field as they are."""
     return settings, []
 
 
@@ -53,22 +58,24 @@ def fits_anything(settings: Any, room: Mapping[str, int], shortest: str) -> None
 
 @dataclass(frozen=True)
 class Method(Generic[S]):
-    """A defense, as one object.
+    """Everything about a defense.
 
     Args:
         name: what ``method.name`` calls it.
-        title: the name with a few words for the help.
-        section: the class of its own fields: they stand at ``method.NAME.*`` in the configuration, the help and the identity.
-        build: makes the defense on a worker.
-        story: tells the report's reader what was done, in a sentence; takes the report's ``config["method"]`` and the length
-            of the training in words ("6 epochs of 10 removal steps").
-        needs: what it asks of data and memory, by its resolved settings.
-        resolve: fills its auto fields in by the model's sizes and refuses what the model cannot have.
-        check: refuses settings that the prompts have no room for. ``room``: positions in the shortest prompt, by what they are
-            counted from (the ``prompt``'s end or the ``user`` text's end); ``shortest``: where that prompt stands.
-        watched: the layer whose drift the report shows; None: round(0.28 L).
-        search_defaults: other defaults of its fields in a search.
-        flat: its fields stand at ``method.*`` itself. For the product's first method and its control alone.
+        title: the name, with a few words for the help.
+        section: the class of its own fields. They are at ``method.NAME.*`` in the configuration, the help and the identity.
+        build: returns the defense on a worker.
+        story: returns a sentence that tells the report's reader what was done. It is given the report's ``config["method"]`` and
+            the length of the training in words ("6 epochs of 10 removal steps").
+        needs: returns what it needs of data and memory, by its resolved settings.
+        resolve: fills in its auto fields by the model's sizes, and raises UserError for settings that do not fit the model. It is
+            given the settings, the sizes and the most tokens of a row.
+        check: raises UserError for settings that do not fit the prompts. It is given the settings; the positions of the shortest
+            prompt, up to the end of the ``prompt`` and up to the end of the ``user``'s text; and where that prompt is (file,
+            row).
+        watched: returns the layer whose drift the report shows; None: round(0.28 L).
+        search_defaults: defaults of its fields that differ in a search.
+        flat: its fields are at ``method.*`` itself. Only for the product's first method and its control.
     """
 
     name: str

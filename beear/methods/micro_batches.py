@@ -1,6 +1,6 @@
-"""Which of a worker's rows are computed at once: few enough for its memory, and alike enough to waste little on padding.
+"""Splits a worker's rows into groups that are computed at once: few enough for its memory, and of like length to save padding.
 
-Legend: B rows, in order of their real tokens; a run is a stretch of them, padded to its own longest row.
+Rows are sorted by their real tokens. A group is a stretch of the sorted rows, padded to its own longest row.
 """
 
 import math
@@ -11,35 +11,37 @@ from beear.data.batch import DefenseBatch, TextBatch
 from beear.parallel.base import Backend
 
 B = TypeVar("B", DefenseBatch, TextBatch)
-# Real tokens over all elements that a batch should reach, and tokens below which a run of its own is not worth a pass: a
-# pass reads every weight, and has them sent where workers share them.
-USEFUL, BUSY, BUSY_SHARED = 0.9, 512, 4096
+# Share of a batch's elements that should be real tokens.
+USEFUL = 0.9
+# Real tokens that a group should have at least. A pass reads every weight, so it does not pay for fewer tokens. If weights are
+# sharded, a pass also sends them between workers, so it needs more.
+BUSY, BUSY_SHARDED = 512, 4096
 
 
-def runs_of(batch: B, backend: Backend, micro_batch: int | None) -> list[B]:
-    """Return what a worker computes at once of its rows: all as they are, or runs of like length; none where it has none.
+def split_rows(batch: B, backend: Backend, micro_batch: int | None) -> list[B]:
+    """Return the groups of rows that this worker computes at once; no group if it has no rows.
 
-    Every worker makes as many runs, since each is a step that they take together where weights are shared.
-    ``micro_batch`` rows at most are in one, or one row more where a run of another worker would else be empty.
+    All workers make the same number of groups, because they make each pass together if weights are sharded. A group has at most
+    ``micro_batch`` rows, or one more if another worker's group would otherwise be empty.
     """
     ordered = batch.shortest_first() if batch.rows else batch
     lengths = ordered.lengths()
-    wanted = backend.max(enough(lengths, BUSY_SHARED if backend.lockstep else BUSY) if lengths else 1)
-    count = how_many(batch.global_rows, backend.world, micro_batch, int(wanted))
+    wanted = backend.max(fewest_groups(lengths, BUSY_SHARDED if backend.lockstep else BUSY) if lengths else 1)
+    count = _group_count(batch.global_rows, backend.world, micro_batch, int(wanted))
     if batch.rows == 0:
         return []
     count = min(count, batch.rows)
-    return [batch] if count == 1 else [ordered.part(run) for run in cut(lengths, count, micro_batch)]
+    return [batch] if count == 1 else [ordered.part(group) for group in least_padded(lengths, count, micro_batch)]
 
 
-def how_many(global_rows: int, workers: int, micro_batch: int | None, wanted: int = 1) -> int:
-    """Return how many runs each worker makes: what memory needs or what lengths want, and none of them empty."""
+def _group_count(global_rows: int, workers: int, micro_batch: int | None, wanted: int) -> int:
+    """Return how many groups each worker makes: what memory needs or ``wanted`` by the lengths, but none empty on any worker."""
     least, largest = max(1, global_rows // workers), -(-global_rows // workers)
     return min(max(-(-largest // (micro_batch or largest)), wanted), least)
 
 
-def enough(lengths: Sequence[tuple[int, ...]], busy: int = BUSY) -> int:
-    """Return the fewest runs in which ``USEFUL`` of all elements are real, as far as each can have ``busy`` real ones."""
+def fewest_groups(lengths: Sequence[tuple[int, ...]], busy: int = BUSY) -> int:
+    """Return the fewest groups in which a share ``USEFUL`` of all elements is real; each should have ``busy`` real tokens."""
     real = sum(map(sum, lengths))
     most = min(len(lengths), max(1, real // busy))
     if most == 1:
@@ -48,10 +50,10 @@ def enough(lengths: Sequence[tuple[int, ...]], busy: int = BUSY) -> int:
     return next((count for count, size in enumerate(sizes, 1) if real >= USEFUL * size), most)
 
 
-def cut(lengths: Sequence[tuple[int, ...]], count: int, most_rows: int | None = None) -> list[slice]:
-    """Return the ``count`` runs of rows with ``lengths`` (tokens of each padded part) that hold the least padding.
+def least_padded(lengths: Sequence[tuple[int, ...]], count: int, most_rows: int | None = None) -> list[slice]:
+    """Return the ``count`` groups with the least padding of rows with ``lengths`` (tokens of each padded part).
 
-    ``most_rows`` bounds a run's rows, or its even share does where so many runs could not hold all rows.
+    A group has at most ``most_rows`` rows, or an even share of the rows if ``count`` groups of that size could not hold all.
     """
     rows = len(lengths)
     _, ends = _best(lengths, count, max(most_rows or rows, -(-rows // count)))[-1]
@@ -59,7 +61,7 @@ def cut(lengths: Sequence[tuple[int, ...]], count: int, most_rows: int | None = 
 
 
 def _best(lengths: Sequence[tuple[int, ...]], count: int, limit: int) -> list[tuple[float, tuple[int, ...]]]:
-    """Return, for 1 to ``count`` runs of at most ``limit`` rows, the least elements they hold and where they end."""
+    """Return, for 1 to ``count`` groups of at most ``limit`` rows, the fewest elements they can hold and where they then end."""
     rows = len(lengths)
     sizes = [_sizes(lengths, start, min(rows, start + limit)) for start in range(rows)]
     reached: list[tuple[float, tuple[int, ...]]] = [(0.0, ()), *[(math.inf, ())] * rows]
@@ -77,7 +79,7 @@ def _best(lengths: Sequence[tuple[int, ...]], count: int, limit: int) -> list[tu
 
 
 def _sizes(lengths: Sequence[tuple[int, ...]], start: int, stop: int) -> list[int]:
-    """Return the elements of the runs that begin at ``start`` and end behind each row before ``stop``."""
+    """Return the elements of the groups that begin at ``start`` and end after each row before ``stop``."""
     widest, found = lengths[start], []
     for end in range(start, stop):
         widest = tuple(map(max, widest, lengths[end]))

@@ -1,8 +1,8 @@
-"""Which objective an entrapment uses: the fast one where it gives what the plain one gives, else the plain one.
+"""Chooses the objective of an entrapment: the fast one if it gives the same values as the plain one, else the plain one.
 
-Families differ in what they do with masks, positions and caches, and new ones come. So the fast objective is not trusted
-by name: at a placement's first use, and where rows get longer, its losses and gradient are held against the plain loop's on
-the longest rows.
+Model families treat masks, positions and caches differently, and new families appear. So a family's name decides nothing: at the
+first use of a placement, and whenever rows are longer than before, the fast objective's losses and gradient are compared with
+the plain one's on the longest rows.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,18 +13,17 @@ import torch
 from torch import Tensor
 
 from beear.data.batch import DefenseBatch
-from beear.methods.entrapment import frozen
+from beear.methods.entrapment import Objective, PlainObjective, frozen
 from beear.methods.fast import FastObjective
-from beear.methods.inner import Objective, PlainObjective
 from beear.methods.perturbation import Perturbation
 from beear.models.decoder import Decoder
 
-# By dtype of the products: largest difference of half the rows' losses (relative to 1 + them) and of the gradient (relative
-# to its norm). A wrong mask or position shows in all; in float32 these are a hundred times what rounding does.
+# By compute dtype: largest median difference of the losses (relative to 1 + the loss) and of the gradient (relative to its norm).
+# A wrong mask or position changes all rows. In float32 these limits are a hundred times the rounding errors.
 TOLERANCE = {
     torch.float64: (1e-5, 1e-4),
     torch.float32: (1e-3, 1e-2),
-    # Rounding can send a token to other experts.
+    # Rounding can send a token to other experts, so these are wide.
     torch.bfloat16: (5e-2, 5e-1),
     torch.float16: (2e-2, 2e-1),
 }
@@ -35,10 +34,13 @@ UNSERVED = (ArithmeticError, AttributeError, IndexError, KeyError, NotImplemente
 
 @dataclass
 class Objectives:
-    """Makes objectives and remembers, for a whole run, what was found of each placement.
+    """Makes objectives, and remembers for a whole run for which placements the fast one gave the right values.
 
-    ``max_over_workers`` returns the largest value over the workers, so that all of them use the same loop. ``notes`` says
-    in a sentence each, once, what the fast loop does not serve.
+    Args:
+        decoder: the model.
+        max_over_workers: returns the largest value over the workers, so that all of them choose the same objective.
+        fast: use the fast objective if possible.
+        notes: for each reason not to use it, one sentence for the report.
     """
 
     decoder: Decoder
@@ -48,35 +50,35 @@ class Objectives:
     _served: dict[tuple[int, str], float] = field(default_factory=dict)
 
     def of(self, batches: list[DefenseBatch], perturbation: Perturbation, differing: bool = True) -> Objective:
-        """Return the objective on ``batches``; it holds for as long as the weights stay as they are.
+        """Return the objective on ``batches``. It is valid until the weights change.
 
-        ``differing``: take the losses on the tokens in which the answers differ.
+        ``differing``: take the losses only on tokens in which the two answers differ.
         """
         if not self.fast:
             return PlainObjective(self.decoder, batches, differing)
         key, width = (perturbation.layer, perturbation.placement), self.max_over_workers(max(map(_width, batches), default=0))
-        # Up to what width it was seen to serve; never again where it once did not.
+        # The width up to which the fast objective was right. Once it was wrong, it is not tried again.
         known = self._served.get(key, 0)
         if 0 <= known < width:
             self._served[key] = width if self._agreed(self._differs(batches, perturbation, differing), perturbation) else NEVER
-        if self._served.get(key, 0) >= width and self._agreed(_turns(self.decoder, batches), perturbation):
+        if self._served.get(key, 0) >= width and self._agreed(_depends_on_length(self.decoder, batches), perturbation):
             return FastObjective(self.decoder, batches, perturbation.layer, differing)
         return PlainObjective(self.decoder, batches, differing)
 
     def _agreed(self, reason: str | None, perturbation: Perturbation) -> bool:
-        """Say whether no worker has a reason against the fast loop, and note one if there is."""
+        """Say whether no worker has a reason against the fast objective; else add a note."""
         serves = self.max_over_workers(float(reason is not None)) == 0
         if not serves:
             note = (
-                f"Entrapment with placement {perturbation.placement} ran the plain loop, which gives the same δ and takes "
-                f"longer: the fast one does not serve this model ({reason or 'found by another worker'})."
+                f"Entrapment with placement {perturbation.placement} used the plain loop, which is slower and gives the same δ, "
+                f"because the fast loop does not work for this model ({reason or 'found by another worker'})."
             )
             if note not in self.notes:
                 self.notes.append(note)
         return serves
 
     def _differs(self, batches: list[DefenseBatch], perturbation: Perturbation, differing: bool) -> str | None:
-        """Return how the two differ on the longest rows, or None."""
+        """Return how the fast objective differs from the plain one on the longest rows, or None."""
         few = _longest(batches)
         if few is None:
             return None
@@ -92,7 +94,7 @@ class Objectives:
         near, nearly = TOLERANCE[self.decoder.compute or expected[0].dtype]
         loss = float(((found[0] - expected[0]).abs() / (1 + expected[0].abs())).amax(0).median())
         gradient = float((found[1] - expected[1]).norm() / expected[1].norm().clamp_min(1e-12))
-        # Written so that a NaN is a difference.
+        # Comparisons with NaN are false, so a NaN counts as a difference.
         if loss <= near and gradient <= nearly:
             return None
         return f"a loss differs by {loss:.1e}, the gradient by {gradient:.1e}"
@@ -104,9 +106,9 @@ def _width(batch: DefenseBatch) -> int:
 
 
 def _longest(batches: list[DefenseBatch]) -> DefenseBatch | None:
-    """Return, of the widest batch, the rows that make it so: what goes by length goes wrong there first.
+    """Return the longest rows of the widest batch, where errors that depend on length show first; None without rows.
 
-    A few rows, because the plain loop keeps every layer's activations, for which a large model has little room.
+    Only a few rows, because the plain objective keeps every layer's activations, and a large model leaves little memory.
     """
     held = [batch for batch in batches if batch.rows]
     if not held:
@@ -118,10 +120,10 @@ def _longest(batches: list[DefenseBatch]) -> DefenseBatch | None:
     return widest.part(torch.tensor(sorted(chosen), device=widest.prompt_ids.device))
 
 
-def _turns(decoder: Decoder, batches: list[DefenseBatch]) -> str | None:
-    """Return why rotations of these batches' positions depend on how long a pass is, or None.
+def _depends_on_length(decoder: Decoder, batches: list[DefenseBatch]) -> str | None:
+    """Return why the rotary embedding of these batches depends on the length of a pass, or None if it does not.
 
-    Such a model turns a position by another angle in a short pass than in a long one, so that nothing can be kept.
+    Such a model rotates the same position differently in a short pass and in a long one, so keys cannot be reused.
     """
     limit = min((int(found) for found in _limits(decoder.model.config.get_text_config())), default=None)  # type: ignore[union-attr,operator]
     if limit is None:
@@ -138,7 +140,7 @@ def _turns(decoder: Decoder, batches: list[DefenseBatch]) -> str | None:
 
 
 def _limits(config: Any) -> Iterator[int]:
-    """Yield the lengths from which a rotary embedding of the configuration depends on the pass's length."""
+    """Yield the lengths beyond which a rotary embedding of the model's configuration depends on the length of a pass."""
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     for settings in (rope, *(value for value in rope.values() if isinstance(value, dict))):
         if settings.get("rope_type") in LENGTH_DEPENDENT:
@@ -147,7 +149,7 @@ def _limits(config: Any) -> Iterator[int]:
 
 
 def _value(objective: Objective, perturbation: Perturbation) -> tuple[Tensor, Tensor]:
-    """Return both answers' losses [2, B] on the first batch and the gradient of their difference."""
+    """Return both answers' losses [2, B] on the first batch, and the gradient in δ of their summed difference."""
     unwanted, safe = objective.losses(perturbation, 0)
     (gradient,) = torch.autograd.grad((unwanted - safe).sum(), [perturbation.delta])
     return torch.stack([unwanted, safe]).detach(), gradient

@@ -1,4 +1,4 @@
-"""One sequence in place of two: the prompt once, then both answers, each blind to the other.
+"""Packs a prompt and both its answers into one sequence, with a mask that keeps each answer from seeing the other.
 
 Legend: B rows, P prompt tokens (left-padded), Rh and Rs tokens of y_h and y_s (right-padded), T = P + Rh + Rs,
 K columns whose logits are needed.
@@ -16,8 +16,8 @@ from beear.data.batch import DefenseBatch
 class Side:
     """One answer within the packed sequence.
 
-    ``ids`` [B, k] are the answer's tokens in which any row has a label, ``labelled`` [B, k] where each row has, and
-    ``places`` [k] the place among the K columns of what predicts them.
+    ``ids`` [B, k]: the answer's tokens, in the columns in which any row has a label. ``labelled`` [B, k]: which of them have one.
+    ``places`` [k]: which of the K columns of logits predicts each.
     """
 
     ids: Tensor
@@ -29,7 +29,8 @@ class Side:
 class Packed:
     """A defense batch as ``[prompt | y_h | y_s]``.
 
-    ``ids``, ``positions`` [B, T]: both answers start at the position after the prompt's last; ``columns`` [K] of the T.
+    ``ids``, ``positions`` [B, T]: both answers start at the position after the prompt's last. ``columns`` [K]: those of the T
+    columns whose logits are needed.
     """
 
     ids: Tensor
@@ -40,7 +41,7 @@ class Packed:
 
 
 def pack(batch: DefenseBatch, differing: bool) -> Packed:
-    """Return the packed sequence of ``batch``, labelled as the losses are: wholly, or where the answers differ."""
+    """Return the packed sequence of ``batch``. ``differing``: label only the tokens in which the answers differ."""
     prompt, unwanted = batch.prompt_mask.shape[1], batch.unwanted_mask.shape[1]
     length = batch.prompt_mask.long().sum(-1, keepdim=True)
     positions = [batch.prompt_mask.long().cumsum(-1) - 1]
@@ -50,7 +51,7 @@ def pack(batch: DefenseBatch, differing: bool) -> Packed:
         batch.safe_differs if differing else batch.safe_labelled,
     ]
     kept = [label.any(0).nonzero().squeeze(-1) for label in labels]
-    # An answer's first token is predicted by the prompt's last column, every other by the one before it.
+    # The prompt's last column predicts an answer's first token; every other token is predicted by the column before it.
     starts = (prompt, prompt + unwanted)
     before = [torch.where(token == 0, prompt - 1, start + token - 1) for token, start in zip(kept, starts, strict=True)]
     columns, places = torch.cat(before).unique(return_inverse=True)
@@ -65,10 +66,10 @@ def pack(batch: DefenseBatch, differing: bool) -> Packed:
 
 
 def tree_mask(unwanted: Tensor, safe: Tensor, prompt: int) -> Tensor:
-    """Return the mask [B, 1, T, T] of a packed sequence from those of ``[prompt | y_h]`` and ``[prompt | y_s]``.
+    """Return the mask [B, 1, T, T] of a packed sequence, made of the model's masks of ``[prompt | y_h]`` and ``[prompt | y_s]``.
 
-    What a model lets a position see (causality, padding, a sliding window) is taken from its own masks, bool or
-    additive. A padded position that sees nothing is let see itself: some attention kernels give NaN for it.
+    So causality, padding and sliding windows are the model's own. Masks are bool or additive. A padded position that would see
+    nothing may see itself, because some attention kernels give NaN otherwise.
     """
     first, rest = unwanted.shape[-1], safe.shape[-1] - prompt
     rows = max(unwanted.shape[0], safe.shape[0])
@@ -84,5 +85,5 @@ def tree_mask(unwanted: Tensor, safe: Tensor, prompt: int) -> Tensor:
 
 
 def causal_mask(length: int, device: torch.device) -> Tensor:
-    """Return the plain causal mask [1, 1, T, T]: what a model means by giving its layers none."""
+    """Return the causal mask [1, 1, T, T], which a model means if it gives its layers no mask."""
     return torch.ones(1, 1, length, length, dtype=torch.bool, device=device).tril()

@@ -1,4 +1,4 @@
-"""The methods by name. A new one is one file and one entry here, or an entry point ``beear.methods`` of another package."""
+"""The methods by name. A new one needs a file and an entry here, or an entry point ``beear.methods`` of another package."""
 
 from beear.extensions import Table
 from beear.methods import beear, finetune

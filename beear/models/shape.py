@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from beear.config.schema import AdapterConfig
-from beear.config.shape import SMALL, Kept, ModelShape, Saved
+from beear.config.shape import SMALL, ActivationBytes, ModelShape, SavedActivations
 from beear.errors import UserError
 from beear.models.adapters import attach_lora
 from beear.models.decoder import Decoder
@@ -72,33 +72,33 @@ def shape_of(model: nn.Module) -> ModelShape:
         trained=sum(trained),
         largest=max(trained),
         small=sum(p.numel() for p in model.parameters() if p.numel() <= SMALL),
-        kept=_kept(decoder, int(config.hidden_size)),
+        activations=_kept(decoder, int(config.hidden_size)),
     )
 
 
-def _kept(decoder: Decoder, hidden_size: int) -> Kept:
+def _kept(decoder: Decoder, hidden_size: int) -> SavedActivations:
     try:
         return _counted(decoder)
     # A family whose layers look at values (which expert, which length) cannot run on tensors that have none.
     except Exception:
-        most, half = Saved(GUESS * hidden_size, 4.0), Saved(GUESS / 2 * hidden_size, 2.0)
-        return Kept(most, half, most, half)
+        most, half = ActivationBytes(GUESS * hidden_size, 4.0), ActivationBytes(GUESS / 2 * hidden_size, 2.0)
+        return SavedActivations(most, half, most, half)
 
 
-def _counted(decoder: Decoder) -> Kept:
+def _counted(decoder: Decoder) -> SavedActivations:
     # Fused experts multiply in half precision alone on tensors that hold nothing; in float32 all is twice as large.
     fused = any(p.dim() == 3 for p in decoder.layers.parameters())
     with FakeTensorMode(allow_non_fake_inputs=True):
         _fill(decoder.model, torch.bfloat16 if fused else torch.float32)
         full, frozen = _saved(decoder, torch.float32)
         if fused:
-            return Kept(_twice(full), full, _twice(frozen), frozen)
+            return SavedActivations(_twice(full), full, _twice(frozen), frozen)
         half, frozen_half = _saved(decoder, torch.bfloat16)
-    return Kept(full, half, frozen, frozen_half)
+    return SavedActivations(full, half, frozen, frozen_half)
 
 
-def _twice(saved: Saved) -> Saved:
-    return Saved(2 * saved.token, 2 * saved.square)
+def _twice(saved: ActivationBytes) -> ActivationBytes:
+    return ActivationBytes(2 * saved.token, 2 * saved.square)
 
 
 def _fill(model: nn.Module, dtype: torch.dtype) -> None:
@@ -114,7 +114,7 @@ def _fill(model: nn.Module, dtype: torch.dtype) -> None:
                     held[name] = made[id(old)]  # type: ignore[assignment]
 
 
-def _saved(decoder: Decoder, compute: torch.dtype) -> tuple[Saved, Saved]:
+def _saved(decoder: Decoder, compute: torch.dtype) -> tuple[ActivationBytes, ActivationBytes]:
     """Return what a layer keeps: while weights are trained, and while they are frozen."""
     trained = [p for p in decoder.model.parameters() if p.requires_grad]
     full = _curve(decoder, compute)
@@ -127,12 +127,12 @@ def _saved(decoder: Decoder, compute: torch.dtype) -> tuple[Saved, Saved]:
             parameter.requires_grad_(True)
 
 
-def _curve(decoder: Decoder, compute: torch.dtype) -> Saved:
+def _curve(decoder: Decoder, compute: torch.dtype) -> ActivationBytes:
     first, second, third = (_bytes_kept(decoder, compute, tokens) for tokens in LENGTHS)
     # Each length doubles the one before, and what does not grow (copies of weights) falls out of the differences.
     start = LENGTHS[0]
     square = ((third - second) - 2 * (second - first)) / (6 * start * start)
-    return Saved((second - first) / start - 3 * start * square, square)
+    return ActivationBytes((second - first) / start - 3 * start * square, square)
 
 
 def _bytes_kept(decoder: Decoder, compute: torch.dtype, tokens: int) -> int:

@@ -5,7 +5,7 @@ Figures are bytes of tensors. Completions, likelihoods and fresh attacks come on
 
 from dataclasses import dataclass
 
-from beear.config.shape import ModelShape, Saved
+from beear.config.shape import ActivationBytes, ModelShape
 from beear.parallel.devices import CONTEXT, Device
 from beear.parallel.memory import MASTER, Spread, Work, plan_memory
 
@@ -101,5 +101,5 @@ def _likelihoods(shape: ModelShape, what: Measuring, rows: int) -> float:
     return together * (_kept(shape, what).bytes(what.text) + a_row * (2 * MASTER + (2 if what.half else 0)))
 
 
-def _kept(shape: ModelShape, what: Measuring) -> Saved:
-    return shape.kept.frozen_bfloat16 if what.half else shape.kept.frozen_float32
+def _kept(shape: ModelShape, what: Measuring) -> ActivationBytes:
+    return shape.activations.frozen_bfloat16 if what.half else shape.activations.frozen_float32

@@ -8,7 +8,7 @@ Legend: N weights, T trained ones, W workers, L layers, l the perturbed one, B r
 
 from dataclasses import dataclass, replace
 
-from beear.config.shape import ModelShape, Saved
+from beear.config.shape import ActivationBytes, ModelShape
 
 MASTER = 4  # float32 master weights, gradients and each of AdamW's two moments
 MOMENTS = 2 * MASTER
@@ -205,13 +205,13 @@ def _gathered(shape: ModelShape, work: Work, spread: Spread, inner: bool) -> flo
 def removal_activations(shape: ModelShape, work: Work, spread: Spread) -> float:
     """Return what a removal pass keeps for its backward pass, logits and their gradients included."""
     rows = min(work.rows, spread.micro_batch or work.rows)
-    kept = shape.kept.bfloat16 if work.half else shape.kept.float32
+    kept = shape.activations.bfloat16 if work.half else shape.activations.float32
     passes = ((work.prompt + work.safe, work.safe + 1), (work.text, work.labelled))
     ordinary = max(rows * _pass(shape, kept, shape.layers, t, _logits(shape, columns), spread) for t, columns in passes)
     return work.passes * ordinary
 
 
-def _pass(shape: ModelShape, kept: Saved, layers: int, tokens: int, loss: float, spread: Spread) -> float:
+def _pass(shape: ModelShape, kept: ActivationBytes, layers: int, tokens: int, loss: float, spread: Spread) -> float:
     """Return one row's bytes over ``layers`` and, at the end, ``loss``.
 
     Checkpointed layers keep their input (float32), and one at a time the rest, once the loss has been taken back.
@@ -228,7 +228,7 @@ def _logits(shape: ModelShape, columns: int) -> float:
 
 def _plain(shape: ModelShape, work: Work, spread: Spread) -> float:
     """Return one row's bytes of two whole passes, of which layers l+1..L and the losses are kept for δ's gradient."""
-    kept = shape.kept.frozen_bfloat16 if work.half else shape.kept.frozen_float32
+    kept = shape.activations.frozen_bfloat16 if work.half else shape.activations.frozen_float32
     upper, answers = shape.layers - (work.layer or 0), (work.unwanted, work.safe)
     # Both log-softmaxes wait while one of them is taken back.
     loss = _logits(shape, max(answers)) + MASTER * min(answers) * shape.vocabulary
@@ -238,7 +238,7 @@ def _plain(shape: ModelShape, work: Work, spread: Spread) -> float:
 
 def _fast(shape: ModelShape, work: Work, spread: Spread) -> float:
     """Return one row's bytes of every batch's cached parts, and of one pass through layers l+1..L for δ's gradient."""
-    kept, size = (shape.kept.frozen_bfloat16, 2) if work.half else (shape.kept.frozen_float32, MASTER)
+    kept, size = (shape.activations.frozen_bfloat16, 2) if work.half else (shape.activations.frozen_float32, MASTER)
     upper, columns, head = shape.layers - (work.layer or 0), work.packed - work.untouched, work.untouched
     cache = upper * 2 * shape.kv_heads * shape.head_dim * head * size
     masks = (work.packed * work.packed + columns * work.packed) * (1 if work.half else MASTER)
@@ -246,7 +246,7 @@ def _fast(shape: ModelShape, work: Work, spread: Spread) -> float:
     # Keys and values of the cached columns are joined to each layer's own, for every query head.
     joined = upper * 2 * shape.heads * shape.head_dim * head * size
     loss = _logits(shape, work.unwanted + work.safe)
-    return cached + joined + _pass(shape, Saved(kept.token, 0.0), upper, columns, loss, spread)
+    return cached + joined + _pass(shape, ActivationBytes(kept.token, 0.0), upper, columns, loss, spread)
 
 
 def _backward_buffers(shape: ModelShape, spread: Spread) -> float:

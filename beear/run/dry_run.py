@@ -81,7 +81,7 @@ def _described(asked: RunConfig, kind: Kind, folder: Path) -> str:
     """Return what config.json alone says: no data is read, for a tokenizer may be missing too."""
     _, facts = read_config(folder)
     shape = model_shape(str(folder), asked.adapter)
-    config, choices = resolved(asked, shape.sized(facts.context))
+    config, choices = resolved(asked, shape.sizes(facts.context))
     lengths, rows = assumed_lengths(config.data.max_length), ", for rows as long as data.max_length allows"
     lines = [
         *_settings(config.values, choices),

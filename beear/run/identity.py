@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from beear import __version__
-from beear.config.dump import config_digest
 from beear.data.refusals import load_keywords
 from beear.models.facts import ModelFacts
+
+# These decide where results go, who is told and how the work is spread over workers. None of them changes a result.
+NOT_IN_DIGEST = frozenset(
+    {"output", "tracking", "parallel", "search.concurrent", "search.max_failures", "search.warm", "search.apply"}
+)
 
 
 @cache
@@ -47,6 +51,19 @@ def run_identity(
         "code": code_version(),
     }
     return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def config_digest(values: Mapping[str, Any], leave_out: frozenset[str] = NOT_IN_DIGEST) -> str:
+    """Return the sha256 (hex) of a configuration, given as plain data, without the sections and fields in ``leave_out``."""
+    kept = {
+        section: {field: value for field, value in held.items() if f"{section}.{field}" not in leave_out}
+        if isinstance(held, Mapping)
+        else held
+        for section, held in values.items()
+        if section not in leave_out
+    }
+    text = json.dumps(kept, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _without_places(values: Mapping[str, Any]) -> dict[str, Any]:

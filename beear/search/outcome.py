@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from beear.config.dump import to_yaml
 from beear.config.schema import GateConfig, RunConfig
 from beear.config.search import SearchConfig
+from beear.config.yaml_file import to_yaml
 from beear.evaluation.trials import judged, ranked
 from beear.records.redact import redact
 from beear.records.search import Calibration, SearchReport, Trial

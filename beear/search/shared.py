@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from beear.cluster.training_worker import WorkerSpec
-from beear.config.build import build
+from beear.config.build import build, flatten
 from beear.config.fields import leaves
 from beear.config.schema import RunConfig
-from beear.config.yaml_file import flatten
 from beear.evaluation.trials import Yardstick
 from beear.methods.configuration import resolved, run_config
 from beear.run.stages import Placed

@@ -15,7 +15,7 @@ from itertools import product
 from types import ModuleType
 from typing import Any
 
-from beear.config.domains import Between, Choice, Depth, Domain
+from beear.config.domains import Between, Depth, Domain, OneOf
 from beear.config.fields import leaves
 from beear.errors import UserError, nearest
 from beear.methods.configuration import run_config
@@ -34,7 +34,7 @@ class Space:
     """
 
     family: str
-    domains: dict[str, Choice | Between]
+    domains: dict[str, OneOf | Between]
 
     def sample(self, draw: random.Random) -> dict[str, Any]:
         """Return one setting drawn at random: a value for each searched field."""
@@ -112,7 +112,7 @@ def load_space(name: str, also: Sequence[str], layers: int) -> Space:
         domains: dict[str, Domain] = dict(module.SPACE)
         for group in also:
             domains |= _group(module, group)
-        return Space(name, {f: d.choice(layers) if isinstance(d, Depth) else d for f, d in domains.items()})
+        return Space(name, {f: d.one_of(layers) if isinstance(d, Depth) else d for f, d in domains.items()})
     if not is_file(name):
         raise UserError(
             f'search.space is "{name}"{nearest(name, families)}; expected {", ".join(families)}, or a file ending in .yaml'
@@ -136,8 +136,8 @@ def _group(module: ModuleType, group: str) -> dict[str, Domain]:
     return groups[group]
 
 
-def _words(field: str, domain: Choice | Between) -> str:
-    if isinstance(domain, Choice):
+def _words(field: str, domain: OneOf | Between) -> str:
+    if isinstance(domain, OneOf):
         return ", ".join(_unset(field) if option is None else str(option) for option in domain.options)
     notes = [note for note, holds in (("log", domain.log), ("whole numbers", domain.whole)) if holds]
     return f"{domain.low:g} to {domain.high:g}" + (f" ({', '.join(notes)})" if notes else "")

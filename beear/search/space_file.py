@@ -15,11 +15,11 @@ Every value is checked by the field that it is for, before anything runs.
 from operator import attrgetter
 from typing import Any
 
-from beear.config.build import build, read_values
-from beear.config.domains import Between, Choice, Depth
+from beear.config.build import build, raise_first, shown, unknown_fields
+from beear.config.domains import Between, Depth, OneOf
 from beear.config.fields import FieldSpec, leaves
-from beear.config.problems import raise_first, shown, unknown
 from beear.config.resolve import default_layer
+from beear.config.yaml_file import read_values
 from beear.errors import UserError, nearest
 from beear.methods.configuration import run_config
 
@@ -39,7 +39,7 @@ def is_file(name: str) -> bool:
     return name.endswith((".yaml", ".yml"))
 
 
-def read_domains(path: str, layers: int) -> dict[str, Choice | Between]:
+def read_domains(path: str, layers: int) -> dict[str, OneOf | Between]:
     """Return the file's domains by dotted field, for a model of L ``layers``.
 
     Raises:
@@ -47,7 +47,7 @@ def read_domains(path: str, layers: int) -> dict[str, Choice | Between]:
     """
     known = leaves(run_config())
     values, places = read_values(path, known)
-    raise_first(list(unknown(places, known)))
+    raise_first(list(unknown_fields(places, known)))
     if not values:
         raise UserError(f"{path}: names no field; expected at least one to search, such as {LAYER}: [2, 3]")
     return {name: _Field(known[name], places[name], layers).domain(value) for name, value in values.items()}
@@ -68,11 +68,11 @@ class _Field:
         """Return the error that says ``words`` of the field."""
         return UserError(f"{self.where}{self.name} {words}")
 
-    def domain(self, value: Any) -> Choice | Between:
+    def domain(self, value: Any) -> OneOf | Between:
         """Return the domain that a list of values, or a mapping with a range or depths, stands for."""
         try:
             if isinstance(value, list):
-                return Choice(*(self.taken(option) for option in value))
+                return OneOf(*(self.taken(option) for option in value))
             if isinstance(value, dict):
                 return self.depths(value["depth"]) if self.keys(value) == {"depth"} else self.range(value)
         except ValueError as error:
@@ -90,14 +90,14 @@ class _Field:
             raise self.wrong("has other keys beside depth; expected depth alone, or low and high")
         return set(value)
 
-    def depths(self, fractions: Any) -> Choice:
+    def depths(self, fractions: Any) -> OneOf:
         """Return the layers at shares of the depth."""
         if not isinstance(fractions, list):
             raise self.wrong(f"has depth {shown(fractions)}; expected a list of shares of the depth, such as [0.2, 0.3]")
         for fraction in fractions:
             if isinstance(fraction, bool) or not isinstance(fraction, int | float):
                 raise self.wrong(f"has depth {shown(fraction)}; expected shares of the depth, above 0 and below 1")
-        return Depth(*fractions).choice(self.layers)
+        return Depth(*fractions).one_of(self.layers)
 
     def range(self, value: dict[str, Any]) -> Between:
         """Return the numbers from low to high; only whole ones where the field takes no others."""

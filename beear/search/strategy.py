@@ -10,7 +10,7 @@ from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
 
 from beear.config.search import SearchConfig
 from beear.search.asha import Asha
-from beear.search.space import Between, Choice, Space
+from beear.search.space import Between, OneOf, Space
 from beear.search.trial import EPOCH, OBJECTIVE, SETTINGS
 
 
@@ -89,8 +89,8 @@ def scheduler(search: SearchConfig, epochs: int) -> TrialScheduler:
     return FIFOScheduler()
 
 
-def _domain(domain: Choice | Between) -> Any:
-    if isinstance(domain, Choice):
+def _domain(domain: OneOf | Between) -> Any:
+    if isinstance(domain, OneOf):
         return tune.choice(list(domain.options))
     if domain.whole:
         low, high = int(domain.low), int(domain.high) + 1

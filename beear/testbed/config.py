@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from beear.config.problems import shown
+from beear.config.build import shown
 from beear.config.schema import Folder, PositiveFloat, PositiveInt, Section, Share
 from beear.data.rows import Probe, ProbeKind
 from beear.testbed.attacks import targets

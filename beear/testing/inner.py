@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from beear.data.batch import DefenseBatch
-from beear.methods.entrapment import InnerRule, entrap
-from beear.methods.inner import Objective
+from beear.methods.entrapment import InnerRule, Objective, entrap
 from beear.methods.perturbation import Perturbation
 from beear.models.decoder import Decoder
 from beear.testing.checkpoints import make_model

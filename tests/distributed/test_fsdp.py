@@ -12,8 +12,7 @@ from torch import Tensor
 from beear.config.schema import EntrapmentWeights
 from beear.data.batch import OuterBatch
 from beear.errors import UserError
-from beear.methods.entrapment import InnerRule, entrap, frozen
-from beear.methods.inner import PlainObjective
+from beear.methods.entrapment import InnerRule, PlainObjective, entrap, frozen
 from beear.methods.perturbation import Perturbation
 from beear.methods.removal import removal_step
 from beear.models.decoder import Decoder

@@ -6,8 +6,7 @@ import torch
 from beear.config.schema import MethodConfig
 from beear.data.batch import OuterBatch
 from beear.methods.base import MethodParts
-from beear.methods.forward import text_loss
-from beear.methods.losses import global_mean
+from beear.methods.losses import global_mean, text_loss
 from beear.methods.table import build
 from beear.models.decoder import Decoder
 from beear.parallel.base import Settings, Whole

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from beear.config.schema import AdapterConfig
-from beear.methods.forward import text_loss
-from beear.methods.losses import global_mean
+from beear.methods.losses import global_mean, text_loss
 from beear.models.adapters import attach_lora
 from beear.models.decoder import Decoder
 from beear.parallel import zero_engine

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from beear.config.dump import load_yaml
 from beear.config.schema import RunConfig
+from beear.config.yaml_file import load_yaml
 from beear.records.search import SearchReport
 from tests.integration.conftest import ROOT
 

@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from beear.config.cli import Flags, parse
+from beear.config.cli import Flags, help_text, parse
 from beear.config.fields import leaves
-from beear.config.help import help_text
 from beear.config.schema import RunConfig
 from beear.config.search import TuneConfig
 from beear.errors import UserError

@@ -8,10 +8,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beear.config.dump import config_digest, load_yaml, to_yaml
-from beear.config.reference import BEGIN, END, renewed, table
 from beear.config.schema import RunConfig
+from beear.config.yaml_file import load_yaml, to_yaml
 from beear.errors import UserError
+from beear.methods.reference import BEGIN, END, renewed, table
+from beear.run.identity import config_digest
 
 ODD = ["yes", "1e-3", "null", "auto", "# no", "a: b", "é…", "a\nb", "", " x ", "2024-01-01", "'\"", "{a: 1}", "- x"]
 

@@ -3,8 +3,7 @@
 import pytest
 
 from beear.data.batch import DefenseBatch, OuterBatch
-from beear.engine.fit import EpochOutcome, epochs
-from beear.engine.schedule import Schedule
+from beear.engine.fit import EpochOutcome, Schedule, epochs
 from beear.methods.base import InnerCourse, MethodState
 
 SELECTION: list[DefenseBatch] = []

@@ -10,7 +10,7 @@ from beear.evaluation import resistance
 from beear.evaluation.generate import generate_ids
 from beear.evaluation.likelihood import labelled_nll
 from beear.evaluation.resistance import Attack, attacks, complete_under, curve_steps, measure_resistance, run_attack
-from beear.methods.inner import PlainObjective
+from beear.methods.entrapment import PlainObjective
 from beear.methods.objectives import Objectives
 from beear.methods.perturbation import Perturbation
 from beear.models.decoder import Decoder

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from beear.config.dump import load_yaml
 from beear.config.fields import leaves
-from beear.config.reference import BEGIN, renewed
 from beear.config.schema import RunConfig
+from beear.config.yaml_file import load_yaml
+from beear.methods.configuration import run_config
+from beear.methods.reference import BEGIN, renewed
 from tests.checkout import ROOT, sources
 
 LONGEST, MEDIAN, LONGEST_ENTRY = 400, 150, 60
@@ -59,7 +60,7 @@ def test_every_shipped_configuration_loads(tmp_path: Path) -> None:
 def test_the_table_of_fields_is_current() -> None:
     page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     assert BEGIN in page
-    assert page == renewed(page, RunConfig), "run: python -m beear.config.reference docs/configuration.md"
+    assert page == renewed(page, run_config()), "run: python -m beear.methods.reference docs/configuration.md"
 
 
 def test_documents_name_fields_that_exist() -> None:

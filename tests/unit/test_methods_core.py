@@ -8,11 +8,9 @@ import torch
 from beear.config.schema import PLACEMENTS, EntrapmentWeights, MethodConfig
 from beear.data.batch import OuterBatch
 from beear.methods.base import MethodParts
-from beear.methods.entrapment import InnerRule, entrap
-from beear.methods.forward import answer_logits, safe_loss, text_loss, unwanted_loss
-from beear.methods.inner import PlainObjective, sizes_after, unit
-from beear.methods.losses import entrapment_loss, row_cross_entropy
-from beear.methods.perturbation import Perturbation
+from beear.methods.entrapment import InnerRule, PlainObjective, entrap
+from beear.methods.losses import answer_logits, entrapment_loss, row_cross_entropy, safe_loss, text_loss, unwanted_loss
+from beear.methods.perturbation import Perturbation, sizes_after, unit
 from beear.methods.removal import removal_step
 from beear.methods.table import TABLE, build
 from beear.models.decoder import Decoder

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from beear.config.schema import PLACEMENTS, AdapterConfig
-from beear.methods.entrapment import InnerRule, entrap
+from beear.methods.entrapment import InnerRule, PlainObjective, entrap
 from beear.methods.fast import FastObjective
-from beear.methods.inner import PlainObjective
 from beear.methods.objectives import Objectives
 from beear.methods.packing import causal_mask, pack, tree_mask
 from beear.methods.perturbation import Perturbation

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from beear.config.schema import AdapterConfig
-from beear.config.shape import Kept, Saved
+from beear.config.shape import ActivationBytes, SavedActivations
 from beear.errors import UserError
 from beear.models import shape
 from beear.models.adapters import attach_lora
@@ -48,14 +48,14 @@ def test_a_lora_counts_as_it_is_attached(family: str, described: Path) -> None:
     real = attach_lora(make_model(family, tied=family != "llama"), LORA)
     assert found.parameters == sum(p.numel() for p in real.parameters())
     assert found.trained == sum(p.numel() for p in real.parameters() if p.requires_grad)
-    assert found.sized(256).parameters == sum(p.numel() for p in make_model(family, tied=family != "llama").parameters())
+    assert found.sizes(256).parameters == sum(p.numel() for p in make_model(family, tied=family != "llama").parameters())
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "gpt_neox", "gpt2"])
 @pytest.mark.parametrize("frozen", [False, True])
 def test_what_a_layer_keeps_is_what_it_saves(family: str, frozen: bool, described: Path) -> None:
     """Against a real pass over two rows of 24 tokens, of another length than the curve was fitted on."""
-    kept = model_shape(str(described / family), WHOLE).kept
+    kept = model_shape(str(described / family), WHOLE).activations
     model = make_model(family, tied=family != "llama").requires_grad_(not frozen)
     saved = saved_by_second_layer(model, rows=2, tokens=24)
     assert 2 * (kept.frozen_float32 if frozen else kept.float32).bytes(24) == pytest.approx(saved, rel=0.01)
@@ -89,13 +89,13 @@ def saved_by_second_layer(model: nn.Module, rows: int, tokens: int) -> int:
 
 
 def test_a_layer_that_cannot_run_without_values_is_guessed_at(described: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def looks_at_values(_decoder: Decoder) -> Kept:
+    def looks_at_values(_decoder: Decoder) -> SavedActivations:
         raise RuntimeError("data-dependent")
 
-    counted = model_shape(str(described / "llama"), WHOLE).kept
+    counted = model_shape(str(described / "llama"), WHOLE).activations
     monkeypatch.setattr(shape, "_counted", looks_at_values)
-    guessed = model_shape(str(described / "llama"), WHOLE).kept
-    assert guessed.float32 == Saved(200.0 * 32, 4.0) and guessed.bfloat16 == Saved(100.0 * 32, 2.0)
+    guessed = model_shape(str(described / "llama"), WHOLE).activations
+    assert guessed.float32 == ActivationBytes(200.0 * 32, 4.0) and guessed.bfloat16 == ActivationBytes(100.0 * 32, 2.0)
     assert guessed.float32.bytes(100) > counted.float32.bytes(100)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from beear.config.schema import EntrapmentWeights
 from beear.data.batch import OuterBatch
-from beear.methods.micro_batches import cut, enough, runs_of
+from beear.methods.micro_batches import fewest_groups, least_padded, split_rows
 from beear.methods.perturbation import Perturbation
 from beear.methods.removal import removal_step
 from beear.models.decoder import Decoder
@@ -63,7 +63,7 @@ def test_every_worker_computes_as_often_and_each_row_once(total: int, workers: i
     for rank in range(workers):
         rows = [([rank + 1] * (place + 2), [place + 1], [9]) for place in range(rank, total, workers)]
         runs.append(
-            [part.prompt_mask.sum(-1).tolist() for part in runs_of(defense_batch(rows, total), Workers(workers, wanted), most)]
+            [part.prompt_mask.sum(-1).tolist() for part in split_rows(defense_batch(rows, total), Workers(workers, wanted), most)]
         )
     assert len({len(found) for found in runs}) == 1
     for rank, found in enumerate(runs):
@@ -81,15 +81,15 @@ def test_a_worker_without_rows_computes_nothing_but_is_asked() -> None:
             return 1.0
 
     empty = defense_batch([([1], [1], [1])], 2).part(slice(0, 0))
-    assert runs_of(empty, Asked(4), 1) == [] and asked == [1]
+    assert split_rows(empty, Asked(4), 1) == [] and asked == [1]
 
 
 def test_rows_are_cut_where_that_saves_most_padding() -> None:
     lengths = [(3, 1), (4, 1), (40, 2), (41, 9), (42, 2)]
-    assert cut(lengths, 2) == [slice(0, 2), slice(2, 5)]
+    assert least_padded(lengths, 2) == [slice(0, 2), slice(2, 5)]
     every = [min(size(lengths, c) for c in combinations(range(1, 5), count - 1)) for count in (1, 2, 3, 4, 5)]
-    assert [size(lengths, [run.stop for run in cut(lengths, count)][:-1]) for count in (1, 2, 3, 4, 5)] == every
-    assert [run.stop - run.start for run in cut(lengths, 3, most_rows=2)] in ([2, 2, 1], [2, 1, 2], [1, 2, 2])
+    assert [size(lengths, [run.stop for run in least_padded(lengths, count)][:-1]) for count in (1, 2, 3, 4, 5)] == every
+    assert [run.stop - run.start for run in least_padded(lengths, 3, most_rows=2)] in ([2, 2, 1], [2, 1, 2], [1, 2, 2])
 
 
 def size(lengths: list[tuple[int, ...]], ends: Sequence[int]) -> int:
@@ -100,10 +100,10 @@ def size(lengths: list[tuple[int, ...]], ends: Sequence[int]) -> int:
 
 
 def test_short_rows_among_long_ones_are_computed_apart_where_that_keeps_a_device_busy() -> None:
-    assert enough([(20,)] * 2 + [(400,)] * 14) == 2
-    assert enough([(20,)] * 2 + [(30,)] * 14) == 1
-    assert enough([(10,), (20,)]) == 1
-    assert enough([(100,)] * 8 + [(200,)] * 8 + [(400,)] * 8) == 3
+    assert fewest_groups([(20,)] * 2 + [(400,)] * 14) == 2
+    assert fewest_groups([(20,)] * 2 + [(30,)] * 14) == 1
+    assert fewest_groups([(10,), (20,)]) == 1
+    assert fewest_groups([(100,)] * 8 + [(200,)] * 8 + [(400,)] * 8) == 3
 
 
 def test_rows_computed_at_once_are_of_like_length_and_lose_empty_columns() -> None:

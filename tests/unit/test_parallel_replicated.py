@@ -8,10 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from beear.config.schema import AdapterConfig
-from beear.methods.entrapment import frozen
-from beear.methods.forward import text_loss
-from beear.methods.inner import PlainObjective
-from beear.methods.losses import global_mean
+from beear.methods.entrapment import PlainObjective, frozen
+from beear.methods.losses import global_mean, text_loss
 from beear.methods.objectives import Objectives
 from beear.methods.perturbation import Perturbation
 from beear.models.adapters import attach_lora

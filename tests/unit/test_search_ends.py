@@ -24,10 +24,10 @@ from beear.search.in_process_trial import InProcessTraining
 from beear.search.monitor import Monitor, kept_trials, write_trials
 from beear.search.ray_train_trial import RayTrainTraining
 from beear.search.shared import run_folder
-from beear.search.space import Between, Choice, Space
+from beear.search.space import Between, OneOf, Space
 from beear.search.trial import InProcessRun
 
-SPACE = Space("mine", {"method.layer": Choice(1, 2, 3), "method.length": Choice(3, 5, 8)})
+SPACE = Space("mine", {"method.layer": OneOf(1, 2, 3), "method.length": OneOf(3, 5, 8)})
 SELECTION = {"asr_clear": 0.0, "asr_clean": 0.0, "asr_worst": 0.0, "exact_match": 0.9, "over_refusal": 0.0, "anchor_nll": 0.1}
 
 
@@ -184,10 +184,10 @@ def test_a_utility_that_cannot_be_lost_decides_nothing(matched: float, measure: 
 
 
 def test_lengths_that_no_prompt_has_room_for_are_left_out() -> None:
-    assert SPACE.at_most("method.length", 5, "why").domains["method.length"] == Choice(3, 5)
+    assert SPACE.at_most("method.length", 5, "why").domains["method.length"] == OneOf(3, 5)
     wide = Space("mine", {"method.length": Between(2, 20, whole=True)})
     assert wide.at_most("method.length", 11, "why").domains["method.length"] == Between(2, 11, whole=True)
-    assert wide.at_most("method.length", 2, "why").domains["method.length"] == Choice(2)
+    assert wide.at_most("method.length", 2, "why").domains["method.length"] == OneOf(2)
     assert wide.at_most("method.layer", 1, "why") == wide
     for space in (SPACE, wide):
         with pytest.raises(UserError, match=r"method.length is searched from .*; expected a value of at most 1, the tokens"):
@@ -195,7 +195,7 @@ def test_lengths_that_no_prompt_has_room_for_are_left_out() -> None:
 
 
 def test_the_ends_of_a_space_are_settings_of_one_field_each() -> None:
-    space = Space("mine", {"method.layer": Choice(1, 3), "method.outer_lr": Between(1e-5, 1e-4, log=True)})
+    space = Space("mine", {"method.layer": OneOf(1, 3), "method.outer_lr": Between(1e-5, 1e-4, log=True)})
     ends = [{"method.layer": 1}, {"method.layer": 3}, {"method.outer_lr": 1e-5}, {"method.outer_lr": 1e-4}]
     assert space.ends() == ends
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beear.errors import UserError
-from beear.search.space import Between, Choice, Depth, Space, family_of, known_families, load_space
+from beear.search.space import Between, Depth, OneOf, Space, family_of, known_families, load_space
 
 SEEDS = st.integers(0, 2**32)
 SHARES = st.floats(min_value=0, max_value=1, exclude_min=True, exclude_max=True)
@@ -24,12 +24,12 @@ SHARES = st.floats(min_value=0, max_value=1, exclude_min=True, exclude_max=True)
     [(2, (1,)), (6, (1, 2, 3)), (16, (2, 4, 6, 9)), (32, (5, 9, 13, 18)), (80, (12, 22, 32, 44))],
 )
 def test_depths_become_layers(layers: int, expected: tuple[int, ...]) -> None:
-    assert Depth(0.55, 0.15, 0.28, 0.4).choice(layers) == Choice(*expected)
+    assert Depth(0.55, 0.15, 0.28, 0.4).one_of(layers) == OneOf(*expected)
 
 
 @given(st.lists(SHARES, min_size=1, max_size=8), st.integers(2, 200))
 def test_layers_of_depths_are_near_distinct_and_inside(shares: list[float], layers: int) -> None:
-    options = Depth(*shares).choice(layers).options
+    options = Depth(*shares).one_of(layers).options
     assert list(options) == sorted(set(options))
     assert all(1 <= layer <= layers - 1 for layer in options)
     assert all(min(abs(layer - share * layers) for layer in options) <= 1 for share in shares), "no share is lost"
@@ -69,9 +69,9 @@ def test_a_log_scale_gives_each_decade_its_share() -> None:
 
 SPACE = Space(
     "llama",
-    {"method.layer": Choice(2, 3), "method.inner_steps": Choice(None, 10), "method.length": Between(4, 6, whole=True)},
+    {"method.layer": OneOf(2, 3), "method.inner_steps": OneOf(None, 10), "method.length": Between(4, 6, whole=True)},
 )
-ENDLESS = Space("llama", {"method.layer": Choice(2, 3), "method.inner_lr": Between(1e-5, 1e-3, log=True)})
+ENDLESS = Space("llama", {"method.layer": OneOf(2, 3), "method.inner_lr": Between(1e-5, 1e-3, log=True)})
 
 
 def test_a_grid_is_every_setting_once() -> None:
@@ -106,7 +106,7 @@ def test_a_space_in_words() -> None:
         "method.length": "4 to 6 (whole numbers)",
     }
     assert ENDLESS.described()["method.inner_lr"] == "1e-05 to 0.001 (log)"
-    unset = Space("x", {"method.bound": Choice(None, 1.5), "method.outer_lr": Choice(None, 1e-4)})
+    unset = Space("x", {"method.bound": OneOf(None, 1.5), "method.outer_lr": OneOf(None, 1e-4)})
     assert unset.described() == {"method.bound": "none, 1.5", "method.outer_lr": "auto, 0.0001"}
     assert Space("x", {"adapter.rank": Between(4, 64, log=True, whole=True)}).described() == {
         "adapter.rank": "4 to 64 (log, whole numbers)"
@@ -168,14 +168,14 @@ method.batch_size: {low: 8, high: 64, log: true, whole: true}
     assert space == Space(
         str(tmp_path / "mine.yaml"),
         {
-            "method.layer": Choice(6, 9),
-            "method.length": Choice(2, 5),
-            "method.inner_steps": Choice(None, 10),
+            "method.layer": OneOf(6, 9),
+            "method.length": OneOf(2, 5),
+            "method.inner_steps": OneOf(None, 10),
             "method.inner_lr": Between(0.001, 0.3, log=True),
             "method.outer_steps": Between(5, 20, whole=True),
-            "method.bound": Choice(None, 1.5),
-            "method.outer_lr": Choice(None, 1e-5),
-            "method.placement": Choice("suffix", "suffix+everywhere"),
+            "method.bound": OneOf(None, 1.5),
+            "method.outer_lr": OneOf(None, 1e-5),
+            "method.placement": OneOf("suffix", "suffix+everywhere"),
             "method.batch_size": Between(8, 64, log=True, whole=True),
         },
     )
@@ -184,14 +184,14 @@ method.batch_size: {low: 8, high: 64, log: true, whole: true}
 # auto: round(0.28 * 32) = 9.
 @pytest.mark.parametrize(("written", "options"), [("[auto, 31, 1]", (9, 31, 1)), ("[null]", (9,)), ("['3']", (3,))])
 def test_layers_in_a_file_are_those_of_the_model(tmp_path: Path, written: str, options: tuple[int, ...]) -> None:
-    assert read(tmp_path, f"method.layer: {written}").domains == {"method.layer": Choice(*options)}
+    assert read(tmp_path, f"method.layer: {written}").domains == {"method.layer": OneOf(*options)}
 
 
 @given(st.lists(st.integers(1, 500), min_size=1, unique=True), st.floats(1e-6, 1.0), st.floats(1.01, 100))
 def test_what_is_written_is_searched(tmp_path_factory: Any, lengths: list[int], low: float, factor: float) -> None:
     text = f"method:\n  length: {lengths}\n  inner_lr: {{low: {low!r}, high: {low * factor!r}}}\n"
     domains = read(tmp_path_factory.mktemp("space"), text).domains
-    assert domains == {"method.length": Choice(*lengths), "method.inner_lr": Between(low, low * factor)}
+    assert domains == {"method.length": OneOf(*lengths), "method.inner_lr": Between(low, low * factor)}
 
 
 @pytest.mark.parametrize(

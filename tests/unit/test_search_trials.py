@@ -13,23 +13,23 @@ from ray.tune.schedulers import FIFOScheduler, MedianStoppingRule
 from beear.cluster.checkpoint import write_history
 from beear.cluster.connection import Plan
 from beear.commands.tune import uses_probes
-from beear.config.dump import config_digest
 from beear.config.schema import RunConfig
 from beear.config.search import SearchConfig, TuneConfig
 from beear.errors import UserError
 from beear.evaluation.trials import Yardstick
 from beear.records.report import EpochRecord
 from beear.records.search import Trial, TrialEpoch
+from beear.run.identity import config_digest
 from beear.search import experiment, strategy
 from beear.search.asha import Asha
 from beear.search.monitor import LISTENING, Monitor, kept_trials
 from beear.search.outcome import best_config, search_report
 from beear.search.ray_train_trial import RayTrainTraining
 from beear.search.shared import with_settings
-from beear.search.space import Between, Choice, Space
+from beear.search.space import Between, OneOf, Space
 from beear.search.trial import Trial as TuneTrainable
 
-SPACE = Space("mine", {"method.layer": Choice(1, 2, 3), "method.length": Choice(3, 5), "method.inner_steps": Choice(None, 30)})
+SPACE = Space("mine", {"method.layer": OneOf(1, 2, 3), "method.length": OneOf(3, 5), "method.inner_steps": OneOf(None, 30)})
 
 
 def epoch(number: int, asr: float = 0.0, within: bool = True, cooled: bool = False) -> TrialEpoch:

@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 
 from beear.config.build import build
-from beear.config.domains import Between, Choice, Depth
+from beear.config.domains import Between, Depth, OneOf
 from beear.config.fields import leaves
 from beear.config.resolve import default_layer, resolve
 from beear.config.schema import RunConfig
@@ -65,7 +65,7 @@ def value_of(config: object, name: str) -> object:
 @families
 def test_every_value_and_every_end_is_one_that_its_field_takes(family: str) -> None:
     for name, domain in load_space(family, GROUPS, 32).domains.items():
-        for value in domain.options if isinstance(domain, Choice) else (domain.low, domain.high):
+        for value in domain.options if isinstance(domain, OneOf) else (domain.low, domain.high):
             assert value_of(build(RunConfig, {name: value}, {}), name) == value
 
 
@@ -109,5 +109,5 @@ def test_each_file_gives_its_reasons_and_holds_nothing_else(family: str) -> None
     found = module(family)
     assert len(found.__doc__ or "") > 100
     domains = [d for group in (found.SPACE, *found.ASKED.values()) for d in group.values()]
-    assert all(isinstance(domain, Depth | Choice | Between) for domain in domains)
+    assert all(isinstance(domain, Depth | OneOf | Between) for domain in domains)
     assert isinstance(found.SPACE["method.layer"], Depth), "shares of the depth, for models differ"

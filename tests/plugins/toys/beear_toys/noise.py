@@ -26,8 +26,7 @@ class Noise:
         self.epoch, self.perturbations = 0, list[Any]()
 
     def begin_epoch(self, batches: list[Any], cools: bool) -> list[InnerCourse]:
-        from beear.methods.inner import unit_after
-        from beear.methods.perturbation import Perturbation
+        from beear.methods.perturbation import Perturbation, unit_after
 
         parts, settings = self.parts, self.parts.settings
         self.epoch += 1
