@@ -3,7 +3,9 @@
     python -m benchmarks.structure [--root DIR] [--json FILE]                        prints the counts, keeps them in FILE
     python -m benchmarks.structure --page docs/architecture.md --before FILE         writes the page's table, FILE beside now
 
-Nothing of the package is imported. What is counted, over beear/, pipelines/ and tune_spaces/ unless said:
+Nothing of the package is imported. A rule that goes by names lists those of the tree before the redesign and those of the
+tree after it, so that both commits are counted by the same file; see ``LAYERED``, ``LAYER`` and ``KINDS``. What is counted, over
+beear/, pipelines/ and tune_spaces/ unless said:
 
 - *small functions with one caller*: at most 3 lines of body (the docstring apart), and named once in the whole tree beside the
   definition and imports of it. Functions at a file's top level, and private methods, which their own file names. Not those with
@@ -14,12 +16,15 @@ Nothing of the package is imported. What is counted, over beear/, pipelines/ and
 - *deep copies*: ``model_copy(deep=True)`` anywhere; ``deepcopy`` of what is named a configuration, in a file that imports from a
   module named config. *Assignments*: to an attribute of a configuration (see ``CONFIGURATIONS``), of a part of one, or of a name
   bound to either in that function, ``setattr`` too. What is built anew and what is replaced whole (``job.config =``) is neither.
-- *wrappers*: classes outside the configuration that hold a run's configuration, in a field or from a parameter of __init__, or
-  that hold such a class in turn.
+- *wrappers*: classes outside the configuration that hold a run's configuration or a method's settings, in a field or from a
+  parameter of __init__, as the argument of a generic class, or that hold such a class in turn. A run's stages each hold the one
+  before and count too.
 - *files that name the layer*: of the files that the main command reaches by imports, those with a field, a parameter or a
-  keyword ``layer`` (no Module), an attribute of that name (not of self), or the text ``method.layer``; the way back into the
-  report counts too. *Files that carry it*: those, and the ones that name a configuration that has the layer, or a wrapper.
-- *files that name a member*: what one more member of a kind is likely to touch, see ``KINDS``.
+  keyword ``layer`` (no Module), a property or an attribute of a name in ``LAYER`` (not of self), or the text ``method.layer``.
+  The way back into the report counts too, and so does a layer that is not method.layer, such as entrapment resistance's.
+  *Files that carry it*: those, and the ones that name a configuration that has the layer, or a wrapper.
+- *files that name a member*: what one more member of a kind is likely to touch, see ``KINDS``: an upper bound, since a member
+  that is there may be named for reasons of its own.
 """
 
 import argparse
@@ -43,8 +48,13 @@ MAIN_COMMAND = "pipelines.sanitize"
 SMALL_FUNCTION, SMALL_FILE = 3, 60
 # Names that hold a configuration, and classes that have the layer: what wraps one of these carries it too.
 CONFIGURATIONS = ("config", "settings", "asked")
-LAYERED = ("MethodConfig", "RunConfig", "TuneConfig")
-LAYER, LAYER_FIELD = "layer", "method.layer"
+LAYERED = (
+    *("MethodConfig", "RunConfig", "TuneConfig"),
+    # The redesign's: the settings of the method that has the layer, what a run is resolved to, and who makes the classes above.
+    *("BeearSettings", "ResolvedConfig", "run_config", "tune_config"),
+)
+# The field, and the properties that give it under another name.
+LAYER, LAYER_FIELD = ("layer", "perturbed", "watched_layer"), "method.layer"
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,7 @@ class Kind:
 
     ``names``: identifiers of any kind, attributes and keywords too. ``defined``: functions, classes, imported names and modules,
     files. ``literals``: whole texts. ``words``: words within texts. Docstrings and comments count as nothing. ``under`` is where
-    it is looked for.
+    it is looked for, ``not_under`` where the name means something else.
     """
 
     names: tuple[str, ...] = ()
@@ -61,6 +71,7 @@ class Kind:
     literals: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     under: str = ""
+    not_under: str | None = None
 
 
 KINDS = {
@@ -68,10 +79,26 @@ KINDS = {
     "measure (over_refusal)": Kind(names=("over_refusal",), words=("over_refusal",)),
     "attack (short-prefix)": Kind(literals=("short-prefix",)),
     "target of attacks (code)": Kind(literals=("code", "refusals"), under="beear/testbed/"),
-    "command (evaluate)": Kind(defined=("evaluate", "measure_job", "evaluate_report"), literals=("evaluate",)),
-    "family (mixtral)": Kind(literals=("mixtral", "MixtralForCausalLM")),
+    # The configuration has a section of that name.
+    "command (evaluate)": Kind(
+        defined=("evaluate", "measure_job", "evaluate_report"), literals=("evaluate",), not_under=CONFIGURATION
+    ),
+    # Before the redesign the small models that tests use stood among the tests, which are not counted.
+    "family (mixtral)": Kind(literals=("mixtral", "MixtralForCausalLM"), not_under="beear/testing/"),
 }
-GOALS = {"import cycles": "0", "asserts about resolution": "0"}
+GOALS = {
+    "import cycles": "0",
+    "asserts about resolution": "0",
+    "deep copies of a configuration": "0",
+    "assignments to a configuration's fields": "0",
+    "files that carry it": "10",
+    "files that name one: method (finetune)": "2",
+    "files that name one: measure (over_refusal)": "2",
+    "files that name one: attack (short-prefix)": "1",
+    "files that name one: target of attacks (code)": "1",
+    "files that name one: command (evaluate)": "2",
+    "files that name one: family (mixtral)": "2",
+}
 BEGIN, END = "<!-- structure: begin -->", "<!-- structure: end -->"
 
 
@@ -240,7 +267,7 @@ def wrappers(tree: Tree) -> set[tuple[str, str]]:
         for kind in source.nodes
         if isinstance(kind, ast.ClassDef)
     }
-    found: set[tuple[str, str]] = set()
+    found = {(module, name) for module, name in held if _arguments(tree, module, name)}
     while new := {(m, n) for (m, n), words in held.items() if (m, n) not in found and words & _carriers(tree, m, found)}:
         found |= new
     return found
@@ -251,6 +278,13 @@ def _carriers(tree: Tree, module: str, classes: set[tuple[str, str]]) -> set[str
     own = {name for place, name in classes if place == module}
     links = [link for link in tree.links if link.importer == module and link.what]
     return own | {link.name for link in links if link.what in LAYERED or (link.module, link.what) in classes}
+
+
+def _arguments(tree: Tree, module: str, name: str) -> set[str]:
+    """Return what a generic class is written with, such as ``BeearSettings`` for ``MethodParts[BeearSettings]``."""
+    users = [tree.modules[link.importer] for link in tree.links if (link.module, link.what) == (module, name)]
+    subscripts = (node for source in users for node in source.nodes if isinstance(node, ast.Subscript))
+    return {word for node in subscripts if chain(node.value) == [name] for word in words_of(node.slice)} & set(LAYERED)
 
 
 def _annotations(kind: ast.ClassDef) -> Iterator[ast.AST | None]:
@@ -279,12 +313,14 @@ def _names_layer(source: Source) -> bool:
 
 def _is_layer(node: ast.AST) -> bool:
     if isinstance(node, ast.Attribute):
-        return node.attr == LAYER and chain(node)[:1] != ["self"]
+        return node.attr in LAYER and chain(node)[:1] != ["self"]
     if isinstance(node, ast.AnnAssign):
-        return chain(node.target) == [LAYER] and "Module" not in words_of(node.annotation)
+        return chain(node.target) == [LAYER[0]] and "Module" not in words_of(node.annotation)
     if isinstance(node, ast.arg):
-        return node.arg == LAYER and "Module" not in words_of(node.annotation)
-    return isinstance(node, ast.keyword) and node.arg == LAYER
+        return node.arg == LAYER[0] and "Module" not in words_of(node.annotation)
+    if isinstance(node, Function):
+        return node.name in LAYER and any(chain(decorator) == ["property"] for decorator in node.decorator_list)
+    return isinstance(node, ast.keyword) and node.arg == LAYER[0]
 
 
 def _carries(tree: Tree, source: Source, classes: set[tuple[str, str]]) -> bool:
@@ -296,7 +332,8 @@ def _names(source: Source, kind: Kind) -> bool:
     own = _identifiers(source) if kind.names else set()
     defined = _defined(source) if kind.defined else set()
     pairs = ((own, kind.names), (defined, kind.defined), (source.literals, kind.literals), (words, kind.words))
-    return source.name.startswith(kind.under) and any(found & set(wanted) for found, wanted in pairs)
+    other = kind.not_under is not None and source.name.startswith(kind.not_under)
+    return source.name.startswith(kind.under) and not other and any(found & set(wanted) for found, wanted in pairs)
 
 
 def _defined(source: Source) -> set[str]:

@@ -18,13 +18,17 @@ FILES = {
 class MethodConfig:
     layer: int | None = None
     name: str = "finetune"
+    rows: str = "evaluate"
 class RunConfig:
     method: MethodConfig
+class BeearSettings:
+    layer: int
 ''',
     "beear/run.py": '''
 from typing import TYPE_CHECKING, Any
-from beear.config.schema import RunConfig
+from beear.config.schema import BeearSettings, RunConfig
 from beear.hook import perturb
+from beear.parts import Parts
 class Job:
     config: RunConfig
 class Outer:
@@ -32,6 +36,7 @@ class Outer:
         self.job = job
 class Handler:
     call: "Callable[[RunConfig], int]"
+MADE: Parts[BeearSettings]
 def work(config: RunConfig, other: Any) -> None:
     """Say it."""
     config = config.model_copy(deep=True)
@@ -57,6 +62,15 @@ def _once() -> None:
 def _twice() -> None:
     return None
 ''',
+    "beear/parts.py": """
+from typing import Generic, TypeVar
+S = TypeVar("S")
+class Parts(Generic[S]):
+    settings: S
+    @property
+    def perturbed(self) -> int:
+        return self.settings.depth
+""",
     "beear/hook.py": "def perturb(layer: int) -> None:\n    import beear.back\n    print(layer)\n",
     "beear/back.py": "from beear.hook import perturb\nfor layer in []:\n    perturb(layer)\n",
     "beear/alone.py": "layer = 1\nTHERE = 'over_refusal of', 'short-prefix'\n",
@@ -82,7 +96,7 @@ def found(root: Path) -> dict[str, Any]:
 
 def test_sizes(found: dict[str, Any]) -> None:
     counts = found["counts"]
-    assert (counts["files"], counts["functions"], counts["lines of a file, median"]) == (9, 5, 3)
+    assert (counts["files"], counts["functions"], counts["lines of a file, median"]) == (10, 6, 3)
     assert counts["lines of a function's body, median"] == 1 and counts["lines of a function's body, nine in ten"] == 13
     assert (counts["asserts in beear/"], counts["the name Any"]) == (2, 2)
 
@@ -94,7 +108,7 @@ def test_a_function_with_one_caller_is_found_wherever_it_is_called(found: dict[s
 
 def test_imports(found: dict[str, Any]) -> None:
     assert found["lists"]["import cycles"] == ["beear.back beear.hook"]
-    assert found["lists"]["small files with one importer"] == ["beear/back.py", "beear/config/schema.py"]
+    assert found["lists"]["small files with one importer"] == ["beear/back.py", "beear/config/schema.py", "beear/parts.py"]
 
 
 def test_what_is_done_to_a_configuration(found: dict[str, Any]) -> None:
@@ -110,12 +124,12 @@ def test_what_is_done_to_a_configuration(found: dict[str, Any]) -> None:
         'setattr(part, "name", "")',
     ]
     assert said("asserts about resolution") == ['assert method.layer is not None, "the configuration is resolved first"']
-    assert lists["wrappers of a run's configuration"] == ["beear.run.Job", "beear.run.Outer"]
+    assert lists["wrappers of a run's configuration"] == ["beear.parts.Parts", "beear.run.Job", "beear.run.Outer"]
 
 
 def test_who_touches_what(found: dict[str, Any]) -> None:
     lists = found["lists"]
-    assert lists["files that name the layer"] == ["beear/config/schema.py", "beear/hook.py", "beear/run.py"]
+    assert lists["files that name the layer"] == ["beear/config/schema.py", "beear/hook.py", "beear/parts.py", "beear/run.py"]
     assert lists["files that carry it"] == lists["files that name the layer"]
     assert lists["files that name one: method (finetune)"] == ["beear/config/schema.py"]
     assert lists["files that name one: measure (over_refusal)"] == ["beear/alone.py"]
@@ -130,7 +144,7 @@ def test_the_page_shows_before_beside_now(root: Path, tmp_path: Path, capsys: py
     before.write_text(json.dumps({"counts": {"files": 12, "gone": 1}}))
     assert structure.main(["--root", str(root), "--page", str(page), "--before", str(before)]) == 0
     text = page.read_text()
-    assert "| files | 12 | 9 |  |\n" in text and "| import cycles | – | 1 | 0 |\n" in text and "old" not in text
+    assert "| files | 12 | 10 |  |\n" in text and "| import cycles | – | 1 | 0 |\n" in text and "old" not in text
     assert text.startswith("# Page\n") and text.endswith("\n\nend\n") and "gone" not in text
     assert structure.renewed(text, "x").count("x\n") == 1
     with pytest.raises(ValueError, match="structure: begin"):
