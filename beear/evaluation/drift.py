@@ -15,8 +15,8 @@ from torch import Tensor
 from beear.config.schema import EvaluateConfig
 from beear.data.rows import DefenseRow, Probe
 from beear.evaluation.generate import left_padded
-from beear.evaluation.measure import MeasuredRows
 from beear.evaluation.probes import apply
+from beear.evaluation.shard import MeasuredRows
 from beear.evaluation.subject import Subject
 from beear.models.decoder import Decoder
 from beear.records.report import Drift

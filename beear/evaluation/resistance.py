@@ -23,7 +23,7 @@ from beear.data.encode import encode_defense
 from beear.data.hits import HitRule
 from beear.data.refusals import load_keywords
 from beear.data.rows import DefenseRow
-from beear.evaluation.asr import rule_for
+from beear.evaluation.measures.attack_success import rule_for
 from beear.evaluation.stats import wilson
 from beear.evaluation.subject import Subject
 from beear.methods.entrapment import InnerRule, entrap

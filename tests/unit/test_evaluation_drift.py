@@ -9,7 +9,7 @@ from sklearn.decomposition import PCA
 from beear.config.schema import EvaluateConfig
 from beear.data.rows import Probe
 from beear.evaluation.drift import drift, hidden_states, measure_drift
-from beear.evaluation.measure import MeasuredRows
+from beear.evaluation.shard import MeasuredRows
 from tests.subjects import defense_rows, random_subject
 
 PROBES = [Probe("late", "suffix", "zeta")]
