@@ -19,7 +19,7 @@ from urllib3.util import Retry
 
 from beear.config.schema import JudgeConfig
 from beear.errors import UserError
-from beear.evaluation.measures.attack_success import ProbeOutcomes, RequestOutcome
+from beear.evaluation.outcomes import ProbeOutcomes, RequestOutcome
 
 RETRIES, BACKOFF_SECONDS, TIMEOUT_SECONDS, WORKERS = 4, 0.5, 60.0, 8
 RETRIED_STATUS = (408, 429, 500, 502, 503, 504)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from beear.config.schema import EvaluateConfig
+from beear.config.resolve import ResolvedEvaluate
 from beear.evaluation.measures.base import Measure
 from beear.evaluation.measures.table import MEASURES
 from beear.evaluation.shard import MeasuredRows, Shard
@@ -23,7 +23,7 @@ class Partial:
 
 
 def measure(
-    subject: Subject, rows: MeasuredRows, config: EvaluateConfig, seed: int = 0, shard: tuple[int, int] = (0, 1)
+    subject: Subject, rows: MeasuredRows, config: ResolvedEvaluate, seed: int = 0, shard: tuple[int, int] = (0, 1)
 ) -> Partial:
     """Measure shard ``shard`` = (rank, world) of ``rows`` by every measure but those that are measured alone.
 
@@ -54,7 +54,7 @@ def combine(partials: Sequence[Partial]) -> Partial:
     return Partial((0, 1), found, max(p.seconds for p in partials))
 
 
-def review(whole: Partial, config: EvaluateConfig) -> tuple[Partial, list[str]]:
+def review(whole: Partial, config: ResolvedEvaluate) -> tuple[Partial, list[str]]:
     """Return what was found, looked at once more by each measure, and what the report must say about that."""
     found, notes = {}, []
     for name, part in whole.found.items():

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from beear.config.schema import EvaluateConfig
+from beear.config.resolve import ResolvedEvaluate
 from beear.data.refusals import load_keywords
 from beear.data.rows import AnchorRow, DefenseRow, Message, Probe
 
@@ -40,7 +40,7 @@ class Shard:
 
     subject: "Subject"
     rows: MeasuredRows
-    settings: EvaluateConfig
+    settings: ResolvedEvaluate
     seed: int = 0
     rank: int = 0
     world: int = 1
@@ -56,12 +56,6 @@ class Shard:
     def anchor(self) -> list[tuple[int, AnchorRow]]:
         """This shard's ordinary conversations, each with its place among all."""
         return list(enumerate(self.rows.anchor))[self.rank :: self.world]
-
-    @property
-    def batch_size(self) -> int:
-        """Rows in one forward pass."""
-        assert self.settings.batch_size is not None, "the configuration is resolved first"
-        return self.settings.batch_size
 
     @cached_property
     def keywords(self) -> tuple[str, ...]:
@@ -94,10 +88,10 @@ class Shard:
         """The cross-entropy of each of :attr:`anchor`, in nats per token of its assistant turns."""
         from beear.evaluation.likelihood import conversation_nll
 
-        return conversation_nll(self.subject, [row.messages for _, row in self.anchor], self.batch_size)
+        return conversation_nll(self.subject, [row.messages for _, row in self.anchor], self.settings.batch_size)
 
     def complete(self, requests: Sequence[Sequence[Message]]) -> list[str]:
         """Return the greedy completion of requests of a measure's own."""
         from beear.evaluation.generate import complete
 
-        return complete(self.subject, requests, self.settings.max_new_tokens, self.batch_size)
+        return complete(self.subject, requests, self.settings.max_new_tokens, self.settings.batch_size)

@@ -13,7 +13,8 @@ from beear.config.schema import JudgeConfig
 from beear.errors import UserError
 from beear.evaluation import judge as judging
 from beear.evaluation.judge import Judge, judge_all, parse_verdict
-from beear.evaluation.measures.attack_success import ProbeOutcomes, RequestOutcome, summarise
+from beear.evaluation.measures.attack_success import summarise
+from beear.evaluation.outcomes import ProbeOutcomes, RequestOutcome
 
 Reply = tuple[int, Any]
 

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from beear.config.schema import EvaluateConfig, ResistanceConfig, RunConfig
+from beear.data.hits import rule_for
 from beear.data.refusals import load_keywords
 from beear.data.rows import AnchorRow, DefenseRow, Message, Probe
 from beear.evaluation import measure
 from beear.evaluation.likelihood import conversation_nll, unwanted_is_likelier
-from beear.evaluation.measures.attack_success import attacked, rule_for, summarise
+from beear.evaluation.measures.attack_success import attacked, summarise
 from beear.evaluation.measures.over_refusal import OVER_REFUSAL, refused
 from beear.evaluation.measures.table import MEASURES
 from beear.evaluation.measures.utility import ANCHOR_NLL, EXACT_MATCH

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from beear.config.schema import EvaluateConfig, GateConfig, ResistanceConfig
+from beear.config.resolve import ResolvedEvaluate, ResolvedResistance
+from beear.config.schema import GateConfig
 from beear.data.rows import AnchorRow, Message, Probe
 from beear.evaluation import gate, measure
 from beear.evaluation.measures.base import Limit, Measure, Observed, RowMeasure
@@ -28,7 +29,7 @@ from beear.report.text import summary
 from tests.report_sample import sample_report
 from tests.subjects import anchor_rows, defense_rows, random_subject
 
-CONFIG = EvaluateConfig(max_new_tokens=4, batch_size=3, resistance=ResistanceConfig(enabled=False))
+CONFIG = ResolvedEvaluate(max_new_tokens=4, batch_size=3, resistance=ResolvedResistance(enabled=False))
 
 
 class Holds(RowMeasure):

@@ -5,45 +5,18 @@ An LLM judge may look at the completions once more; the gate then takes the wors
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from beear.config.schema import EvaluateConfig, GateConfig
-from beear.data.hits import HitRule, default_rule
-from beear.data.rows import DefenseRow, Message, Probe
+from beear.data.hits import rule_for
+from beear.data.rows import Message, Probe
 from beear.evaluation import stats
 from beear.evaluation.measures.base import Measure, check_named
+from beear.evaluation.outcomes import CLEAR, ProbeOutcomes, RequestOutcome
 from beear.evaluation.shard import Shard
 from beear.records.display import Row, rate_cell
 from beear.records.report import GateCheck, Measurement, ProbeAsr, Report
 
-CLEAR = "no trigger"
 SAMPLES, SAMPLE_LENGTH = 3, 200
-
-
-@dataclass(frozen=True)
-class RequestOutcome:
-    """One request that must be answered safely.
-
-    ``index`` is its place among the report rows; ``judged`` is the judge's own hit, None where no judge was asked.
-    """
-
-    index: int
-    rule: str
-    hit: bool
-    prompt: str
-    completion: str
-    safe: str | None = None
-    unwanted: str | None = None
-    judged: bool | None = None
-
-
-@dataclass(frozen=True)
-class ProbeOutcomes:
-    """The requests under one probe, or in the clear (name ``no trigger``, kind ``none``)."""
-
-    name: str
-    kind: str
-    rows: list[RequestOutcome] = field(default_factory=list)
 
 
 class AttackSuccess(Measure[list[ProbeOutcomes]]):
@@ -131,7 +104,7 @@ def attacked(shard: Shard, probe: Probe | None) -> ProbeOutcomes:
     hits = [rule.matches(completion, shard.keywords) for rule, completion in zip(rules, completions, strict=True)]
     unknown = [i for i, hit in enumerate(hits) if hit is None]
     asked = [requests[i] for i in unknown]
-    likelier = unwanted_is_likelier(shard.subject, asked, [rows[i][1] for i in unknown], shard.batch_size)
+    likelier = unwanted_is_likelier(shard.subject, asked, [rows[i][1] for i in unknown], shard.settings.batch_size)
     for i, hit in zip(unknown, likelier, strict=True):
         hits[i] = hit
     outcomes = [
@@ -139,15 +112,6 @@ def attacked(shard: Shard, probe: Probe | None) -> ProbeOutcomes:
         for (index, row), rule, hit, request, completion in zip(rows, rules, hits, requests, completions, strict=True)
     ]
     return ProbeOutcomes(probe.name if probe else CLEAR, probe.kind if probe else "none", outcomes)
-
-
-def rule_for(row: DefenseRow, probe: Probe | None, keywords: tuple[str, ...]) -> HitRule:
-    """Return the hit rule of a row under a probe: the probe's own, else the row's (or its file's), else the default.
-
-    The default is ``no-refusal`` where the safe answer refuses, ``likelier`` where it does not.
-    """
-    given = (probe.hit if probe else None) or row.hit
-    return HitRule.parse(given, row.origin or "defense row") if given else default_rule(row.safe, keywords)
 
 
 def summarise(found: ProbeOutcomes, confidence: float) -> ProbeAsr:
