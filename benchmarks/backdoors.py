@@ -87,7 +87,8 @@ def run_case(case: Case) -> dict[str, Any]:
 
 def _measured(config: Any, data: Any, facts: Any) -> dict[str, Any]:
     from beear.cluster.scoring import subject_of
-    from beear.evaluation.measure import MeasuredRows, measure, merge
+    from beear.evaluation.measure import measure, merge
+    from beear.evaluation.shard import MeasuredRows
 
     rows = MeasuredRows(data.report, data.anchor_report, data.probes)
     found = merge([measure(subject_of(config, facts), rows, config.evaluate, config.seed)], config.evaluate.confidence)

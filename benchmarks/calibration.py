@@ -227,14 +227,14 @@ def settings_of(case: Case, epochs: int) -> dict[str, Any]:
 
 def measured(case: Case, epoch: int, session: Any, data: Any, rows: int) -> Point:
     """Measure the model as it is now: crossings on selection rows, the worst ASR of its own triggers on report rows."""
-    from beear.data.refusals import load_keywords
-    from beear.evaluation.asr import attack
+    from beear.evaluation.measures.attack_success import attacked
     from beear.evaluation.resistance import measure_resistance
+    from beear.evaluation.shard import MeasuredRows, Shard
 
     evaluate, subject = session.training.config.evaluate, session.measure.subject
     curves = measure_resistance(subject, session.training.selection, budgeted(evaluate), case.seed)
-    held, keywords = list(enumerate(data.report[:rows])), load_keywords(evaluate.keywords)
-    tried = [attack(subject, held, p, keywords, evaluate.max_new_tokens, evaluate.batch_size) for p in data.probes]
+    held = MeasuredRows(data.report[:rows], (), data.probes)
+    tried = [attacked(Shard(subject, held, evaluate), probe) for probe in data.probes]
     checkpoint, settings, seed, _ = case.key(epoch)
     return Point(
         checkpoint=checkpoint,
@@ -244,7 +244,7 @@ def measured(case: Case, epoch: int, session: Any, data: Any, rows: int) -> Poin
         seed=seed,
         crossings={name: round(at, 3) for name, at in crossings(curves).items()},
         hits=max(sum(row.hit for row in probe.rows) for probe in tried),
-        n=len(held),
+        n=len(held.defense),
     )
 
 

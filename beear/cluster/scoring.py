@@ -16,14 +16,13 @@ from beear.cluster.tasks import results_of, run_tasks, start_tasks
 from beear.config.resolve import ResolvedConfig
 from beear.data.rows import Message
 from beear.engine.session import compute_dtype
-from beear.evaluation import harness, resistance
 from beear.evaluation.drift import HiddenStates, hidden_states
 from beear.evaluation.drift import drift as drift_of
 from beear.evaluation.engines import VllmEngine
 from beear.evaluation.generate import complete
-from beear.evaluation.judge import Judge, judge_all
-from beear.evaluation.measure import MeasuredRows, combine, measure, merge
-from beear.evaluation.outcomes import Partial
+from beear.evaluation.measure import Partial, combine, measure, merge, review
+from beear.evaluation.measures.table import MEASURES
+from beear.evaluation.shard import MeasuredRows, Shard
 from beear.evaluation.subject import Subject
 from beear.models.compute import device_here
 from beear.models.facts import ModelFacts
@@ -50,13 +49,12 @@ class Measured(BaseModel):
 
 
 def shards_of(scoring: Scoring, layers: int) -> int:
-    """Return the number of shards of a measurement. It depends on rows and attacks alone, so that the numbers are the same on
-    any cluster. A shard holds at most two batches of prompts of each kind.
+    """Return the number of shards of a measurement. It depends on rows and fresh attacks alone, so that the numbers are the
+    same on any cluster. A shard holds at most two batches of prompts of each kind.
     """
     evaluate, rows = scoring.config.evaluate, scoring.rows.first(scoring.config.evaluate.rows)
     by_rows = math.ceil(max(len(rows.defense), len(rows.anchor)) / (SHARD_BATCHES * evaluate.batch_size))
-    attacks = len(resistance.attacks(evaluate.resistance, layers)) if evaluate.resistance.enabled else 0
-    return max(by_rows, attacks, 1)
+    return max(by_rows, *(one.pieces(evaluate, layers) for one in MEASURES.values() if one.wanted(evaluate)))
 
 
 def slots_of(reservation: Reservation, parameters: int) -> int:
@@ -78,17 +76,12 @@ def score(scoring: Scoring, facts: ModelFacts, reservation: Reservation) -> Meas
         UserError: weights that are not finite or do not fit, or a row that its hit rule cannot judge.
     """
     started, evaluate = time.monotonic(), scoring.config.evaluate
-    abilities = start_tasks([(harness_results, (scoring, facts))] if evaluate.tasks else [], reservation)
+    apart = [one.name for one in MEASURES.values() if one.alone and one.wanted(evaluate)]
+    running = start_tasks([(measure_alone, (scoring, facts, name)) for name in apart], reservation)
     whole = combine(_partials(scoring, facts, reservation))
-    whole.seconds = time.monotonic() - started
-    notes: list[str] = []
-    if evaluate.judge.url is not None:
-        with Judge(evaluate.judge) as judge:
-            notes = judge_all(judge, whole.requests)
-    measurement = merge([whole], evaluate.confidence, facts.digests["weights"])
-    if evaluate.tasks:
-        measurement.tasks = results_of(abilities)[0]
-    return Measured(measurement=measurement, notes=notes)
+    whole = replace(whole, found={**whole.found, **dict(zip(apart, results_of(running), strict=True))})
+    whole, notes = review(replace(whole, seconds=time.monotonic() - started), evaluate)
+    return Measured(measurement=merge([whole], evaluate.confidence, facts.digests["weights"]), notes=notes)
 
 
 def _partials(scoring: Scoring, facts: ModelFacts, reservation: Reservation) -> list[Partial]:
@@ -127,9 +120,13 @@ def shard_scorer(scoring: Scoring, facts: ModelFacts, shards: int) -> Callable[[
     return lambda rank: measure(subject, scoring.rows, config.evaluate, config.seed, (rank, shards))
 
 
-def harness_results(scoring: Scoring, facts: ModelFacts) -> dict[str, float]:
-    """Run the configured lm-evaluation-harness tasks in this process."""
-    return harness.run_tasks(subject_of(scoring.config, facts), scoring.config.evaluate)
+def measure_alone(scoring: Scoring, facts: ModelFacts, name: str) -> Any:
+    """Return what one measure finds on the whole checkpoint, in this process."""
+    config, rows = scoring.config, scoring.rows
+    subject = subject_of(config, facts)
+    return MEASURES[name].observe(
+        Shard(subject, rows.first(config.evaluate.rows), config.evaluate, config.seed, unlimited=rows.defense)
+    )
 
 
 def states_of(scoring: Scoring, facts: ModelFacts) -> HiddenStates:
@@ -162,15 +159,3 @@ def subject_of(config: ResolvedConfig, facts: ModelFacts, completes: bool = Fals
     if completes and config.evaluate.engine == "vllm":
         return replace(subject, engine=VllmEngine(facts, compute, subject.stop))
     return subject
-
-
-def count_of(measurement: Measurement) -> dict[str, Any]:
-    """Return the numbers of a measurement that a tracking server plots."""
-    probes = {f"asr/{p.name}": p.asr.rate for p in measurement.asr_probes}
-    return {
-        "asr/clear": measurement.asr_clean.asr.rate,
-        **probes,
-        "over_refusal": measurement.over_refusal.rate,
-        "exact_match": measurement.exact_match.rate,
-        "anchor_nll": measurement.anchor_nll.mean,
-    }

@@ -9,8 +9,10 @@ from beear.config.cli import Flags
 from beear.config.resolve import default_layer
 from beear.config.schema import RunConfig
 from beear.errors import Diverged
+from beear.evaluation.measures.table import MEASURES
 from beear.models.inspect import inspect_checkpoint
 from beear.records.report import Drift, EpochRecord
+from beear.registry.flatten import measured
 from beear.run.build_report import sanitize_report
 from beear.run.delivery import deliver
 from beear.run.job_kind import JobKind
@@ -48,7 +50,7 @@ def _trained(running: Running) -> Trained:
     progress.stage("before", "measuring the checkpoint as it came")
     before = once(staging / "before.json", Measured, lambda: scoring.score(placed.scoring, checked.facts, placed.reservation))
     running.tracker.start()
-    running.tracker.log({f"before/{name}": value for name, value in scoring.count_of(before.measurement).items()})
+    running.tracker.log(measured("before", before.measurement, MEASURES.values()))
     progress.stage("train", f"training: {method.name}, {method.epochs} epochs at most")
     log = EventLog(staging / "events.jsonl")
 

@@ -1,63 +1,48 @@
-"""One measurement of one checkpoint, shard by shard: each worker measures every ``world``-th row, the driver merges."""
+"""One measurement of one checkpoint, shard by shard: workers observe their share of the rows, the driver merges."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from beear.config.schema import EvaluateConfig
-from beear.data.refusals import load_keywords
-from beear.data.rows import AnchorRow, DefenseRow, Probe
-from beear.evaluation import asr, resistance, stats, utility
-from beear.evaluation.outcomes import AnchorOutcome, Partial, ProbeOutcomes
+from beear.config.resolve import ResolvedEvaluate
+from beear.evaluation.measures.base import Measure
+from beear.evaluation.measures.table import MEASURES
+from beear.evaluation.shard import MeasuredRows, Shard
 from beear.evaluation.subject import Subject
-from beear.records.report import Measurement
+from beear.records.report import Measurement, Reading
 
 
 @dataclass(frozen=True)
-class MeasuredRows:
-    """The rows a measurement is made on, the same on every shard."""
+class Partial:
+    """What measures found, by their names, on the shards (rank, world) that were merged; (0, 1) is the whole."""
 
-    defense: Sequence[DefenseRow]
-    anchor: Sequence[AnchorRow]
-    probes: Sequence[Probe] = field(default_factory=tuple)
-
-    def first(self, count: int | None) -> "MeasuredRows":
-        """Return at most ``count`` rows of each kind."""
-        return self if count is None else MeasuredRows(self.defense[:count], self.anchor[:count], self.probes)
+    shard: tuple[int, int]
+    found: Mapping[str, Any]
+    seconds: float = 0.0
 
 
 def measure(
-    subject: Subject, rows: MeasuredRows, config: EvaluateConfig, seed: int = 0, shard: tuple[int, int] = (0, 1)
+    subject: Subject, rows: MeasuredRows, config: ResolvedEvaluate, seed: int = 0, shard: tuple[int, int] = (0, 1)
 ) -> Partial:
-    """Measure shard ``shard`` = (rank, world) of ``rows``: ASR in the clear and under each probe, utility,
-    over-refusal, and this shard's share of the fresh attacks of entrapment resistance.
+    """Measure shard ``shard`` = (rank, world) of ``rows`` by every measure but those that are measured alone.
 
     Raises:
         UserError: an unknown keyword list, or a row that its hit rule cannot judge.
     """
+    share = Shard(subject, rows.first(config.rows), config, seed, *shard, unlimited=rows.defense)
+    return observe(share, (one for one in MEASURES.values() if not one.alone))
+
+
+def observe(shard: Shard, measures: Iterable[Measure[Any]]) -> Partial:
+    """Measure a shard by those of ``measures`` that its settings want."""
     started = time.monotonic()
-    found = measure_rows(subject, rows.first(config.rows), config, shard)
-    if config.resistance.enabled:
-        found.resistance = resistance.measure_resistance(subject, rows.defense, config, seed, shard)
-    found.seconds = time.monotonic() - started
-    return found
-
-
-def measure_rows(subject: Subject, rows: MeasuredRows, config: EvaluateConfig, shard: tuple[int, int]) -> Partial:
-    """Measure what is told row by row, all but entrapment resistance."""
-    started, (rank, world) = time.monotonic(), shard
-    assert config.batch_size is not None, "the configuration is resolved first"
-    keywords, tokens, size = load_keywords(config.keywords), config.max_new_tokens, config.batch_size
-    defense = list(enumerate(rows.defense))[rank::world]
-    anchor = list(enumerate(rows.anchor))[rank::world]
-    attacks: list[Probe | None] = [None, *rows.probes]
-    requests = [asr.attack(subject, defense, probe, keywords, tokens, size) for probe in attacks]
-    useful = utility.useful(subject, anchor, keywords, tokens, size)
-    return Partial(shard, requests, useful, seconds=time.monotonic() - started)
+    found = {one.name: one.observe(shard) for one in measures if one.wanted(shard.settings)}
+    return Partial((shard.rank, shard.world), found, time.monotonic() - started)
 
 
 def combine(partials: Sequence[Partial]) -> Partial:
-    """Return all shards as one, rows in their own order.
+    """Return all shards as one.
 
     Raises:
         ValueError: a shard is missing or given twice.
@@ -65,56 +50,33 @@ def combine(partials: Sequence[Partial]) -> Partial:
     worlds, ranks = {p.shard[1] for p in partials}, sorted(p.shard[0] for p in partials)
     if len(worlds) != 1 or ranks != list(range(worlds.pop())):
         raise ValueError(f"shards {[p.shard for p in partials]}: expected each rank of one world once")
-    requests = [
-        ProbeOutcomes(same[0].name, same[0].kind, sorted((r for p in same for r in p.rows), key=lambda r: r.index))
-        for same in zip(*(p.requests for p in partials), strict=True)
-    ]
-    anchor = sorted((row for p in partials for row in p.anchor), key=lambda r: r.index)
-    curves = sorted((c for p in partials for c in p.resistance), key=lambda c: (c.placement, c.layer, c.seed))
-    return Partial((0, 1), requests, anchor, curves, max(p.seconds for p in partials))
+    found = {name: MEASURES[name].merge([p.found[name] for p in partials]) for name in partials[0].found}
+    return Partial((0, 1), found, max(p.seconds for p in partials))
+
+
+def review(whole: Partial, config: ResolvedEvaluate) -> tuple[Partial, list[str]]:
+    """Return what was found, looked at once more by each measure, and what the report must say about that."""
+    found, notes = {}, []
+    for name, part in whole.found.items():
+        found[name], said = MEASURES[name].review(part, config)
+        notes += said
+    return Partial(whole.shard, found, whole.seconds), notes
 
 
 def merge(partials: Sequence[Partial], confidence: float, weights_digest: str = "") -> Measurement:
     """Return the measurement that the shards ``partials`` make up."""
     whole = combine(partials)
-    clear, *probes = (asr.summarise(found, confidence) for found in whole.requests)
-    exact, refused = _told([r.exact for r in whole.anchor]), _told([r.refused for r in whole.anchor])
-    nll = [r.nll for r in whole.anchor]
-    return Measurement(
-        weights_digest=weights_digest,
-        asr_clean=clear,
-        asr_probes=probes,
-        over_refusal=stats.wilson(sum(refused), len(refused), confidence),
-        exact_match=stats.wilson(sum(exact), len(exact), confidence),
-        anchor_nll=stats.mean(nll, confidence),
-        resistance=whole.resistance,
-        rows_exact=exact,
-        rows_refused=refused,
-        rows_nll=nll,
-        seconds=whole.seconds,
-    )
-
-
-def _told(values: list[bool | None]) -> list[bool]:
-    return [value for value in values if value is not None]
+    fields: dict[str, Any] = {}
+    readings: dict[str, Reading] = {}
+    for name, part in whole.found.items():
+        result = MEASURES[name].result(part, confidence)
+        if isinstance(result, Reading):
+            readings[name] = result
+        else:
+            fields |= result
+    return Measurement(weights_digest=weights_digest, measures=readings, seconds=whole.seconds, **fields)
 
 
 def headline(partials: Sequence[Partial]) -> dict[str, float]:
-    """Return the few numbers of an after-epoch measure: ASR in the clear and the worst under a probe, utility."""
-    whole = combine(partials)
-    rates = {found.name: _share([r.hit for r in found.rows]) for found in whole.requests}
-    clear, *under = rates.values()
-    numbers = {"asr_clean": clear} | ({"asr_worst": max(under)} if under else {})
-    return numbers | _usefulness(whole.anchor)
-
-
-def _usefulness(rows: Sequence[AnchorOutcome]) -> dict[str, float]:
-    return {
-        "exact_match": _share(_told([r.exact for r in rows])),
-        "over_refusal": _share(_told([r.refused for r in rows])),
-        "anchor_nll": sum(r.nll for r in rows) / max(len(rows), 1),
-    }
-
-
-def _share(values: Sequence[bool]) -> float:
-    return sum(values) / max(len(values), 1)
+    """Return the few numbers of an after-epoch measure."""
+    return {key: value for name, part in combine(partials).found.items() for key, value in MEASURES[name].headline(part).items()}

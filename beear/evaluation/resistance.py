@@ -20,10 +20,9 @@ from beear.config.schema import EvaluateConfig, ResistanceConfig
 from beear.data.batch import DefenseBatch
 from beear.data.collate import collate_defense
 from beear.data.encode import encode_defense
-from beear.data.hits import HitRule
+from beear.data.hits import HitRule, rule_for
 from beear.data.refusals import load_keywords
 from beear.data.rows import DefenseRow
-from beear.evaluation.asr import rule_for
 from beear.evaluation.stats import wilson
 from beear.evaluation.subject import Subject
 from beear.methods.entrapment import InnerRule, entrap

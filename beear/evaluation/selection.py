@@ -11,8 +11,10 @@ from beear.config.resolve import ResolvedConfig
 from beear.data.rows import AnchorRow, DefenseRow, Probe
 from beear.evaluation import resistance_scale
 from beear.evaluation.lockstep import in_step
-from beear.evaluation.measure import MeasuredRows, headline, measure_rows
+from beear.evaluation.measure import headline, observe
+from beear.evaluation.measures.table import MEASURES
 from beear.evaluation.resistance import measure_resistance
+from beear.evaluation.shard import MeasuredRows, Shard
 from beear.evaluation.subject import Subject
 from beear.parallel.base import Backend
 
@@ -52,8 +54,9 @@ class SelectionMeasure:
 
     def __call__(self) -> dict[str, float]:
         """Measure the model as it is now."""
+        share = Shard(self.subject, self.rows, self.config, self.seed, self.backend.rank, self.backend.world, self.rows.defense)
         with self.backend.gathered(), in_step(self.subject, self.backend):
-            mine = measure_rows(self.subject, self.rows, self.config, (self.backend.rank, self.backend.world))
+            mine = observe(share, (one for one in MEASURES.values() if one.each_epoch))
         return headline(self.backend.gather(mine)) | self._resistance()
 
     def _resistance(self) -> dict[str, float]:

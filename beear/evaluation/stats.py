@@ -8,9 +8,12 @@ from collections.abc import Callable, Sequence
 from math import sqrt
 from statistics import NormalDist, fmean, stdev
 
-from beear.records.report import Mean, Paired, Rate
+from beear.records.report import GateCheck, Mean, Paired, Rate, Verdict
 
 ROWS_CAP = 10_000_000
+
+# An interval's ends, projected to a number of rows by the shares that were seen.
+Bounds = Callable[[float], tuple[float, float]]
 
 
 def quantile(confidence: float) -> float:
@@ -114,7 +117,7 @@ def paired_mean(after: Sequence[float], before: Sequence[float], confidence: flo
     return Paired(difference=found.mean, low=found.low, high=found.high, n=found.n)
 
 
-def rows_needed(bounds: Callable[[float], tuple[float, float]], limit: float, start: int = 1) -> int | None:
+def rows_needed(bounds: Bounds, limit: float, start: int = 1) -> int | None:
     """Return the fewest rows n for which ``bounds(n)`` lies on one side of ``limit``, or None if no number does.
 
     ``bounds`` projects the observed shares to n rows. For 0 hits at 95%: 73 for a limit of 5%, 189 for 2%, 381 for 1%.
@@ -134,3 +137,46 @@ def rows_needed(bounds: Callable[[float], tuple[float, float]], limit: float, st
         middle = (low + high) // 2
         low, high = (low, middle) if decided(middle) else (middle + 1, high)
     return low
+
+
+def check(name: str, found: Paired, limit: float, bounds: Bounds, least: int = 1) -> GateCheck:
+    """Compare an interval with a limit, as the gate does.
+
+    *Passed*: the upper bound is within the limit. *Refused*: the lower bound is beyond it. Else *inconclusive*, with the rows
+    that could decide by ``bounds``; so too where there are fewer than ``least`` rows.
+    """
+    verdict: Verdict = "inconclusive"
+    if found.n >= least:
+        verdict = "passed" if found.high <= limit else "refused" if found.low > limit else "inconclusive"
+    return GateCheck(
+        name=name,
+        value=found.difference,
+        low=found.low,
+        high=found.high,
+        limit=limit,
+        n=found.n,
+        verdict=verdict,
+        rows_needed=rows_needed(bounds, limit, max(found.n, least)) if verdict == "inconclusive" else None,
+    )
+
+
+def check_rate(name: str, rate: Rate, limit: float, confidence: float) -> GateCheck:
+    """Compare a rate, rather than a change, with its limit."""
+    found = Paired(difference=rate.rate, low=rate.low, high=rate.high, n=rate.n)
+    return check(name, found, limit, lambda n: wilson_bounds(rate.rate * n, n, confidence))
+
+
+def projected_shares(worse: Sequence[float], than: Sequence[float], confidence: float) -> Bounds:
+    """Return the projection of :func:`paired_shares` over these rows."""
+    n = max(len(worse), 1)
+    up = sum(bool(w and not t) for w, t in zip(worse, than, strict=True)) / n
+    down = sum(bool(t and not w) for w, t in zip(worse, than, strict=True)) / n
+    return lambda rows: tango_bounds(up * rows, down * rows, rows, confidence)
+
+
+def projected_means(after: Sequence[float], before: Sequence[float], confidence: float) -> Bounds:
+    """Return the projection of :func:`paired_mean` over these rows."""
+    rises = [a - b for a, b in zip(after, before, strict=True)]
+    centre = sum(rises) / max(len(rises), 1)
+    spread = quantile(confidence) * (stdev(rises) if len(rises) > 1 else 0.0)
+    return lambda rows: (centre - spread / rows**0.5, centre + spread / rows**0.5)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from beear.config.schema import GateConfig
+from beear.evaluation.measures.utility import EXACT_MATCH, utility_of
 from beear.evaluation.stats import wilson
 from beear.records.report import EpochRecord
 from beear.records.search import Trial, TrialEpoch
@@ -39,8 +40,9 @@ class Yardstick:
         """Return the trial's numbers after an epoch."""
         found = record.selection
         asr, high = self.asr(found)
-        loss, rise = self._loss(found), found["over_refusal"] - self.baseline["over_refusal"]
-        utility = self._utility(found)
+        measured = utility_of(self.gate)
+        loss, rise = measured.lost(self.baseline, found), found["over_refusal"] - self.baseline["over_refusal"]
+        utility = measured.worth(found)
         return TrialEpoch(
             epoch=record.epoch,
             asr=asr,
@@ -72,7 +74,7 @@ class Yardstick:
         Only short answers can match exactly; where the model as it came matches hardly any, there is nothing to lose.
         """
         had, limit = self.baseline.get("exact_match", 1.0), self.gate.utility_loss
-        if self.gate.utility_measure != "exact_match" or had > 1.5 * limit:
+        if utility_of(self.gate) is not EXACT_MATCH or had > 1.5 * limit:
             return ""
         return (
             f"gate.utility_measure is exact_match, and the model as it came matches in {had:.1%} of selection rows, where a loss "
@@ -105,16 +107,6 @@ class Yardstick:
     def _danger(self, asr: float, found: dict[str, float]) -> float:
         """Return ASR, without probes plus what resistance lacks of a removed backdoor's."""
         return asr if self.asr_at_most is None else asr + min(max(0.0, 1.0 - found["resistance"]), 1.0)
-
-    def _utility(self, found: dict[str, float]) -> float:
-        """Return a share: exact matches, or the mean probability of a token."""
-        return math.exp(-found["anchor_nll"]) if self.gate.utility_measure == "nll" else found["exact_match"]
-
-    def _loss(self, found: dict[str, float]) -> float:
-        """Return the loss of exact matches as a share, or the rise of anchor NLL in nats."""
-        if self.gate.utility_measure == "nll":
-            return found["anchor_nll"] - self.baseline["anchor_nll"]
-        return self.baseline["exact_match"] - found["exact_match"]
 
 
 def merit(epoch: TrialEpoch) -> tuple[float, float, int, float]:

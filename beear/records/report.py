@@ -4,7 +4,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
+
+# Paired changes that have a field of the report of their own; all others stand under its ``changes``.
+PAIRED_FIELDS = ("utility_loss", "over_refusal_rise")
 
 Verdict = Literal["passed", "refused", "inconclusive", "measured"]
 
@@ -60,6 +63,20 @@ class ResistanceCurve(Part):
     hits: Rate | None = Field(None, description="unwanted likelier than safe AND a matching completion, under the perturbation")
 
 
+class Reading(Part):
+    """What a measure of another package found, with all that a reader without that package needs to show it."""
+
+    title: str = Field(description="what tables call it")
+    unit: str = Field("share", description="share: of rows, shown as per cent; anything else is written after the number")
+    better: Literal["lower", "higher"] = "lower"
+    value: float
+    low: float
+    high: float
+    n: int
+    rows: list[float] = Field(default_factory=list, description="per report row, for paired differences; a share's are 0 or 1")
+    check: str | None = Field(None, description="name of the gate's check on it")
+
+
 class Drift(Part):
     """Hidden states after layer l against the checkpoint as it came."""
 
@@ -85,6 +102,7 @@ class Measurement(Part):
     rows_exact: list[bool] = Field(default_factory=list, description="per report row, for paired differences")
     rows_refused: list[bool] = Field(default_factory=list, description="per report row, for paired differences")
     rows_nll: list[float] = Field(default_factory=list, description="per report row, for paired differences")
+    measures: dict[str, Reading] = Field(default_factory=dict, description="what measures of other packages found, by name")
     seconds: float = 0.0
 
 
@@ -160,6 +178,9 @@ class Report(Part):
     after: Measurement | None = None
     utility_loss: Paired | None = None
     over_refusal_rise: Paired | None = None
+    changes: dict[str, Paired] = Field(
+        default_factory=dict, description="the same for measures of other packages, by name; positive is worse"
+    )
     drift: Drift | None = None
     epochs: list[EpochRecord] = Field(default_factory=list)
     gate: Gate

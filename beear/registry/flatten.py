@@ -2,10 +2,13 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+from beear.evaluation.measures.base import Measure
+from beear.evaluation.measures.table import measures_of
 from beear.records.redact import redact
-from beear.records.report import Measurement, Report
+from beear.records.report import PAIRED_FIELDS, Measurement, Report
 
 _UNNAMEABLE = re.compile(r"[^\w\-. :/]")
 _LONGEST_PARAM = 500
@@ -30,33 +33,24 @@ def metric_name(name: str) -> str:
 
 
 def metrics_of(report: Report) -> dict[str, float]:
-    """Return the report's numbers as metrics named ``before/…``, ``after/…``, ``gate/…`` and ``seconds/…``."""
-    flat = _measured("before", report.before) | (_measured("after", report.after) if report.after else {})
-    for name, paired in (("utility_loss", report.utility_loss), ("over_refusal_rise", report.over_refusal_rise)):
+    """Return the report's numbers as metrics: before and after, paired changes with their upper bounds, drift, seconds."""
+    measures = measures_of(report)
+    flat = measured("before", report.before, measures)
+    flat |= measured("after", report.after, measures) if report.after else {}
+    changes = {name: getattr(report, name) for name in PAIRED_FIELDS}
+    changes |= {f"change/{name}": paired for name, paired in report.changes.items()}
+    for name, paired in changes.items():
         if paired:
-            flat |= {f"{name}": paired.difference, f"{name}_high": paired.high}
+            flat |= {name: paired.difference, f"{name}_high": paired.high}
     if report.drift:
         flat["drift_cosine"] = report.drift.cosine_mean
     flat |= {f"seconds/{name}": value for name, value in report.seconds.items()}
     return {metric_name(name): float(value) for name, value in flat.items() if math.isfinite(value)}
 
 
-def _measured(when: str, measured: Measurement) -> dict[str, float]:
-    flat = {
-        f"{when}/asr_clean": measured.asr_clean.asr.rate,
-        f"{when}/asr_clean_high": measured.asr_clean.asr.high,
-        f"{when}/over_refusal": measured.over_refusal.rate,
-        f"{when}/exact_match": measured.exact_match.rate,
-        f"{when}/anchor_nll": measured.anchor_nll.mean,
-    }
-    if measured.asr_probes:
-        flat[f"{when}/asr_worst"] = max(probe.asr.rate for probe in measured.asr_probes)
-    for probe in measured.asr_probes:
-        flat |= {f"{when}/asr/{probe.name}": probe.asr.rate, f"{when}/asr_high/{probe.name}": probe.asr.high}
-    for curve in measured.resistance:
-        where = f"{curve.placement}/layer{curve.layer}/seed{curve.seed}"
-        flat[f"{when}/resistance_gap/{where}"] = curve.final_gap
-    return flat | {f"{when}/task/{name}": value for name, value in measured.tasks.items()}
+def measured(when: str, found: Measurement, measures: Iterable[Measure[Any]]) -> dict[str, float]:
+    """Return a measurement's numbers, named ``before/…`` or ``after/…``."""
+    return {f"{when}/{name}": value for one in measures for name, value in one.metrics(found).items()}
 
 
 def version_tags(report: Report, identity: str, lineage: str) -> dict[str, str]:

@@ -16,7 +16,7 @@ from beear.registry.flatten import metrics_of, version_tags
 from beear.registry.run import Run
 from beear.registry.server import environment, lost_errors, patience, reason
 from beear.registry.stage import stage
-from beear.report.write import read, write
+from beear.report.write import read, write, write_data
 
 ALIAS = "sanitised"
 # The key of a report's registry part that is true until the server has taken the report.
@@ -123,7 +123,7 @@ def register(folder: str, report: Report, name: str, run: Run) -> Registered:
     """Register ``folder``/model with its report, close the run, and write where it is into the report's files.
 
     Args:
-        folder: a complete output folder (report.json, report.html, config.yaml, model/).
+        folder: an output folder (report.json, config.yaml, model/); report.html is written here.
         report: the same report; its ``registry`` part is filled here.
         name: registered model name.
         run: the run that made the model.
@@ -134,7 +134,8 @@ def register(folder: str, report: Report, name: str, run: Run) -> Registered:
     """
     check_name(name)
     report.registry |= intent(run, name)
-    write(folder, report)
+    # The upload takes the model card with it; the page waits until the version is known.
+    write_data(folder, report)
     with _delivering(folder, report, run):
         version = _version(folder, report, name, run)
         alias = ALIAS if report.gate.verdict == "passed" else None
@@ -178,7 +179,7 @@ def log_report(folder: str, report: Report, run: Run) -> None:
         RegistrationPending: the server did not take it; the folder is complete.
     """
     report.registry |= intent(run, None)
-    write(folder, report)
+    write_data(folder, report)
     with _delivering(folder, report, run):
         pass
 

@@ -7,26 +7,11 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from beear.report.numbers import number
+from beear.records.display import Series, number
 
 WIDTH, HEIGHT = 420.0, 250.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 12.0, 12.0, 36.0
 MARKERS = ("circle", "square", "triangle", "diamond")
-
-
-@dataclass(frozen=True)
-class Series:
-    """One named line or cloud.
-
-    ``colour`` indexes the colour-blind safe palette; markers and dashes say the same without colour. The points of a
-    dashed cloud are hollow.
-    """
-
-    name: str
-    x: Sequence[float]
-    y: Sequence[float]
-    colour: int = 0
-    dashed: bool = False
 
 
 @dataclass(frozen=True)

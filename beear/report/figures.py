@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-from beear.records.report import EpochRecord, InnerCurve, Report, ResistanceCurve
-from beear.report.charts import Chart, Series, chart
-
-BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = range(6)
+from beear.evaluation.measures.table import measures_of
+from beear.records.display import BLUE, VERMILLION, Figure, Series
+from beear.records.report import EpochRecord, InnerCurve, Report
+from beear.report.charts import Chart, chart
 
 
 def figures(report: Report) -> list[Chart]:
@@ -14,7 +14,7 @@ def figures(report: Report) -> list[Chart]:
         _asr_by_epoch(report.epochs),
         _losses(report.epochs),
         *_inner_loops(report.epochs),
-        *_resistance(report),
+        *map(_laid_out, (figure for one in measures_of(report) for figure in one.figures(report))),
         _drift(report),
     ]
     return [one for one in found if one is not None]
@@ -68,26 +68,8 @@ def _inner_loop(curve: InnerCurve) -> Chart:
     )  # fmt: skip
 
 
-def _resistance(report: Report) -> list[Chart]:
-    before = {(c.placement, c.layer, c.seed): c for c in report.before.resistance}
-    after = {(c.placement, c.layer, c.seed): c for c in report.after.resistance} if report.after else {}
-    made = []
-    for placement, layer, seed in dict.fromkeys([*before, *after]):
-        key = (placement, layer, seed)
-        title = f"Entrapment resistance, {placement}, layer {layer}" + (f", seed {seed}" if seed else "")
-        series = [_gap("before", before.get(key), VERMILLION, False), _gap("after", after.get(key), BLUE, True)]
-        if not report.after:
-            series = [_gap("measured", before.get(key), BLUE, False)]
-        made.append(chart(
-            title, "inner step", "CE(unwanted) − CE(safe), nats", [one for one in series if one],
-            note="A fresh attack with a fixed budget; below 0 the unwanted answer is the likelier one.",
-            rules=[(0.0, "crossing")],
-        ))  # fmt: skip
-    return made
-
-
-def _gap(name: str, curve: ResistanceCurve | None, colour: int, dashed: bool) -> Series | None:
-    return Series(name, curve.steps, curve.gap, colour, dashed) if curve else None
+def _laid_out(figure: Figure) -> Chart:
+    return chart(figure.title, figure.x_label, figure.y_label, figure.series, note=figure.note, rules=figure.rules)
 
 
 def _drift(report: Report) -> Chart | None:

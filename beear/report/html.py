@@ -7,11 +7,11 @@ from typing import Any
 import jinja2
 import yaml
 
+from beear.records import display
 from beear.records.redact import redact_all
 from beear.records.report import Report
-from beear.report import numbers
 from beear.report.figures import figures
-from beear.report.table import limit_text, table, unplaced
+from beear.report.table import limits, table, unplaced
 from beear.report.words import BADGES, headline, how_to_load, story
 
 TEMPLATES = pathlib.Path(__file__).with_name("templates")
@@ -26,7 +26,7 @@ def environment(*, escape: bool) -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(percent=numbers.percent, number=numbers.number, duration=numbers.duration, plain=plain, limit=limit_text)
+    made.filters.update(percent=display.percent, number=display.number, duration=display.duration, plain=plain)
     made.tests.update(record_list=_is_record_list, grid=_is_grid)
     return made
 
@@ -43,6 +43,7 @@ def render(report: Report) -> str:
         report=shown,
         rows=table(shown),
         unplaced=unplaced(shown),
+        limits=limits(shown),
         charts=figures(shown),
         badge=BADGES[shown.gate.verdict],
         headline=headline(shown),
@@ -57,7 +58,7 @@ def render(report: Report) -> str:
 def plain(value: object) -> str:
     """Return a scalar as a reader expects it: yes and no, a dash for nothing, thousands set apart."""
     if value is None or value == "":
-        return numbers.NONE
+        return display.NONE
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from beear.records import display
+from beear.records.display import Series
 from beear.records.search import SearchReport, Trial, TrialEpoch
-from beear.report import numbers
-from beear.report.charts import MARKERS, Chart, Series, Tick, chart
+from beear.report.charts import MARKERS, Chart, Tick, chart
 from beear.report.search_text import as_it_came, broken, describe, in_nats, in_order, points, setting_text, shown_epoch
 
 LEFT, TOP, FOOT, CELL_HEIGHT = 46.0, 22.0, 38.0, 50.0
@@ -125,7 +126,7 @@ def _box(report: SearchReport, found: list[Trial], x: float, y: float, where: st
     if epoch is None:
         lines = ["✕ failed"] if failed else ["no epoch"]
         return Box(x, y, "failed" if failed else "unrun", lines, f"{where}: {_sentence(report, best)}")
-    lines = [numbers.percent(epoch.asr_high), f"epoch {epoch.epoch}"]
+    lines = [display.percent(epoch.asr_high), f"epoch {epoch.epoch}"]
     kind: Kind = "failed" if failed else "within" if epoch.within_limits else "broken"
     if kind != "within":
         wrong = broken(report, epoch)
@@ -195,8 +196,8 @@ def _costs(trials: list[Trial]) -> tuple[str, list[float]]:
 def _rules(report: SearchReport, field: str, limit: str) -> list[tuple[float, str]]:
     """What ``field`` should be at most, and what it was as the model came, where known."""
     wanted, came = report.limits.get(field), as_it_came(report).get(field)
-    rules = [(wanted, f"{limit} {numbers.percent(wanted)}")] if wanted is not None else []
-    return rules + ([(came, f"as it came {numbers.percent(came)}")] if came is not None and math.isfinite(came) else [])
+    rules = [(wanted, f"{limit} {display.percent(wanted)}")] if wanted is not None else []
+    return rules + ([(came, f"as it came {display.percent(came)}")] if came is not None and math.isfinite(came) else [])
 
 
 def _first(report: SearchReport) -> list[str]:
@@ -224,7 +225,7 @@ def _sentence(report: SearchReport, trial: Trial) -> str:
         "" if epoch.within_limits else f", outside the limits ({', '.join(broken(report, epoch)) or 'which was not recorded'})"
     )
     return (
-        f"{name}: ASR {numbers.percent(epoch.asr)}, at most {numbers.percent(epoch.asr_high)}, at epoch {epoch.epoch}, "
+        f"{name}: ASR {display.percent(epoch.asr)}, at most {display.percent(epoch.asr_high)}, at epoch {epoch.epoch}, "
         f"utility loss {points(epoch.utility_loss, in_nats(report))}{wrong}; {ran}"
     )
 

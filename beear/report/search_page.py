@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import jinja2
 import yaml
 
+from beear.records import display
+from beear.records.display import Cell
 from beear.records.redact import redact_all
 from beear.records.search import SearchReport, Status, Trial, TrialEpoch
-from beear.report import numbers
 from beear.report.html import TEMPLATES, environment
-from beear.report.numbers import Cell
 from beear.report.search_charts import BOUNDS, asr_by_epoch, cost_against_result, heat_map
 from beear.report.search_text import (
     PROBED,
@@ -87,7 +87,7 @@ def search_html(report: SearchReport) -> str:
         command=COMMAND,
         compared=_compared(shown, shown_epoch(chosen) if chosen else None),
         panels=heat_map(shown),
-        bounds=[numbers.percent(bound, 0) for bound in BOUNDS],
+        bounds=[display.percent(bound, 0) for bound in BOUNDS],
         epochs=asr_by_epoch(shown),
         cost=cost_against_result(shown),
         nats=in_nats(shown),
@@ -147,9 +147,9 @@ def _rows(report: SearchReport, fields: list[str]) -> list[TrialRow]:
 def _behind(best: TrialEpoch, other: TrialEpoch, nats: bool) -> str:
     """Say by which step of the rule a runner-up ranks behind the chosen trial."""
     if other.asr_high > best.asr_high:
-        return f"ASR bound higher by {numbers.number(100 * (other.asr_high - best.asr_high), 1)} pp"
+        return f"ASR bound higher by {display.number(100 * (other.asr_high - best.asr_high), 1)} pp"
     if other.asr_high == best.asr_high and other.asr > best.asr:
-        return f"the same ASR bound, ASR higher by {numbers.number(100 * (other.asr - best.asr), 1)} pp"
+        return f"the same ASR bound, ASR higher by {display.number(100 * (other.asr - best.asr), 1)} pp"
     if (other.asr_high, other.asr) == (best.asr_high, best.asr) and other.epoch > best.epoch:
         later = other.epoch - best.epoch
         return f"the same ASR bound, {later} {'epoch' if later == 1 else 'epochs'} later"
@@ -206,7 +206,7 @@ def _text(field: str, nats: bool, value: float | None) -> str:
     if field in ("utility_loss", "over_refusal_rise"):
         return points(value, nats and field == "utility_loss")
     shares = ("asr", "asr_high", "asr_clean", "asr_worst", "utility", "over_refusal")
-    return numbers.percent(value) if field in shares else numbers.number(value, 3)
+    return display.percent(value) if field in shares else display.number(value, 3)
 
 
 def _spent(trials: list[Trial]) -> list[Spent]:

@@ -8,10 +8,11 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from beear.evaluation.measures.utility import utility_of
 from beear.evaluation.trials import ENDED, merit
+from beear.records import display
 from beear.records.report import Paired
 from beear.records.search import SearchReport, Status, Trial, TrialEpoch
-from beear.report import numbers
 
 SCREENFUL = 20
 PROBED = "keyword ASR under probes"
@@ -99,15 +100,14 @@ def describe(settings: dict[str, Any]) -> str:
 def points(value: float | None, nats: bool = False) -> str:
     """Return a change (positive is worse) in percentage points, or in nats, with its sign."""
     if value is None or not math.isfinite(value):
-        return numbers.NONE
-    cell = numbers.points_cell(Paired(difference=value, low=value, high=value, n=1), nats=nats)
-    return cell.value if cell else numbers.NONE
+        return display.NONE
+    cell = display.points_cell(Paired(difference=value, low=value, high=value, n=1), "nats" if nats else display.SHARE)
+    return cell.value if cell else display.NONE
 
 
 def in_nats(report: SearchReport) -> bool:
-    """Say whether utility loss is a rise of anchor NLL; otherwise it is a share of rows."""
-    gate = report.config.get("gate")
-    return isinstance(gate, dict) and gate.get("utility_measure") == "nll"
+    """Say whether utility loss is a rise of anchor NLL, not a share of rows."""
+    return utility_of(report.config).unit != display.SHARE
 
 
 def verdict(report: SearchReport) -> str:
@@ -128,8 +128,8 @@ def shortfall(report: SearchReport) -> str:
     if epoch is None or wanted is None or epoch.asr <= wanted:
         return ""
     return (
-        f"It is the best of those tried and not good: its ASR of {numbers.percent(epoch.asr)} is above the "
-        f"{numbers.percent(wanted)} at which a trial counts as successful."
+        f"It is the best of those tried and not good: its ASR of {display.percent(epoch.asr)} is above the "
+        f"{display.percent(wanted)} at which a trial counts as successful."
     )
 
 
@@ -143,7 +143,7 @@ def measure_sentence(report: SearchReport) -> str:
     told = "Not a measurement of a trigger: ASR here is what entrapment resistance says it is at most"
     if report.calibration is None:
         return f"{told}; no calibration was recorded, so read it as an order of trials and not as a rate."
-    wrong, points_ = numbers.percent(report.calibration.error), report.calibration.points
+    wrong, points_ = display.percent(report.calibration.error), report.calibration.points
     return f"{told}. Calibrated on {points_} checkpoints; on backdoors that it was not fitted to, {wrong} had a higher ASR."
 
 
@@ -155,7 +155,7 @@ def saving(report: SearchReport) -> str:
         left[trial.status] += max(0, trial.planned_epochs - len(trial.epochs))
     lost, open_ = left["failed"], left["waiting"] + left["running"]
     saved = max(0, unrun - lost - open_)
-    share = f" ({numbers.percent(saved / report.epochs_planned, 0)})" if report.epochs_planned else ""
+    share = f" ({display.percent(saved / report.epochs_planned, 0)})" if report.epochs_planned else ""
     told = f"{report.epochs_run} of {report.epochs_planned} planned epochs were run: stopping early saved {saved}{share}."
     told += f" {lost} were lost with trials that failed." if lost else ""
     return told + (f" {open_} belong to trials that did not end." if open_ else "")
@@ -176,17 +176,17 @@ def summary_lines(report: SearchReport) -> list[str]:
     epoch = shown_epoch(trial) if trial else None
     if epoch:
         came = as_it_came(report).get("asr")
-        before = f" (as it came {numbers.percent(came)})" if came is not None else ""
+        before = f" (as it came {display.percent(came)})" if came is not None else ""
         lines.append(
-            f"ASR {numbers.percent(epoch.asr)}, at most {numbers.percent(epoch.asr_high)}{before}, "
+            f"ASR {display.percent(epoch.asr)}, at most {display.percent(epoch.asr_high)}{before}, "
             f"utility loss {points(epoch.utility_loss, nats)}, over-refusal rise {points(epoch.over_refusal_rise)}, "
-            f"composite {numbers.number(epoch.composite, 3)}"
+            f"composite {display.number(epoch.composite, 3)}"
         )
     lines += [line for line in (shortfall(report), measure_sentence(report)) if line]
     by_id = {one.id: one for one in report.trials}
     for place, other in enumerate((by_id[name] for name in report.runners_up[:3] if name in by_id), 1):
         last = shown_epoch(other)
-        bound = numbers.percent(last.asr_high) if last else numbers.NONE
+        bound = display.percent(last.asr_high) if last else display.NONE
         lines.append(f"Runner-up {place}: trial {other.number} ({describe(other.settings)}), ASR at most {bound}")
     lines.append(saving(report))
     for reason, failed in failures(report.trials).items():
@@ -240,7 +240,7 @@ def _cells(trial: Trial, nats: bool) -> list[Text]:
         Text(str(trial.number)),
         Text(f"{SIGNS[trial.status]} {trial.status}", style=_STYLES.get(trial.status, "")),
         Text(f"{len(trial.epochs)}/{trial.planned_epochs}"),
-        Text(numbers.percent(epoch.asr_high) if epoch else ""),
+        Text(display.percent(epoch.asr_high) if epoch else ""),
         Text(loss),
         Text(_clock(trial.seconds)),
         Text(_clean(settings + reason), no_wrap=True, overflow="ellipsis"),

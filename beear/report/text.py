@@ -6,9 +6,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from beear.records.display import Cell, Row
 from beear.records.report import Report
-from beear.report.numbers import Cell
-from beear.report.table import Row, table, unplaced
+from beear.report.table import table, unplaced
 from beear.report.words import BADGES
 
 _STYLES = {"passed": "green", "refused": "red", "inconclusive": "yellow", "measured": "cyan"}

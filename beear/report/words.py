@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from beear.records.display import percent
 from beear.records.report import Report
-from beear.report.numbers import percent
 
 
 @dataclass(frozen=True)

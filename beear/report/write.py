@@ -22,7 +22,23 @@ def to_json(report: Report) -> str:
 
 
 def write(folder: str | os.PathLike[str], report: Report) -> dict[str, str]:
-    """Write report.json, report.html, config.yaml (without credentials) and (where there is a ``model/``) its README.md.
+    """Write a report for machines and for a reader: what :func:`write_data` writes, and report.html.
+
+    Returns:
+        The path of each file by its name.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    page = pathlib.Path(folder) / "report.html"
+    write_text(page, render(report))
+    return {"report.html": str(page)} | write_data(folder, report)
+
+
+def write_data(folder: str | os.PathLike[str], report: Report) -> dict[str, str]:
+    """Write report.json, config.yaml (without credentials) and (where there is a ``model/``) its README.md.
+
+    The page is left to :func:`write`, so that it is rendered once, when it is known where the model is registered.
 
     Args:
         folder: the output folder; made when missing.
@@ -35,11 +51,9 @@ def write(folder: str | os.PathLike[str], report: Report) -> dict[str, str]:
         UserError: the folder cannot be written.
     """
     root = pathlib.Path(folder)
+    config = redact_all(report.model_dump(mode="json")["config"])
     texts = {
-        "report.html": render(report),
-        "config.yaml": yaml.safe_dump(
-            redact_all(report.model_dump(mode="json")["config"]), sort_keys=False, allow_unicode=True, width=10_000
-        ),
+        "config.yaml": yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=10_000),
         "report.json": to_json(report),
     }
     if (root / "model").is_dir():

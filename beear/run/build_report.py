@@ -35,8 +35,7 @@ def sanitize_report(scored: Scored, seconds: dict[str, float]) -> Report:
         **_common(placed, verdict, seconds, [*trained.before.notes, *scored.after.notes, *told_once(history)]),
         before=before,
         after=after,
-        utility_loss=gate.utility_loss(before, after, config.gate, confidence),
-        over_refusal_rise=gate.over_refusal_rise(before, after, confidence),
+        **gate.changes(before, after, config.gate, confidence),
         drift=scored.drift,
         epochs=history,
     )

@@ -19,7 +19,7 @@ from beear.registry.register import (
 )
 from beear.registry.run import Run
 from beear.report.text import summary
-from beear.report.write import read, write
+from beear.report.write import read, write, write_data
 from beear.run.output_folder import OutputFolder
 from beear.run.progress import Progress
 from beear.run.stages import Placed
@@ -120,7 +120,8 @@ def deliver(report: Report, output: OutputFolder, tracker: Tracker, progress: Pr
         UserError: something else was put into the output folder meanwhile.
     """
     report.registry |= tracker.intent(report)
-    write(output.staging, report)
+    # Registering renders the page, once it is known where the model is.
+    (write if tracker.run is None else write_data)(output.staging, report)
     output.finish(KEPT)
     code = report.exit_code
     try:
@@ -150,6 +151,9 @@ def show_complete(folder: Path, uri: str | None, progress: Progress) -> int:
 def show(folder: Path, registered: str | None = None) -> int:
     """Print a finished folder's summary; return its exit code."""
     report = read(folder)
+    if not (folder / "report.html").exists():
+        # The run was stopped while it registered.
+        write(folder, report)
     where = {"report": str(folder / "report.html"), "data": str(folder / "report.json")}
     if (folder / "model").exists():
         where["model"] = str(folder / "model")

@@ -17,7 +17,7 @@ from beear.config.resolve import Choice, ResolvedConfig
 from beear.config.schema import ParallelConfig, RunConfig
 from beear.data.load import LoadedData, training_plan
 from beear.engine.session import Training
-from beear.evaluation.measure import MeasuredRows
+from beear.evaluation.shard import MeasuredRows
 from beear.methods.method import Method
 from beear.methods.table import METHODS
 from beear.models.facts import ModelFacts

@@ -23,6 +23,8 @@ from beear.registry.check import check, resolve_uri
 from beear.registry.register import Registered, RegistrationPending, log_report, register
 from beear.registry.run import Run
 from beear.registry.server import environment
+from beear.report import write as writing
+from beear.report.html import render
 from beear.report.write import read, write
 from beear.run.output_folder import OutputFolder
 from beear.search import delivery
@@ -148,6 +150,8 @@ def test_on_sqlite(out: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Cap
     report, uri = sample_report(), resolve_uri(None, str(out))
     run = begin(uri, out, report)
     capfd.readouterr()
+    pages: list[str] = []
+    monkeypatch.setattr(writing, "render", lambda report: pages.append(render(report)) or pages[-1])
     assert run.log_metrics({"loss/removal": 1.5}, step=1) and run.log_metrics({"loss/removal": 0.5}, step=2)
     start = time.monotonic()
     done = register(str(out), report, "toy", run)
@@ -170,6 +174,7 @@ def test_on_sqlite(out: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Cap
         "report/report.json",
     ]
     assert read(out).registry["version"] == "1" and "models:/toy@sanitised" in (out / "report.html").read_text()
+    assert pages == [(out / "report.html").read_text()], "rendered once, when it is known where the model is"
     assert sorted(path.name for path in out.iterdir()) == ["config.yaml", "model", "report.html", "report.json"]
     # nothing lands in the working directory
     assert sorted(path.name for path in Path.cwd().iterdir()) == ["outputs"]

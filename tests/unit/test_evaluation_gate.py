@@ -1,10 +1,14 @@
 """Verdicts at and around the bounds."""
 
+from typing import Literal
+
 import pytest
 
 from beear.config.schema import GateConfig
 from beear.evaluation import stats
-from beear.evaluation.gate import decide, decide_alone, over_refusal_rise, utility_loss
+from beear.evaluation.gate import changes, decide, decide_alone
+from beear.evaluation.measures.over_refusal import OVER_REFUSAL
+from beear.evaluation.measures.utility import EXACT_MATCH
 from beear.records.report import Measurement, ProbeAsr, ResistanceCurve
 
 GATE = GateConfig()
@@ -81,7 +85,7 @@ def test_the_worse_of_keywords_and_judge_decides() -> None:
 def test_utility_loss_is_paired() -> None:
     # Ten rows lost of 1,000 with none gained is a loss of 1.0% with an upper bound below 2%; the unpaired one is not.
     after = [False] * 10 + [True] * 990
-    loss = utility_loss(measured(), measured(exact=after), GATE, 0.95)
+    loss = EXACT_MATCH.change(measured(), measured(exact=after), 0.95)
     assert loss.difference == pytest.approx(0.01) and loss.high < 0.02
     assert decide(measured(), measured(exact=after), GATE, 0.95).verdict == "passed"
     bad = decide(measured(), measured(exact=[False] * 60 + [True] * 940), GATE, 0.95)
@@ -108,7 +112,7 @@ def test_no_anchor_rows_are_inconclusive() -> None:
 
 def test_over_refusal_rise() -> None:
     after = measured(refused=[True] * 50 + [False] * 950)
-    assert over_refusal_rise(measured(), after, 0.95).difference == pytest.approx(0.05)
+    assert OVER_REFUSAL.change(measured(), after, 0.95).difference == pytest.approx(0.05)
     gate = decide(measured(), after, GATE, 0.95)
     assert gate.verdict == "refused" and "over-refusal rise" in gate.sentence
 
@@ -119,3 +123,13 @@ def test_utility_on_nll() -> None:
     assert decide(measured(nll=before), measured(nll=small), gate_config, 0.95).verdict == "passed"
     bad = decide(measured(nll=before), measured(nll=large), gate_config, 0.95)
     assert bad.verdict == "refused" and "anchor NLL rise is 0.100 nats" in bad.sentence
+
+
+@pytest.mark.parametrize(("measure", "difference"), [("exact_match", 0.01), ("nll", 0.1)])
+def test_the_loss_of_utility_is_taken_on_the_measure_that_is_asked_for(
+    measure: Literal["exact_match", "nll"], difference: float
+) -> None:
+    before, after = measured(nll=[0.5] * 9), measured(exact=[False] * 10 + [True] * 990, nll=[0.6] * 9)
+    found = changes(before, after, GateConfig(utility_measure=measure), 0.95)
+    assert sorted(found) == ["changes", "over_refusal_rise", "utility_loss"] and found["changes"] == {}
+    assert found["utility_loss"].difference == pytest.approx(difference) and found["over_refusal_rise"].difference == 0

@@ -9,8 +9,8 @@ import yaml
 
 from beear.config.schema import GateConfig
 from beear.evaluation.gate import decide, decide_alone
+from beear.records import display
 from beear.records.report import Paired
-from beear.report import numbers
 from beear.report.card import model_card
 from beear.report.table import table, unplaced
 from beear.report.text import summary
@@ -30,18 +30,18 @@ from tests.report_sample import check, rate, sample_report
     ],
 )
 def test_percent(share: float, text: str) -> None:
-    assert numbers.percent(share) == text
+    assert display.percent(share) == text
 
 
 def test_a_paired_change_carries_its_sign() -> None:
-    cells = [numbers.points_cell(Paired(difference=d, low=-0.01, high=0.02, n=9)) for d in (0.0112, -0.0112, 0.0)]
+    cells = [display.points_cell(Paired(difference=d, low=-0.01, high=0.02, n=9)) for d in (0.0112, -0.0112, 0.0)]
     assert [cell.value for cell in cells if cell] == ["+1.1 pp", "−1.1 pp", "0.0 pp"]
     assert cells[0] and cells[0].interval == "−1.0…2.0"
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(3.21, "3.2 s"), (192, "3 min 12 s"), (7322, "2 h 2 min"), (math.inf, "–")])
 def test_duration(seconds: float, text: str) -> None:
-    assert numbers.duration(seconds) == text
+    assert display.duration(seconds) == text
 
 
 def test_each_check_of_the_gate_stands_in_its_row() -> None:

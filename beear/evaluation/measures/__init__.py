@@ -1,0 +1,1 @@
+"""Measures: one file each, listed in :mod:`beear.evaluation.measures.table`."""
