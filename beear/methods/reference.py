@@ -1,6 +1,6 @@
-"""The table of fields in docs/configuration.md, made from the schema.
+"""The table of fields in docs/configuration.md, made from the classes that commands parse.
 
-    python -m beear.config.reference docs/configuration.md
+    python -m beear.methods.reference docs/configuration.md
 
 rewrites what stands between the two markers; the words around it are written by hand.
 """
@@ -11,8 +11,8 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from beear.config.fields import FieldSpec, leaves, sections
-from beear.config.schema import RunConfig
 from beear.errors import UserError
+from beear.methods.configuration import run_config
 
 BEGIN, END = "<!-- fields: begin -->", "<!-- fields: end -->"
 
@@ -51,4 +51,4 @@ def _row(spec: FieldSpec) -> str:
 
 if __name__ == "__main__":
     target = Path(sys.argv[1])
-    target.write_text(renewed(target.read_text(encoding="utf-8"), RunConfig), encoding="utf-8")
+    target.write_text(renewed(target.read_text(encoding="utf-8"), run_config()), encoding="utf-8")
