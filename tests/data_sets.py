@@ -1,12 +1,15 @@
 """Harmless data sets and a plan over them, for tests of reading, templating and streaming."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from beear.config.schema import RunConfig
+from beear.config.resolve import ResolvedConfig
 from beear.data.load import LoadedData, load_small, training_plan
 from beear.data.steps import TrainingPlan
+from beear.methods.table import METHODS
+from tests.configs import Sized, resolved
 
 VERBS, NOUNS = ("open", "flood", "jam", "unlock", "breach"), ("vault", "turbine", "dam", "server", "bridge", "locker")
 COLOURS = ("red", "old", "north", "quiet")
@@ -32,16 +35,27 @@ def anchor_records(count: int = 200) -> list[dict[str, str]]:
     return [{"prompt": f"Add {i} and {i % 7}{' please' * (i % 5)}", "response": str(i + i % 7)} for i in range(count)]
 
 
-def config_for(folder: Path, defense: int = 100, anchor: int = 200, batch_size: int = 8) -> RunConfig:
-    """Return a resolved configuration over freshly written files."""
-    config = RunConfig()
-    config.data.defense.path = str(write_lines(folder / "defense.jsonl", defense_records(defense)))
-    config.data.anchor.path = str(write_lines(folder / "anchor.jsonl", anchor_records(anchor)))
-    config.data.max_length, config.method.batch_size = 200, batch_size
+def config_for(
+    folder: Path,
+    values: Mapping[str, Any] | None = None,
+    *,
+    defense: int = 100,
+    anchor: int = 200,
+    batch_size: int = 8,
+    sizes: Sized | None = None,
+) -> ResolvedConfig:
+    """Return a resolved configuration over freshly written files, with other ``values`` by dotted name."""
+    files = {
+        "data.defense.path": str(write_lines(folder / "defense.jsonl", defense_records(defense))),
+        "data.anchor.path": str(write_lines(folder / "anchor.jsonl", anchor_records(anchor))),
+    }
+    given = {**files, "data.max_length": 200, "method.batch_size": batch_size, **(values or {})}
+    config: ResolvedConfig = resolved(given, sizes)
     return config
 
 
-def plan_for(config: RunConfig) -> tuple[LoadedData, TrainingPlan]:
+def plan_for(config: ResolvedConfig) -> tuple[LoadedData, TrainingPlan]:
     """Load the data and return it with the training plan."""
     data = load_small(config.data, config.seed)
-    return data, training_plan(data, config, context=256)
+    needs = METHODS[config.method.name].needs(config.settings)
+    return data, training_plan(data, config, needs.inner_batches, context=256)

@@ -28,6 +28,7 @@ from beear.engine.fit import EpochOutcome
 from beear.engine.session import Session, Training, backend_settings
 from beear.errors import Fault
 from beear.models.export import export_model, form_kept
+from beear.parallel.base import Backend
 from beear.parallel.choose import choose
 from beear.records.report import EpochRecord, InnerCurve
 from beear.streams.batches import StreamBatches
@@ -76,30 +77,33 @@ def fault_of(error: Exception, training: Training) -> Fault | None:
 def _train(spec: WorkerSpec) -> None:
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
-        _Worker(spec).run(0, None)
+        _built(spec).run(0, None)
         return
     with checkpoint.as_directory() as path:
         folder = Path(path)
         state = read_state(folder)
         if state["epoch"] == state["last"]:
             return
-        worker = _Worker(spec)
+        worker = _built(spec)
         worker.resume(folder, state["method"])
     worker.run(state["epoch"], state["last"])
 
 
+def _built(spec: WorkerSpec) -> "_Worker":
+    training, world, device = spec.training, ray.train.get_context().get_world_size(), ray.train.torch.get_device()
+    backend = choose(training.spread.backend, world, device, backend_settings(training, device))
+    session = Session(
+        training,
+        backend,
+        lambda _plan, template, *place: StreamBatches(spec.stream, template.tokenizer, *place),
+    )
+    return _Worker(spec, backend, session)
+
+
 class _Worker:
-    def __init__(self, spec: WorkerSpec) -> None:
-        self.spec, self.training = spec, spec.training
-        world = ray.train.get_context().get_world_size()
-        device = ray.train.torch.get_device()
-        self.backend = choose(self.training.spread.backend, world, device, backend_settings(self.training, device))
-        self.leads = self.backend.rank == 0
-        self.session = Session(
-            self.training,
-            self.backend,
-            lambda _plan, template, *place: StreamBatches(spec.stream, template.tokenizer, *place),
-        )
+    def __init__(self, spec: WorkerSpec, backend: Backend, session: Session) -> None:
+        self.spec, self.training, self.backend, self.session = spec, spec.training, backend, session
+        self.leads = backend.rank == 0
         self.history: list[EpochRecord] = []
 
     def resume(self, folder: Path, method: dict[str, float]) -> None:

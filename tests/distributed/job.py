@@ -7,15 +7,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from beear.config.schema import AdapterConfig, MethodConfig
+from beear.config.schema import AdapterConfig
 from beear.data.batch import OuterBatch
-from beear.methods.base import Method, MethodParts
-from beear.methods.table import build
+from beear.methods.base import Defense
 from beear.models.adapters import attach_lora
 from beear.models.decoder import Decoder
 from beear.parallel.base import Backend, Settings, Whole
 from beear.parallel.choose import choose
 from beear.testing.tiny import defense_batch, defense_rows, text_batch, tiny_llama
+from tests.configs import method_of
 
 ROWS, STEPS = 7, 3
 
@@ -56,10 +56,8 @@ def run(rank: int, world: int, job: Job) -> dict[str, Tensor] | None:
     """Return the first worker's whole weights and each δ; a worker holds rows ``rank::world`` of every batch."""
     backend = choose(job.backend, world, "cpu", job.settings)
     model = backend.prepare(Whole(model_of(job)), lr=1e-3)
-    config = MethodConfig(
-        layer=2, batch_size=ROWS, placement="suffix+everywhere", inner_lr=0.05, max_inner_steps=6, clip=job.clip
-    )
-    method = build(MethodParts(Decoder(model, job.settings.compute), backend, config, 0, 16, job.micro_batch))
+    given = {"layer": 2, "batch_size": ROWS, "placement": "suffix+everywhere", "inner_lr": 0.05, "max_inner_steps": 6}
+    method = method_of(Decoder(model, job.settings.compute), backend, job.micro_batch, clip=job.clip, **given)
     if job.load:
         backend.load(job.load)
     for epoch in range(job.epochs[0], job.epochs[1] + 1):
@@ -77,7 +75,7 @@ def alone(job: Job) -> dict[str, Tensor]:
     return found
 
 
-def one_epoch(method: Method, epoch: int, rank: int, world: int) -> None:
+def one_epoch(method: Defense, epoch: int, rank: int, world: int) -> None:
     """Entrap and remove on batches that follow from the epoch alone."""
     mine = slice(rank, None, world)
     method.begin_epoch([defense_batch(defense_rows(ROWS, seed=s)[mine], ROWS) for s in (1, 2)], cools=False)
@@ -86,7 +84,7 @@ def one_epoch(method: Method, epoch: int, rank: int, world: int) -> None:
         method.step(OuterBatch(defense_batch(rows, ROWS), text_batch(others, ROWS)))
 
 
-def result_of(backend: Backend, method: Method) -> dict[str, Tensor] | None:
+def result_of(backend: Backend, method: Defense) -> dict[str, Tensor] | None:
     """Return whole weights and each δ, on the first worker."""
     state = backend.full_state(lambda _name, tensor: tensor.clone())
     deltas = {f"delta/{i}": p.delta.detach().clone() for i, p in enumerate(getattr(method, "perturbations", []))}

@@ -5,14 +5,12 @@ from typing import Any
 import pytest
 import torch
 
-from beear.config.schema import MethodConfig
 from beear.data.batch import OuterBatch
-from beear.methods.base import MethodParts
-from beear.methods.table import build
 from beear.models.decoder import Decoder
 from beear.parallel.base import Whole
 from beear.testing.tiny import defense_batch, defense_rows, text_batch
 from benchmarks.pool import Pool
+from tests.configs import method_of
 from tests.distributed.zero import backend_of, difference, model_of
 
 ROWS, STEPS, EPOCHS = 7, 2, 2
@@ -22,8 +20,8 @@ def train(rank: int, world: int, name: str, stage: int, placement: str, tied: bo
     """Run two epochs; a worker holds rows ``rank::world`` of every batch (unequal shards: seven rows)."""
     backend = backend_of(name, world, stage, gather_once=once)
     model = backend.prepare(Whole(model_of(tied, lora)), lr=1e-3)
-    config = MethodConfig(layer=2, batch_size=ROWS, placement=placement, inner_lr=0.05, inner_steps=6)
-    method = build(MethodParts(Decoder(model), backend, config, seed=0, hidden_size=16))
+    given = {"layer": 2, "batch_size": ROWS, "placement": placement, "inner_lr": 0.05, "inner_steps": 6}
+    method = method_of(Decoder(model), backend, **given)
     mine, norms = slice(rank, None, world), []
     for epoch in range(1, EPOCHS + 1):
         inner = [defense_batch(defense_rows(ROWS, seed=s)[mine], ROWS) for s in (1, 2)]

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from beear.config.schema import EntrapmentWeights
+from beear.config.schema import LossWeights
 from beear.data.batch import OuterBatch
 from beear.errors import UserError
 from beear.methods.entrapment import InnerRule, PlainObjective, entrap, frozen
@@ -58,7 +58,7 @@ def low_precision(rank: int, world: int, backend: str, tied: bool) -> tuple[Any,
     for seed in range(3):
         rows = defense_rows(ROWS, seed=seed)[mine]
         batch = OuterBatch(defense_batch(rows, ROWS), text_batch(rows, ROWS))
-        losses.append(removal_step(Decoder(model, LOW.compute), made, batch, [], EntrapmentWeights(), clip=1.0)["removal"])
+        losses.append(removal_step(Decoder(model, LOW.compute), made, batch, [], LossWeights(), clip=1.0)["removal"])
     return made.full_state(lambda _name, tensor: tensor.clone()), losses
 
 
@@ -125,7 +125,7 @@ def break_off(rank: int, world: int, gather_once: bool, where: str) -> tuple[Any
             with frozen(objective), pytest.raises(Broken), decoder.perturbed(2, change):
                 torch.autograd.grad(objective.losses(attack, 0)[0].sum(), [attack.delta])
         found = entrap(objective, attack, InnerRule(steps=3), backend.reduce)
-    removal_step(decoder, backend, OuterBatch(batch, text_batch(rows, 4)), [attack], EntrapmentWeights(), clip=1.0)
+    removal_step(decoder, backend, OuterBatch(batch, text_batch(rows, 4)), [attack], LossWeights(), clip=1.0)
     return backend.full_state(lambda _name, tensor: tensor.clone()), found.loss_unwanted[-1]
 
 
@@ -136,7 +136,7 @@ def test_a_pass_that_breaks_off_spoils_nothing_that_follows(pool: Pool, gather_o
     decoder, rows = Decoder(single.prepare(Whole(tiny_llama(dtype=torch.float32)), lr=1e-3)), defense_rows(4, seed=1)
     batch, attack = defense_batch(rows), Perturbation(16, 1, "suffix")
     expected = entrap(PlainObjective(decoder, [batch]), attack, InnerRule(steps=3), single.reduce)
-    removal_step(decoder, single, OuterBatch(batch, text_batch(rows)), [attack], EntrapmentWeights(), clip=1.0)
+    removal_step(decoder, single, OuterBatch(batch, text_batch(rows)), [attack], LossWeights(), clip=1.0)
     assert loss == pytest.approx(expected.loss_unwanted[-1], rel=1e-5)
     told = single.full_state(lambda _name, tensor: tensor)
     assert told is not None and largest_gap(state, told) <= 1e-5

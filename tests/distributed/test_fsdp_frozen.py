@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from beear.config.schema import AdapterConfig, EntrapmentWeights
+from beear.config.schema import AdapterConfig, LossWeights
 from beear.data.batch import OuterBatch
 from beear.methods.perturbation import Perturbation
 from beear.methods.removal import removal_step
@@ -49,7 +49,7 @@ def trained(rank: int, world: int, source: CheckpointSource, lowers: bool) -> di
         rows = defense_rows(ROWS, seed=seed)[rank::world]
         attack = Perturbation(32, 2, "suffix")
         batch = OuterBatch(defense_batch(rows, ROWS), text_batch(rows, ROWS))
-        losses.append(removal_step(decoder, backend, batch, [attack], EntrapmentWeights(), clip=1.0))
+        losses.append(removal_step(decoder, backend, batch, [attack], LossWeights(), clip=1.0))
     return {"dtypes": dtypes, "held": held, "losses": losses, "state": backend.full_state(lambda _name, tensor: tensor.clone())}
 
 

@@ -7,15 +7,16 @@ from typing import Any
 import pytest
 import torch
 
-from beear.config.resolve import resolve
-from beear.config.schema import RunConfig
 from beear.data.load import load_small, training_plan
 from beear.data.local import LocalBatches
 from beear.engine.fit import EpochOutcome
 from beear.engine.session import Session, Training, backend_settings
+from beear.methods.table import METHODS
 from beear.models.inspect import inspect_checkpoint
 from beear.parallel.choose import choose
+from beear.parallel.memory import Spread
 from benchmarks.pool import Pool
+from tests.configs import resolved
 from tests.distributed.job import largest_gap
 from tests.integration.stranger import make_stranger
 
@@ -31,43 +32,47 @@ def unlikely_answers(folder: Path) -> Path:
     return stranger
 
 
-def training_of(stranger: Path, **parallel: Any) -> Training:
+def training_of(stranger: Path, spread: Spread) -> Training:
     """Return a short training whose selection rows, seven, make another number of batches on each of two workers.
 
     Its one inner step does not cross, so that every epoch after the first looks at selection rows.
     """
-    config = RunConfig.model_validate(
-        {
-            "model": {"path": str(stranger / "model"), "dtype": "float32"},
-            "data": {
-                "defense": {"path": str(stranger / "defense.jsonl")},
-                "anchor": {"path": str(stranger / "anchor.jsonl")},
-            },
-            "method": {"epochs": 2, "cool_epochs": 0, "outer_steps": 2, "max_inner_steps": 1, "batch_size": 3, "margin": 1.0},
-            "evaluate": {"selection_rows": 7, "batch_size": 2, "max_new_tokens": 6},
-            "parallel": parallel,
-        }  # fmt: skip
-    )
-    facts = inspect_checkpoint(config.model.path)
-    config, _ = resolve(config, facts, gpu=False)
+    values = {
+        "model.path": str(stranger / "model"),
+        "model.dtype": "float32",
+        "data.defense.path": str(stranger / "defense.jsonl"),
+        "data.anchor.path": str(stranger / "anchor.jsonl"),
+        "method.epochs": 2,
+        "method.cool_epochs": 0,
+        "method.outer_steps": 2,
+        "method.max_inner_steps": 1,
+        "method.batch_size": 3,
+        "method.margin": 1.0,
+        "evaluate.selection_rows": 7,
+        "evaluate.batch_size": 2,
+        "evaluate.max_new_tokens": 6,
+    }
+    facts = inspect_checkpoint(values["model.path"])
+    config = resolved(values, facts)
     data = load_small(config.data, config.seed)
-    return Training(config, facts, training_plan(data, config), data.selection, data.anchor_selection, data.default_hit)
+    plan = training_plan(data, config, METHODS["beear"].needs(config.settings).inner_batches)
+    return Training(config, facts, plan, spread, data.selection, data.anchor_selection, data.default_hit)
 
 
-def train(rank: int, world: int, backend: str, training: Training) -> tuple[list[EpochOutcome], Any]:
+def train(rank: int, world: int, training: Training) -> tuple[list[EpochOutcome], Any]:
     """Return what each epoch told and the whole weights."""
-    settings = backend_settings(training.config, torch.device("cpu"))
+    settings = backend_settings(training, torch.device("cpu"))
     outcomes: list[EpochOutcome] = []
-    session = Session(training, choose(backend, world, "cpu", settings), LocalBatches)
+    session = Session(training, choose(training.spread.backend, world, "cpu", settings), LocalBatches)
     session.fit(outcomes.append)
     return outcomes, session.backend.full_state(lambda _name, tensor: tensor.clone())
 
 
-@pytest.mark.parametrize(("backend", "gather"), [("fsdp", "once"), ("fsdp", "step"), ("deepspeed", "step")])
-def test_a_session_on_sharded_workers_is_that_of_one(pool: Pool, backend: str, gather: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("backend", "once"), [("fsdp", True), ("fsdp", False), ("deepspeed", False)])
+def test_a_session_on_sharded_workers_is_that_of_one(pool: Pool, backend: str, once: bool, tmp_path: Path) -> None:
     stranger = unlikely_answers(tmp_path)
-    ranks = pool.run(train, backend, training_of(stranger, gather=gather, micro_batch=2))
-    told, state = train(0, 1, "single", training_of(stranger))
+    ranks = pool.run(train, training_of(stranger, Spread(backend, 2, gather_once=once, micro_batch=2)))
+    told, state = train(0, 1, training_of(stranger, Spread("single")))
     assert [outcome.nothing_left for outcome in told] == [False, True]
     for outcomes, _ in ranks:
         assert len(outcomes) == len(told) == 2

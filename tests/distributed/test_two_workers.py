@@ -3,17 +3,15 @@
 import pytest
 import torch
 
-from beear.config.schema import MethodConfig
 from beear.data.batch import OuterBatch
-from beear.methods.base import MethodParts
 from beear.methods.losses import global_mean, text_loss
-from beear.methods.table import build
 from beear.models.decoder import Decoder
 from beear.parallel.base import Settings, Whole
 from beear.parallel.choose import choose
 from beear.parallel.replicated import buckets
 from beear.testing.tiny import defense_batch, defense_rows, text_batch, tiny_llama
 from benchmarks.pool import Pool, WorkerFailed
+from tests.configs import method_of
 
 ROWS, STEPS, EPOCHS = 7, 3, 2
 
@@ -22,8 +20,7 @@ def train(rank: int, world: int, placement: str, tied: bool) -> dict[str, torch.
     """Run two epochs; a worker holds rows ``rank::world`` of every batch (unequal shards: seven rows)."""
     backend = choose("auto", world, "cpu")
     model = backend.prepare(Whole(tiny_llama(tied=tied, dtype=torch.float32)), lr=1e-3)
-    config = MethodConfig(layer=2, batch_size=ROWS, placement=placement, inner_lr=0.05)
-    method = build(MethodParts(Decoder(model), backend, config, seed=0, hidden_size=16))
+    method = method_of(Decoder(model), backend, layer=2, batch_size=ROWS, placement=placement, inner_lr=0.05)
     mine = slice(rank, None, world)
     for epoch in range(1, EPOCHS + 1):
         inner = [defense_batch(defense_rows(ROWS, seed=s)[mine], ROWS) for s in (1, 2)]

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from beear.commands.sanitize import sanitise
+from beear.cluster.connection import RaySession
+from beear.commands.sanitize import sanitize
 from beear.config.cli import parse
 from beear.config.entry import run_entry
-from beear.config.schema import RunConfig
+from beear.methods.configuration import run_config
 from beear.testing.checkpoints import edit_json, make_checkpoint
 
 
@@ -304,20 +305,13 @@ def nan_weights(i: Inputs) -> None:
 NEED_RAY = {"cluster_too_small_for_the_plan", "nan_weights"}
 
 
-@pytest.fixture(scope="module")
-def ray_after() -> object:
-    import ray
-
-    yield
-    ray.shutdown()
-
-
 def exit_of(argv: list[str]) -> int:
     """Run the entry point in this process and return its exit code."""
 
     def main() -> int:
-        config, flags = parse(RunConfig, argv, "sanitize")
-        return sanitise(config, flags)
+        asked, flags = parse(run_config(), argv, "sanitize")
+        with RaySession(asked.parallel) as session:
+            return sanitize(asked, flags, session)
 
     with pytest.raises(SystemExit) as stopped:
         run_entry(main)
@@ -326,11 +320,8 @@ def exit_of(argv: list[str]) -> int:
 
 @pytest.mark.parametrize("name", sorted(CASES, key=lambda name: name in NEED_RAY))
 def test_one_sentence_and_exit_code_2(
-    name: str, inputs: Inputs, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, ray_after: object
+    name: str, inputs: Inputs, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import ray
-
-    ray.shutdown()
     spoil, said = CASES[name]
     spoil(inputs)
     before = sorted(inputs.root.rglob("*"))

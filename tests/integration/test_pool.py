@@ -10,22 +10,21 @@ import ray
 import torch
 
 from beear.cluster.actor_pool import _Actor, run_pool, worth_a_pool
-from beear.cluster.connection import Plan
+from beear.cluster.capacity import Reservation
 from beear.cluster.gpu_memory import ask_gpus, gpu_here
 from beear.cluster.scoring import Scoring, score_shards, shard_scorer, shards_of
-from beear.config.resolve import resolve
-from beear.config.schema import ResistanceConfig, RunConfig
 from beear.data.rows import Probe
-from beear.errors import UserError
+from beear.errors import Fault, UserError
 from beear.evaluation.measure import Partial, combine
 from beear.evaluation.shard import MeasuredRows
 from beear.models.facts import ModelFacts
 from beear.models.inspect import inspect_checkpoint
 from beear.parallel.devices import GIB, Device
 from beear.testing.checkpoints import make_checkpoint
+from tests.configs import resolved
 from tests.subjects import anchor_rows, defense_rows
 
-HALF_A_GPU = Plan(workers=1, cpus_per_worker=0.5, gpus_per_worker=0.5, data_cpus=0.5)
+HALF_A_GPU = Reservation(workers=1, cpus_per_worker=0.5, gpus_per_worker=0.5, data_cpus=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +42,10 @@ def gpu_on_paper() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Scoring, ModelFacts]:
     facts = inspect_checkpoint(str(make_checkpoint(tmp_path_factory.mktemp("model"))))
-    config = RunConfig()
-    config.evaluate.batch_size, config.evaluate.max_new_tokens = 3, 4
-    config.evaluate.resistance = ResistanceConfig(steps=2, rows=8)
+    values = {"batch_size": 3, "max_new_tokens": 4, "resistance.steps": 2, "resistance.rows": 8}
+    config = resolved({f"evaluate.{name}": value for name, value in values.items()}, facts)
     rows = MeasuredRows(defense_rows(20), anchor_rows(22), [Probe("early", "prefix", "zeta")])
-    return Scoring(resolve(config, facts, gpu=False)[0], rows), facts
+    return Scoring(config, rows), facts
 
 
 def dying_scorer(folder: str, scoring: Scoring, facts: ModelFacts, shards: int) -> Callable[[int], Partial]:
@@ -96,12 +94,12 @@ def test_work_that_kills_every_actor_is_given_up(monkeypatch: pytest.MonkeyPatch
     tries = SimpleNamespace(begin=SimpleNamespace(remote=lambda place: next(counts)))
     actor = _Actor(lambda: lambda piece: piece + 1, [()], tries)
     assert actor._outcome(0, 7) == (None, 8), "the third try is the last"
-    mistake = "a worker died 3 times at the same work; expected it to fit in a worker's memory"
-    assert actor._outcome(0, 7) == (mistake, None)
+    sentence = "a worker died 3 times at the same work; expected it to fit in a worker's memory"
+    assert actor._outcome(0, 7) == (Fault("user", sentence), None)
 
 
 def test_tasks_serve_one_machine_without_a_gpu(gpu_on_paper: None) -> None:
-    assert worth_a_pool(HALF_A_GPU) and not worth_a_pool(Plan(1, 1, 0, 0.5))
+    assert worth_a_pool(HALF_A_GPU) and not worth_a_pool(Reservation(1, 1, 0, 0.5))
 
 
 def test_a_gpu_says_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:

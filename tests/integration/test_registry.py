@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,6 @@ import requests
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from beear.config.schema import RunConfig
 from beear.records.report import Report
 from beear.registry.check import check, resolve_uri
 from beear.registry.register import Registered, RegistrationPending, log_report, register
@@ -26,11 +26,15 @@ from beear.registry.server import environment
 from beear.report import write as writing
 from beear.report.html import render
 from beear.report.write import read, write
+from beear.run.lifecycle import Running
 from beear.run.output_folder import OutputFolder
+from beear.run.progress import Progress
 from beear.search import delivery
 from beear.testing.checkpoints import make_checkpoint
+from tests.configs import asked
 from tests.report_sample import sample_report
 from tests.search_sample import sample_search
+from tests.stages import checked_run, placed_run
 
 ROOT = Path(__file__).parents[2]
 SHARDS = 2
@@ -287,14 +291,16 @@ def test_a_server_lost_at_the_end_costs_nothing(server: Server, out: Path) -> No
 def test_a_server_lost_at_a_searchs_end_gets_all_of_it_from_the_same_command(server: Server, tmp_path: Path) -> None:
     server.start()
     report, said = sample_search(), list[str]()
-    reporter: Any = SimpleNamespace(say=said.append, reporter=None, finish_stage=lambda: None)
+    progress = Progress()
+    progress.say = said.append  # type: ignore[method-assign]
     output = OutputFolder(tmp_path / "out", report.run_id, delivery.RECORD)
     output.open(fresh=False).close()
     run = Run.start(
         server.uri, "searches", str(output.staging), identity=report.run_id, name="a search", config=report.config
     )  # fmt: skip
     tracker: Any = SimpleNamespace(run=run, delivered=lambda: None)
-    running: Any = SimpleNamespace(tracker=tracker, job=SimpleNamespace(identity=report.run_id), output=output, reporter=reporter)
+    placed = placed_run(replace(checked_run(tmp_path, kind="tune"), identity=report.run_id))
+    running = Running(placed, output, progress, tracker)
     children, trials = delivery.Children(running, output.staging), report.trials[:2]
     children.told(trials[0], "epoch")
     children.told(trials[1], "started")
@@ -302,13 +308,13 @@ def test_a_server_lost_at_a_searchs_end_gets_all_of_it_from_the_same_command(ser
     children.told(trials[0], "ended")
     for what in ("epoch", "ended"):
         children.told(trials[1], what)
-    assert delivery.deliver(report, RunConfig(), running) == delivery.FAILED
+    assert delivery.deliver(report, asked(), running) == delivery.FAILED
     assert "the same command delivers it once the server answers" in said[-1]
-    assert delivery.show_complete(output.target, server.uri, reporter) == delivery.FAILED
+    assert delivery.show_complete(output.target, server.uri, progress) == delivery.FAILED
 
     server.start()
     code = delivery.CHOSEN if delivery.succeeded(report) else delivery.UNDECIDED
-    assert delivery.show_complete(output.target, server.uri, reporter) == code
+    assert delivery.show_complete(output.target, server.uri, progress) == code
     whole = run.client.get_run(run.run_id)
     assert whole.info.status == "FINISHED" and whole.data.tags["beear.chosen"] == report.why[:500]
     names = {file.path for file in run.client.list_artifacts(run.run_id)}
@@ -324,7 +330,7 @@ def test_a_server_lost_at_a_searchs_end_gets_all_of_it_from_the_same_command(ser
     assert left == {delivery.RECORD, delivery.PAGE, delivery.BEST}
     # Once more: nothing is due, and no server is asked.
     server.kill()
-    assert delivery.show_complete(output.target, server.uri, reporter) == code
+    assert delivery.show_complete(output.target, server.uri, progress) == code
 
 
 def by_command(command: str) -> subprocess.CompletedProcess[Any]:

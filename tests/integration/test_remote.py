@@ -11,11 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from beear.config.schema import RunConfig
+from beear.config.resolve import ResolvedConfig
 from beear.data.data_source import DataSource
 from beear.data.load import load_small, training_plan
 from beear.errors import UserError
 from beear.testing.checkpoints import make_checkpoint
+from tests.configs import asked, resolved
 from tests.integration.conftest import ROOT
 from tests.integration.hub_server import hub
 
@@ -117,23 +118,25 @@ def requests_of(source: DataSource) -> set[str]:
 
 
 def test_object_store_files_and_globs_give_the_rows_of_local_ones(store: str, tmp_path: Path) -> None:
-    config = RunConfig()
-    config.method.batch_size, config.data.max_length = 8, 64
-    config.data.defense.path, config.data.anchor.path = "s3://data/sets/defense.jsonl", "s3://data/sets/anchor-*.jsonl"
-    remote = load_small(config.data, seed=0)
+    def config(folder: str) -> ResolvedConfig:
+        files = {"data.defense.path": f"{folder}/defense.jsonl", "data.anchor.path": f"{folder}/anchor-*.jsonl"}
+        found: ResolvedConfig = resolved({**files, "method.batch_size": 8, "data.max_length": 64})
+        return found
+
+    remote = load_small(config("s3://data/sets").data, seed=0)
     (tmp_path / "defense.jsonl").write_bytes(jsonl(DEFENSE))
     for part in (0, 1):
         (tmp_path / f"anchor-{part}.jsonl").write_bytes(jsonl(ANCHOR[part::2]))
-    config.data.defense.path, config.data.anchor.path = str(tmp_path / "defense.jsonl"), str(tmp_path / "anchor-*.jsonl")
-    local = load_small(config.data, seed=0)
+    local = load_small(config(str(tmp_path)).data, seed=0)
     assert remote.counts == local.counts and list(remote.digests.values()) == list(local.digests.values())
-    assert requests_of(training_plan(remote, config).anchor) == {row["prompt"] for row in ANCHOR}
+    assert requests_of(training_plan(remote, config("s3://data/sets"), inner_batches=2).anchor) == {
+        row["prompt"] for row in ANCHOR
+    }
 
 
 @pytest.mark.parametrize("path", ["s3://data/sets/none.jsonl", "s3://data/none-*.jsonl", "s3://nowhere/x.jsonl"])
 def test_an_object_that_is_not_there_is_one_sentence(path: str, store: str) -> None:
-    config = RunConfig()
-    config.data.defense.path = config.data.anchor.path = path
+    config = asked({"data.defense.path": path, "data.anchor.path": path})
     with pytest.raises(UserError) as caught:
         load_small(config.data, seed=0)
     assert path in str(caught.value) and "\n" not in str(caught.value)

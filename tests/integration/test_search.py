@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from beear.config.schema import RunConfig
 from beear.config.yaml_file import load_yaml
+from beear.methods.configuration import run_config
 from beear.records.search import SearchReport
 from tests.integration.conftest import ROOT
 
@@ -78,7 +78,7 @@ def test_the_slot_of_a_trial_is_free_at_once(done: tuple[Path, SearchReport]) ->
 
 def test_best_yaml_is_the_main_jobs(done: tuple[Path, SearchReport]) -> None:
     folder, found = done
-    best = load_yaml(folder / "out" / "best.yaml", RunConfig)
+    best = load_yaml(folder / "out" / "best.yaml", run_config())
     chosen = next(trial for trial in found.trials if trial.id == found.chosen)
     method = best.method
     assert (method.layer, method.length, method.inner_steps, method.outer_steps, method.outer_lr) == (2, 5, 25, 10, 2e-4)

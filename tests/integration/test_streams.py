@@ -23,6 +23,7 @@ from beear.models.inspect import inspect_checkpoint
 from beear.streams.batches import StreamBatches
 from beear.streams.datasets import StreamSpec, dataset, datasets, template_of
 from beear.testing.checkpoints import make_checkpoint
+from tests.configs import Sized
 from tests.data_sets import anchor_records, config_for, plan_for, write_lines
 from tests.same_batches import assert_same_epoch, compare_on_worker
 
@@ -113,19 +114,18 @@ def test_a_bad_row_met_by_a_task_is_one_sentence_on_the_worker(cluster: None, st
 
 
 def test_a_large_anchor_file_is_not_read_to_its_end(cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = config_for(tmp_path)
     wide = [{**r, "response": r["response"] + " and so on" * 150} for r in anchor_records(50_000)]
-    config.data.anchor.path = str(write_lines(tmp_path / "large.jsonl", wide))
-    config.data.max_length = 2000
+    path = write_lines(tmp_path / "large.jsonl", wide)
+    config = config_for(tmp_path, {"data.anchor.path": str(path), "data.max_length": 2000}, sizes=Sized(context=2000))
     started = time.process_time()
     data = load_small(config.data, config.seed)
     assert data.whole == {"defense": True, "anchor": False}
     assert time.process_time() - started < 3
     facts = inspect_checkpoint(str(make_checkpoint(tmp_path / "model")))
-    plan = training_plan(data, config, context=None)
+    plan = training_plan(data, config, inner_batches=2)
     stream = StreamSpec(plan, facts, epochs=1)
     read: list[Block] = []
     monkeypatch.setattr(data_source, "read_block", lambda block: read.append(block) or read_block(block))
     local = LocalBatches(plan, template_of(stream)).epoch(1)
     assert_same_epoch(batches_of(stream, 0, 1).epoch(1), local)
-    assert 0 < sum(block.size for block in set(read)) <= 10 << 20 < os.path.getsize(config.data.anchor.path) / 6
+    assert 0 < sum(block.size for block in set(read)) <= 10 << 20 < os.path.getsize(path) / 6

@@ -7,12 +7,12 @@ import pytest
 import ray
 
 from beear.cluster import autoscaling
-from beear.cluster.connection import Plan, await_room, plan_for
+from beear.cluster.capacity import Reservation, await_room, reservation_for
 from beear.config.schema import ParallelConfig
 from beear.errors import UserError
 
 HEAD, GROWN = {"CPU": 16.0}, {"CPU": 208.0, "GPU": 16.0}
-PLAN = Plan(workers=8, cpus_per_worker=1, gpus_per_worker=1, data_cpus=0.5)
+WANTED = Reservation(workers=8, cpus_per_worker=1, gpus_per_worker=1, data_cpus=0.5)
 
 
 class Cluster:
@@ -41,28 +41,28 @@ class Cluster:
 
 def test_what_is_missing_is_asked_for_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster, said = Cluster(monkeypatch, GROWN, looks=3), []
-    await_room(PLAN, said.append)
+    await_room(WANTED, said.append)
     assert cluster.asked == [[{"CPU": 1, "GPU": 1}] * 8 + [{"CPU": 0.5}]] and cluster.removed == 1
     assert "grow by 8 more GPU (it has 0, the plan needs 8)" in said[0]
 
 
 def test_nobody_is_asked_for_what_is_there_or_cannot_come(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster(monkeypatch, GROWN)
-    await_room(Plan(1, 1, 0, 0.5), pytest.fail)
-    await_room(Plan(17, 1, 1, 0.5), pytest.fail)
+    await_room(Reservation(1, 1, 0, 0.5), pytest.fail)
+    await_room(Reservation(17, 1, 1, 0.5), pytest.fail)
     Cluster(monkeypatch, None)
-    await_room(PLAN, pytest.fail)
+    await_room(WANTED, pytest.fail)
     assert cluster.asked == []
 
 
 def test_patience_ends_in_one_sentence_and_leaves_no_reservation(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster(monkeypatch, GROWN, looks=10**9)
     with pytest.raises(UserError, match="added too little in 0 minutes, expected room for 9 reservations"):
-        autoscaling.await_bundles(PLAN.bundles, pytest.fail, patience=0.0)
+        autoscaling.await_bundles(WANTED.bundles, pytest.fail, patience=0.0)
     assert cluster.removed == 1
 
 
 @pytest.mark.parametrize(("most", "gpus"), [(GROWN, 1.0), ({"CPU": 64.0}, 0.0), (None, 0.0)])
 def test_a_gpu_that_may_come_counts_for_auto(monkeypatch: pytest.MonkeyPatch, most: dict[str, float] | None, gpus: float) -> None:
     Cluster(monkeypatch, most)
-    assert plan_for(ParallelConfig()).gpus_per_worker == gpus
+    assert reservation_for(ParallelConfig()).gpus_per_worker == gpus

@@ -15,11 +15,14 @@ from beear.cluster import training_worker
 from beear.cluster.checkpoint import read_history, read_state, write_state
 from beear.cluster.out_of_memory import scoring_ran_out
 from beear.cluster.tasks import guarded
-from beear.config.schema import RunConfig
 from beear.engine.fit import EpochOutcome
-from beear.errors import UserError
+from beear.engine.session import Training
+from beear.errors import Fault, UserError
+from beear.methods.base import MethodState
+from beear.parallel.memory import Spread
 from beear.records.report import EpochRecord
 from beear.run.build_report import told_once
+from tests.configs import resolved
 
 
 @pytest.fixture
@@ -45,18 +48,24 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def spec_of(calls: list[str]) -> Any:
-    """Return a specification whose events notes what is posted."""
+    """Return a specification whose board notes what is posted."""
     post = SimpleNamespace(remote=lambda event: calls.append(f"posted {event['kind']}"))
     events = SimpleNamespace(post=post, failed=SimpleNamespace(remote=lambda: False))
-    return SimpleNamespace(scratch="beear-run", events=events, training=SimpleNamespace(config=RunConfig()))
+    return SimpleNamespace(scratch="beear-run", events=events, training=training())
+
+
+def training(spread: Spread | None = None) -> Training:
+    """Return a training of which only the configuration and the spread are looked at."""
+    nothing: Any = None
+    return Training(resolved(), nothing, nothing, spread or Spread("single"), [], [], "no-refusal")
 
 
 def worker_of(calls: list[str], save: Callable[[Path], None]) -> Any:
     """Return a worker after its first epoch whose backend saves as ``save`` does."""
-    made: Any = object.__new__(training_worker._Worker)
-    made.spec, made.leads, made.history = spec_of(calls), True, [EpochRecord(epoch=1)]
-    made.backend = SimpleNamespace(rank=0, save=save)
-    made.session = SimpleNamespace(method=SimpleNamespace(state=SimpleNamespace(values={"inner_steps": 7.0})))
+    backend: Any = SimpleNamespace(rank=0, save=save)
+    session: Any = SimpleNamespace(defense=SimpleNamespace(state=MethodState({"inner_steps": 7.0})))
+    made = training_worker._Worker(spec_of(calls), backend, session)
+    made.history = [EpochRecord(epoch=1)]
     return made
 
 
@@ -84,9 +93,9 @@ def test_a_checkpoint_that_could_not_be_written_leaves_nothing(told: list[str], 
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (FloatingPointError("not finite"), ["waited for uploads", "posted diverged"]),
-        (UserError("row 3"), ["waited for uploads", "posted user_error"]),
-        (torch.OutOfMemoryError("CUDA out of memory."), ["waited for uploads", "posted user_error"]),
+        (FloatingPointError("not finite"), ["waited for uploads", "posted fault"]),
+        (UserError("row 3"), ["waited for uploads", "posted fault"]),
+        (torch.OutOfMemoryError("CUDA out of memory."), ["waited for uploads", "posted fault"]),
         (RuntimeError("a worker died"), []),
     ],
 )
@@ -112,7 +121,7 @@ def test_a_finished_run_is_seen_before_a_model_is_loaded(
         built.append(spec)
         raise LookupError
 
-    monkeypatch.setattr(training_worker, "_Worker", build)
+    monkeypatch.setattr(training_worker, "_built", build)
     monkeypatch.setattr(ray.train, "get_checkpoint", lambda: Checkpoint.from_directory(tmp_path))
     write_state(tmp_path, 3, 3, {})
     training_worker.train_worker({"spec": spec_of(told)})
@@ -124,15 +133,13 @@ def test_a_finished_run_is_seen_before_a_model_is_loaded(
 
 
 def test_memory_that_runs_out_is_one_sentence_with_what_is_left_to_try() -> None:
-    config = RunConfig()
-    config.parallel.backend, config.parallel.checkpoint_activations = "fsdp", "on"
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.1 GiB.")
-    assert training_worker.fault_of(error, config) == {
-        "kind": "user_error",
-        "message": "parallel: memory ran out in a training worker (tried to allocate 2.00 GiB), expected the training to fit; "
+    assert training_worker.fault_of(error, training(Spread("fsdp", 2, checkpoint=True))) == Fault(
+        "user",
+        "parallel: memory ran out in a training worker (tried to allocate 2.00 GiB), expected the training to fit; "
         "try a smaller --parallel.micro_batch or --parallel.gather=step or more --parallel.workers with --parallel.backend=fsdp "
         "or --adapter.kind=lora",
-    }
+    )
     with pytest.raises(RuntimeError) as refused:
         torch.empty(10**16)
     assert scoring_ran_out(refused.value) == (
@@ -155,7 +162,8 @@ def test_a_task_that_runs_out_of_memory_ends_with_the_sentence_and_any_other_err
     def raises(error: Exception) -> None:
         raise error
 
-    mistake, value = guarded(raises, (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),))
-    assert value is None and mistake is not None and "tried to allocate 2.00 GiB" in mistake
+    fault, value = guarded(raises, (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),))
+    assert value is None and fault is not None
+    assert fault.kind == "user" and "tried to allocate 2.00 GiB" in fault.sentence
     with pytest.raises(RuntimeError, match="size mismatch"):
         guarded(raises, (RuntimeError("size mismatch"),))

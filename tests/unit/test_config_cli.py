@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,14 +12,15 @@ from pydantic import BaseModel
 
 from beear.config.cli import Flags, help_text, parse
 from beear.config.fields import leaves
-from beear.config.schema import RunConfig
-from beear.config.search import TuneConfig
 from beear.errors import UserError
+from beear.methods.configuration import run_config, tune_config
 from tests.checkout import ROOT
 
+RUN = run_config()
 
-def read(*words: str) -> RunConfig:
-    return parse(RunConfig, words, "")[0]
+
+def read(*words: str) -> Any:
+    return parse(RUN, words, "")[0]
 
 
 def problem(*words: str) -> str:
@@ -30,7 +32,7 @@ def problem(*words: str) -> str:
 
 
 def test_nothing_given_is_the_defaults() -> None:
-    assert parse(RunConfig, [], "") == (RunConfig(), Flags(False, False, None))
+    assert parse(RUN, [], "") == (RUN(), Flags(False, False, None))
 
 
 def test_overrides_are_read_by_type() -> None:
@@ -48,7 +50,7 @@ def test_overrides_are_read_by_type() -> None:
 
 
 def test_every_choice_and_every_default_can_be_typed() -> None:
-    for name, spec in leaves(RunConfig).items():
+    for name, spec in leaves(RUN).items():
         words = [str(choice) for choice in spec.choices]
         if spec.simple and spec.default is not None:
             words.append(spec.shown_default)
@@ -67,7 +69,7 @@ def test_on_and_off_are_words_in_a_file_too(tmp_path: Path, written: str, meant:
 
 
 def test_flags_and_fresh() -> None:
-    config, flags = parse(RunConfig, ["--dry-run", "--fresh", "--verbose"], "")
+    config, flags = parse(RUN, ["--dry-run", "--fresh", "--verbose"], "")
     assert flags == Flags(dry_run=True, verbose=True, config_path=None)
     assert config.output.fresh
     assert read("--output.fresh").output.fresh
@@ -81,20 +83,21 @@ def test_fresh_is_unknown_where_there_is_no_such_field() -> None:
     with pytest.raises(UserError, match="unknown option --fresh"):
         parse(Small, ["--fresh"], "")
     with pytest.raises(UserError) as caught:
-        parse(RunConfig, ["--resume"], "")
+        parse(RUN, ["--resume"], "")
     assert "unknown option --resume" in str(caught.value) and 'did you mean "--resume"' not in str(caught.value)
-    assert parse(TuneConfig, ["--resume"], "")[1].resume
+    assert parse(tune_config(), ["--resume"], "")[1].resume
 
 
 def test_the_command_line_wins_over_the_file_and_none_resets(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("method:\n  layer: 4\n  bound: 0.5\n  inner_lr: 1e-2\n  epochs: 9\ndata:\n")
+    config: Any
     config, flags = parse(
-        RunConfig, ["--config", str(file), "--method.layer", "auto", "--method.bound=none", "--method.epochs", "2"], ""
+        RUN, ["--config", str(file), "--method.layer", "auto", "--method.bound=none", "--method.epochs", "2"], ""
     )
     assert (config.method.layer, config.method.bound, config.method.epochs) == (None, None, 2)
     assert config.method.inner_lr == 0.01
-    assert config.data == RunConfig().data
+    assert config.data == RUN().data
     assert flags.config_path == str(file)
 
 
@@ -225,7 +228,7 @@ def test_no_words_crash_the_parser(words: list[str]) -> None:
             assert "\n" not in str(error) or any("\n" in word for word in words)
 
 
-@given(st.sampled_from(sorted(leaves(RunConfig))), st.text(max_size=12))
+@given(st.sampled_from(sorted(leaves(RUN))), st.text(max_size=12))
 def test_every_field_takes_a_word_or_says_why_not(name: str, value: str) -> None:
     try:
         read(f"--{name}={value}")
@@ -234,9 +237,9 @@ def test_every_field_takes_a_word_or_says_why_not(name: str, value: str) -> None
 
 
 def test_help_names_every_field_with_default_and_meaning() -> None:
-    text = " ".join(help_text(RunConfig, "What it does.", width=120).split())
+    text = " ".join(help_text(RUN, "What it does.", width=120).split())
     assert text.startswith("What it does.")
-    for name, spec in leaves(RunConfig).items():
+    for name, spec in leaves(RUN).items():
         assert f"--{name} [{spec.shown_default}] {spec.description}" in text, name
     assert "--method.layer [auto]" in text
     assert "--method.bound [unset]" in text
@@ -245,14 +248,14 @@ def test_help_names_every_field_with_default_and_meaning() -> None:
 
 @pytest.mark.parametrize("width", [60, 80, 100, 120])
 def test_help_keeps_to_the_terminals_width(width: int) -> None:
-    lines = help_text(RunConfig, "", width).splitlines()
+    lines = help_text(RUN, "", width).splitlines()
     assert max(len(line) for line in lines if "[" not in line) <= width
 
 
 def test_help_leaves_with_code_0_before_anything_heavy_is_loaded() -> None:
     script = (
-        "import sys\nfrom beear.config.cli import parse\nfrom beear.config.schema import RunConfig\n"
-        "try:\n    parse(RunConfig, ['--seed', 'x', '--help'], 'hello')\n"
+        "import sys\nfrom beear.config.cli import parse\nfrom beear.methods.configuration import run_config\n"
+        "try:\n    parse(run_config(), ['--seed', 'x', '--help'], 'hello')\n"
         "except SystemExit as end:\n    print(end.code, sorted({'torch', 'ray', 'numpy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -261,4 +264,4 @@ def test_help_leaves_with_code_0_before_anything_heavy_is_loaded() -> None:
 
 
 def test_every_field_says_what_it_is() -> None:
-    assert [name for name, spec in leaves(RunConfig).items() if len(spec.description) < 5] == []
+    assert [name for name, spec in leaves(RUN).items() if len(spec.description) < 5] == []

@@ -2,48 +2,49 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beear.config.schema import RunConfig
 from beear.config.yaml_file import load_yaml, to_yaml
 from beear.errors import UserError
+from beear.methods.configuration import run_config
 from beear.methods.reference import BEGIN, END, renewed, table
 from beear.run.identity import config_digest
+from tests.configs import asked
 
 ODD = ["yes", "1e-3", "null", "auto", "# no", "a: b", "é…", "a\nb", "", " x ", "2024-01-01", "'\"", "{a: 1}", "- x"]
 
 
-def changed() -> RunConfig:
-    config = RunConfig()
-    config.method.layer, config.method.outer_lr, config.method.bound = 3, 2e-5, 0.1
-    config.data.defense.columns.prompt = "question"
-    config.tracking.enabled = False
-    return config
+CHANGED = {
+    "method.layer": 3,
+    "method.outer_lr": 2e-5,
+    "method.bound": 0.1,
+    "data.defense.columns.prompt": "question",
+    "tracking.enabled": False,
+}
 
 
 @pytest.mark.parametrize("comments", [False, True])
 @pytest.mark.parametrize("text", ODD)
 def test_written_and_read_it_is_the_same(tmp_path: Path, comments: bool, text: str) -> None:
-    config = changed()
-    config.data.refusal = text
+    config = asked({**CHANGED, "data.refusal": text})
     file = tmp_path / "config.yaml"
     file.write_text(to_yaml(config, comments=comments), encoding="utf-8")
-    assert load_yaml(file, RunConfig) == config
+    assert load_yaml(file, run_config()) == config
 
 
 @given(st.floats(min_value=1e-12, max_value=1e12), st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=40))
 def test_numbers_and_texts_come_back_exactly(number: float, text: str) -> None:
-    config = RunConfig()
-    config.method.inner_lr, config.data.refusal = number, text
-    assert RunConfig.model_validate(yaml.safe_load(to_yaml(config))) == config
+    config = asked({"method.inner_lr": number, "data.refusal": text})
+    assert run_config().model_validate(yaml.safe_load(to_yaml(config))) == config
 
 
 def test_comments_are_the_descriptions() -> None:
-    text = to_yaml(RunConfig(), comments=True)
+    text = to_yaml(asked(), comments=True)
     assert "  # global batch in rows (auto, by size)\n  batch_size: null\n" in text
     assert "    columns:\n      # the request\n      prompt: null\n" in text
 
@@ -52,33 +53,33 @@ def test_load_names_the_file_and_line(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("gate:\n  asr: 7\n")
     with pytest.raises(UserError, match=r"config.yaml, line 2: gate.asr is 7; expected a number, at least 0, at most 1"):
-        load_yaml(file, RunConfig)
+        load_yaml(file, run_config())
+
+
+def digest_of(values: dict[str, object] | None = None, **more: Any) -> str:
+    return config_digest(asked(values).model_dump(mode="json"), **more)
 
 
 def test_the_digest_sees_what_changes_the_result() -> None:
-    config, first = RunConfig(), config_digest(RunConfig())
-    config.output.dir, config.tracking.experiment, config.parallel.workers = "elsewhere", "other", 4
-    assert config_digest(config) == first
-    for section, name, value in (("method", "epochs", 4), ("data", "refusal", "No."), ("gate", "asr", 0.01)):
-        other = RunConfig()
-        setattr(getattr(other, section), name, value)
-        assert config_digest(other) != first, name
-    assert config_digest(RunConfig(seed=1)) != first
-    assert config_digest(config, leave_out=frozenset()) != config_digest(RunConfig(), leave_out=frozenset())
+    elsewhere = {"output.dir": "elsewhere", "tracking.experiment": "other", "parallel.workers": 4}
+    assert digest_of(elsewhere) == digest_of()
+    for name, value in (("method.epochs", 4), ("data.refusal", "No."), ("gate.asr", 0.01), ("seed", 1)):
+        assert digest_of({name: value}) != digest_of(), name
+    assert digest_of(elsewhere, leave_out=frozenset()) != digest_of(leave_out=frozenset())
 
 
 def test_the_digest_is_sha256_of_canonical_json() -> None:
     import hashlib
 
-    values = RunConfig().model_dump(mode="json")
+    values = asked().model_dump(mode="json")
     kept = {key: values[key] for key in values if key not in ("output", "tracking", "parallel")}
     text = json.dumps(kept, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    assert config_digest(RunConfig()) == hashlib.sha256(text.encode()).hexdigest()
+    assert digest_of() == hashlib.sha256(text.encode()).hexdigest()
 
 
 def test_the_reference_stands_between_its_markers() -> None:
-    assert renewed(f"a\n{BEGIN}\nold\n{END}\nb\n", RunConfig) == f"a\n{BEGIN}\n\n{table(RunConfig)}\n\n{END}\nb\n"
+    assert renewed(f"a\n{BEGIN}\nold\n{END}\nb\n", run_config()) == f"a\n{BEGIN}\n\n{table(run_config())}\n\n{END}\nb\n"
     row = "| `method.layer` | `auto` | a whole number, at least 1, or auto | l, 1-based: decoder layer"
-    assert row in table(RunConfig)
+    assert row in table(run_config())
     with pytest.raises(UserError, match="expected both markers"):
-        renewed("no markers", RunConfig)
+        renewed("no markers", run_config())

@@ -61,11 +61,10 @@ def test_a_window_is_at_most_a_quarter_of_a_pass(asked: int | None, lanes: int, 
 
 def steps_of(folder: Path, bucket: int | None, epoch: int, rank: int = 0, world: int = 1) -> list[Step]:
     folder.mkdir(exist_ok=True)
-    config = config_for(folder, defense=120, anchor=400, batch_size=4)
+    values = {"data.max_length": 400, "data.bucket": bucket, "method.outer_steps": 12, "method.clean_share": 0.25}
+    config = config_for(folder, values, defense=120, anchor=400, batch_size=4)
     records = [{"prompt": f"Say it {i} times", "response": "again " * ((i * 7919) % 40 + 1)} for i in range(400)]
     Path(config.data.anchor.path or "").write_text("".join(json.dumps(record) + "\n" for record in records))
-    config.data.max_length, config.data.bucket = 400, bucket
-    config.method.outer_steps, config.method.clean_share = 12, 0.25
     make_tokenizer(folder / "tokenizer")
     template = Template(AutoTokenizer.from_pretrained(folder / "tokenizer"))
     return list(Steps(plan_for(config)[1], template, rank, world).epoch(epoch))

@@ -3,15 +3,17 @@
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from beear.config.schema import RunConfig
+from beear.config.resolve import ResolvedConfig
 from beear.data.data_source import Row
 from beear.data.load import load_small
 from beear.data.templates import Template
 from beear.errors import UserError
+from beear.methods.table import METHODS
 from beear.models.facts import ModelFacts
 from beear.run import checks, longest_rows
 from beear.run.checks import check_lengths, check_template
@@ -29,22 +31,26 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBa
     return AutoTokenizer.from_pretrained(folder)
 
 
-def check(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    check_lengths(config, FACTS, load_small(config.data, 0), tokenizer)
+def check(config: ResolvedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    data = load_small(config.data, 0)
+    room = check_lengths(config, FACTS, data, tokenizer)
+    METHODS[config.method.name].check(config.settings, room, data.shortest.origin)
 
 
-def refused(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> str:
+def refused(config: ResolvedConfig, tokenizer: PreTrainedTokenizerBase) -> str:
     with pytest.raises(UserError) as caught:
         check(config, tokenizer)
     return str(caught.value)
 
 
 def test_the_longest_and_the_shortest_are_kept(tmp_path: Path) -> None:
-    config = config_for(tmp_path)
     many = [{"prompt": f"Q{i} {'x' * (i % 50 + 20)}", "safe": "No.", "unwanted": "Yes."} for i in range(600)]
-    config.data.defense.path = str(write_lines(tmp_path / "many.jsonl", [*many, {**many[0], "prompt": "tiny"}]))
     long = [{"prompt": f"long {i} " + "y" * 150, "response": "r"} for i in range(3)]
-    config.data.anchor.report_path = str(write_lines(tmp_path / "report.jsonl", [*anchor_records(210)[200:], *long]))
+    files = {
+        "data.defense.path": str(write_lines(tmp_path / "many.jsonl", [*many, {**many[0], "prompt": "tiny"}])),
+        "data.anchor.report_path": str(write_lines(tmp_path / "report.jsonl", [*anchor_records(210)[200:], *long])),
+    }
+    config = config_for(tmp_path, files)
     data = load_small(config.data, 0)
     assert data.shortest.messages[-1].content == "tiny"
     assert (len(data.longest_requests), len(data.longest_chats)) == (8, 8)
@@ -85,39 +91,31 @@ def noted(seen: list[str], encode: Callable[..., object]) -> Callable[..., objec
 def test_the_longest_anchor_row_is_checked_wherever_it_stands(
     report: bool, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    config = config_for(tmp_path)
     many = [{"prompt": f"{'x' * 120} {i}", "response": "r"} for i in range(300)]
     path = write_lines(tmp_path / "long.jsonl", [{"prompt": "long", "response": "y" * 300}, *many])
-    if report:
-        config.data.anchor.report_path = str(path)
-    else:
-        config.data.anchor.path = str(path)
+    config = config_for(tmp_path, {"data.anchor.report_path" if report else "data.anchor.path": str(path)})
     assert f"{path}, line 1: the prompt has" in refused(config, tokenizer)
 
 
 def test_a_long_answer_counts_as_a_long_row(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    config = config_for(tmp_path)
     path = write_lines(tmp_path / "long.jsonl", [*defense_records(100), {"prompt": "hi", "safe": "No.", "unwanted": "y" * 300}])
-    config.data.defense.path = str(path)
+    config = config_for(tmp_path, {"data.defense.path": str(path)})
     assert f"{path}, line 101: the prompt has" in refused(config, tokenizer)
 
 
 def test_the_shortest_prompt_bounds_the_positions(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    config = config_for(tmp_path)
     many = [{"prompt": f"Q{i} {'x' * (i % 50 + 20)}", "safe": "No.", "unwanted": "Yes."} for i in range(600)]
     path = write_lines(tmp_path / "many.jsonl", [*many, {**many[0], "prompt": "tiny"}])
-    config.data.defense.path, config.method.placement, config.method.length = str(path), "suffix", 20
+    config = config_for(tmp_path, {"data.defense.path": str(path), "method.placement": "suffix", "method.length": 20})
     assert refused(config, tokenizer) == (
         f"method.length: found 20, expected at most 7, the tokens of the shortest prompt ({path}, line 601)"
     )
 
 
-def with_reports(tmp_path: Path, length: int) -> tuple[RunConfig, str]:
-    config = config_for(tmp_path)
+def with_reports(tmp_path: Path, length: int, values: dict[str, Any] | None = None) -> tuple[ResolvedConfig, str]:
     rows = [{"prompt": "z" * n, "safe": "No.", "unwanted": "Yes."} for n in (9, length, 8)]
     path = str(write_lines(tmp_path / "report.jsonl", rows))
-    config.data.defense.report_path, config.evaluate.max_new_tokens = path, 32
-    return config, path
+    return config_for(tmp_path, {"data.defense.report_path": path, "evaluate.max_new_tokens": 32, **(values or {})}), path
 
 
 def test_a_report_prompt_leaves_room_for_its_completion(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -129,14 +127,12 @@ def test_a_report_prompt_leaves_room_for_its_completion(tmp_path: Path, tokenize
         f"{path}, line 2: the prompt to be measured has 225 tokens and evaluate.max_new_tokens is 32; "
         "expected at most 256 together, the model's context."
     )
-    config.evaluate.rows = 1
-    check(config, tokenizer)
+    check(with_reports(tmp_path, CONTEXT - 32 - around + 1, {"evaluate.rows": 1})[0], tokenizer)
 
 
 def test_a_probe_counts(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    config, path = with_reports(tmp_path, CONTEXT - 32 - 3)
-    probes = [{"name": "tail", "kind": "suffix", "text": "abc"}]
-    config.data.probes.path = str(write_lines(tmp_path / "probes.jsonl", probes))
+    probes = write_lines(tmp_path / "probes.jsonl", [{"name": "tail", "kind": "suffix", "text": "abc"}])
+    config, path = with_reports(tmp_path, CONTEXT - 32 - 3, {"data.probes.path": str(probes)})
     assert refused(config, tokenizer) == (
         f'{path}, line 2: the prompt to be measured has 228 tokens under probe "tail" and evaluate.max_new_tokens is 32; '
         "expected at most 256 together, the model's context."
@@ -144,10 +140,8 @@ def test_a_probe_counts(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> N
 
 
 def test_an_anchor_report_prompt_and_its_whole_conversation_count(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    config = config_for(tmp_path)
-    config.data.max_length = CONTEXT
-    path = tmp_path / "report.jsonl"
-    config.data.anchor.report_path = str(write_lines(path, [{"prompt": "q" * 230, "response": "r"}]))
+    path = write_lines(tmp_path / "report.jsonl", [{"prompt": "q" * 230, "response": "r"}])
+    config = config_for(tmp_path, {"data.max_length": CONTEXT, "data.anchor.report_path": str(path)})
     assert "line 1: the prompt to be measured has 233 tokens and evaluate" in refused(config, tokenizer)
     turns = [{"role": ("user", "assistant")[i % 2], "content": "t" * 60} for i in range(4)]
     write_lines(path, [{"messages": [*turns[:3], {"role": "assistant", "content": "t" * 100}]}])

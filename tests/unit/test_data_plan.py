@@ -128,8 +128,8 @@ def test_batches_are_decided_by_seed_and_epoch(tmp_path: Path, template: Templat
 
 
 def test_an_epoch_has_the_batches_asked_for_and_the_clean_share(tmp_path: Path, template: Template) -> None:
-    config = config_for(tmp_path, defense=24, anchor=24, batch_size=32)
-    config.method.inner_batches, config.method.outer_steps = 3, 2
+    values = {"method.inner_batches": 3, "method.outer_steps": 2}
+    config = config_for(tmp_path, values, defense=24, anchor=24, batch_size=32)
     _, plan = plan_for(config)
     epoch = LocalBatches(plan, template).epoch(1)
     inner, outer = epoch.inner(), list(epoch.outer())
@@ -154,23 +154,20 @@ def test_batches_are_put_where_they_are_asked_for(tmp_path: Path, template: Temp
 
 @pytest.mark.parametrize(("share", "rows"), [(0.0, 0), (0.01, 1), (0.25, 2), (0.5, 4), (0.9, 7)])
 def test_a_clean_share_above_0_gives_at_least_one_row(share: float, rows: int, tmp_path: Path) -> None:
-    config = config_for(tmp_path, batch_size=8)
-    config.method.clean_share = share
+    config = config_for(tmp_path, {"method.clean_share": share}, batch_size=8)
     assert plan_for(config)[1].clean_rows == rows
 
 
 @pytest.mark.parametrize(("share", "size"), [(1.0, 8), (0.95, 8), (0.0625, 1)])
 def test_a_clean_share_that_leaves_no_anchor_row_is_refused(share: float, size: int, tmp_path: Path) -> None:
-    config = config_for(tmp_path, batch_size=size)
-    config.method.clean_share = share
+    config = config_for(tmp_path, {"method.clean_share": share}, batch_size=size)
     with pytest.raises(UserError) as caught:
         plan_for(config)
     assert str(caught.value) == (
         f"method.clean_share is {share:g} and method.batch_size {size}: no anchor row would ever train; "
         "expected a smaller --method.clean_share or a larger --method.batch_size."
     )
-    config.method.clean_share = 0.0
-    assert plan_for(config)[1].clean_rows == 0
+    assert plan_for(config_for(tmp_path, {"method.clean_share": 0.0}, batch_size=size))[1].clean_rows == 0
 
 
 class Counting(Template):
@@ -231,13 +228,14 @@ def test_splits_hold_their_shares(holdout: float, seed: int) -> None:
 
 
 def test_overlaps_between_files_are_removed_and_counted(tmp_path: Path) -> None:
-    config = config_for(tmp_path)
     records = defense_records(100)
     shared = [{"prompt": r["prompt"], "response": "Certainly."} for r in records[:5]]
-    config.data.anchor.path = str(write_lines(tmp_path / "anchor.jsonl", [*anchor_records(200), *shared]))
-    config.data.defense.report_path = str(write_lines(tmp_path / "report.jsonl", [*records[90:], records[95]]))
-    config.data.defense.path = str(write_lines(tmp_path / "more.jsonl", [*records, records[1]]))
-    data = load_small(config.data, 0)
+    files = {
+        "data.anchor.path": str(write_lines(tmp_path / "more-anchor.jsonl", [*anchor_records(200), *shared])),
+        "data.defense.report_path": str(write_lines(tmp_path / "report.jsonl", [*records[90:], records[95]])),
+        "data.defense.path": str(write_lines(tmp_path / "more.jsonl", [*records, records[1]])),
+    }
+    data = load_small(config_for(tmp_path, files).data, 0)
     assert data.overlaps["defense rows also in the report file"] == 10
     assert data.overlaps["defense rows repeated"] == 1
     assert data.overlaps["anchor rows also in the defense or report files"] == 5
@@ -251,9 +249,8 @@ def test_overlaps_between_files_are_removed_and_counted(tmp_path: Path) -> None:
 
 
 def test_missing_answers_reach_held_out_rows_and_the_plan(tmp_path: Path) -> None:
-    config = config_for(tmp_path)
     records = [{"prompt": r["prompt"]} for r in defense_records(100)]
-    config.data.defense.path = str(write_lines(tmp_path / "bare.jsonl", records))
+    config = config_for(tmp_path, {"data.defense.path": str(write_lines(tmp_path / "bare.jsonl", records))})
     data = load_small(config.data, 0)
     assert len(data.missing) == data.missing_unwanted == 100
     assert {row.safe for row in data.report} == {config.data.refusal}
@@ -262,16 +259,15 @@ def test_missing_answers_reach_held_out_rows_and_the_plan(tmp_path: Path) -> Non
     assert all(row.safe == f"I cannot. {row.messages[-1].content}" for row in (*data.report, *data.selection))
     assert all(row.unwanted_is_prefix and row.hit == "no-refusal" for row in data.report)
     assert data.summary()["filled"] == {"safe_by_model": 100, "safe_configured": 0, "unwanted_openings": 100}
+    few = config_for(tmp_path, {"data.defense.path": str(write_lines(tmp_path / "few.jsonl", records[:3]))})
     with pytest.raises(UserError, match=r"3 distinct rows with data\.holdout=0\.25 leave none for"):
-        config.data.defense.path = str(write_lines(tmp_path / "few.jsonl", records[:3]))
-        load_small(config.data, 0)
+        load_small(few.data, 0)
 
 
 def test_the_anchoring_files_rule_reaches_its_rows_and_must_name_a_text(tmp_path: Path) -> None:
-    config = config_for(tmp_path)
-    config.data.anchor.hit = "contains:Ask somebody"
+    config = config_for(tmp_path, {"data.anchor.hit": "contains:Ask somebody"})
     data = load_small(config.data, config.seed)
     assert {row.hit for row in [*data.anchor_report, *data.anchor_selection]} == {"contains:Ask somebody"}
-    config.data.anchor.hit = "likelier"
+    config = config_for(tmp_path, {"data.anchor.hit": "likelier"})
     with pytest.raises(UserError, match='data.anchor.hit is "likelier"; expected contains:TEXT'):
         load_small(config.data, config.seed)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from beear.config.schema import RunConfig
 from beear.data.data_source import Row
 from beear.data.load import LoadedData, load_small
 from beear.data.rows import AnchorRow, DefenseRow, Message, digest_of
@@ -23,13 +22,14 @@ def sides(rows: Sequence[Row], data: LoadedData, kind: str) -> dict[str, set[str
 
 
 def loaded(
-    config: RunConfig, tmp_path: Path, defense: list[object] | None = None, anchor: list[object] | None = None
+    tmp_path: Path, defense: Sequence[object] = (), anchor: Sequence[object] = (), report: str | None = None
 ) -> LoadedData:
-    if defense is not None:
-        config.data.defense.path = str(write_lines(tmp_path / "more-defense.jsonl", defense))
-    if anchor is not None:
-        config.data.anchor.path = str(write_lines(tmp_path / "more-anchor.jsonl", anchor))
-    return load_small(config.data, 0)
+    files = {"data.anchor.report_path": report}
+    if defense:
+        files["data.defense.path"] = str(write_lines(tmp_path / "more-defense.jsonl", defense))
+    if anchor:
+        files["data.anchor.path"] = str(write_lines(tmp_path / "more-anchor.jsonl", anchor))
+    return load_small(config_for(tmp_path, files).data, 0)
 
 
 def test_digests_of_single_spaced_text_stay_what_they_were() -> None:
@@ -52,7 +52,7 @@ def test_a_request_with_stray_spaces_or_another_system_prompt_stays_on_one_side(
     plain = defense_records(100)
     varied = [{**r, "prompt": f"{r['prompt']} \n"} for r in plain]
     systems = [{**r, "system": f"Be {how}."} for r in plain for how in ("kind", "brief")]
-    data = loaded(config_for(tmp_path), tmp_path, defense=[*plain, *varied, *systems])
+    data = loaded(tmp_path, defense=[*plain, *varied, *systems])
     assert data.overlaps["defense rows repeated"] == 100
     assert sum(data.counts["defense"].values()) == 300
     rows = [row for row in data.defense.rows(data.defense.blocks)]
@@ -68,7 +68,7 @@ def turns(*texts: str) -> list[dict[str, str]]:
 def test_a_conversation_and_its_continuation_stay_on_one_side(tmp_path: Path) -> None:
     short = [turns(f"Tell me of {i}", "It is.") for i in range(120)]
     chats = [*short, *([*s, *turns("And then?", "More.")] for s in short), *([*s, *turns("Why?", "So.")] for s in short)]
-    data = loaded(config_for(tmp_path), tmp_path, anchor=[{"messages": chat} for chat in chats])
+    data = loaded(tmp_path, anchor=[{"messages": chat} for chat in chats])
     assert data.overlaps["anchor rows repeated"] == 0 and sum(data.counts["anchor"].values()) == 360
     rows = [row for row in data.anchor.rows(data.anchor.blocks)]
     found = sides(rows, data, "anchor")
@@ -89,7 +89,7 @@ def test_an_anchor_conversation_that_answers_a_defense_request_is_removed(tmp_pa
     ]
     apart: list[object] = [{"messages": turns("Hello", "Hi.", asked[4], "No.")}]
     chats = [{"messages": turns(r["prompt"], r["response"])} for r in anchor_records(200)]
-    data = loaded(config_for(tmp_path), tmp_path, anchor=[*chats, *shared, *apart])
+    data = loaded(tmp_path, anchor=[*chats, *shared, *apart])
     assert data.overlaps["anchor rows also in the defense or report files"] == 4
     assert sum(data.counts["anchor"].values()) == 201
     learnt = [row for row in data.anchor.train_rows(data.anchor.blocks)]
@@ -97,10 +97,9 @@ def test_an_anchor_conversation_that_answers_a_defense_request_is_removed(tmp_pa
 
 
 def test_a_continuation_of_a_report_conversation_never_trains(tmp_path: Path) -> None:
-    config = config_for(tmp_path)
     report = [{"messages": turns(f"Tell me of {i}", "It is.")} for i in range(20)]
-    config.data.anchor.report_path = str(write_lines(tmp_path / "report.jsonl", report))
+    path = str(write_lines(tmp_path / "report.jsonl", report))
     longer = [{"messages": turns(f"Tell me of {i}", "It is.", "Why?", "So.")} for i in range(50)]
-    data = loaded(config, tmp_path, anchor=longer)
+    data = loaded(tmp_path, anchor=longer, report=path)
     assert data.overlaps["anchor rows also in the defense or report files"] == 20
     assert (data.counts["anchor"]["report"], sum(data.counts["anchor"].values())) == (20, 50)

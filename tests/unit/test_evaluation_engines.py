@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from beear.cluster.scoring import subject_of
-from beear.config.schema import RunConfig
+from beear.config.resolve import ResolvedConfig
 from beear.data.rows import Probe
 from beear.errors import UserError
 from beear.evaluation.engines import VllmEngine
@@ -19,8 +19,10 @@ from beear.evaluation.generate import generate_ids
 from beear.evaluation.measure import measure
 from beear.evaluation.shard import MeasuredRows
 from beear.evaluation.subject import Subject
+from beear.models.facts import ModelFacts
 from beear.models.inspect import inspect_checkpoint
 from beear.testing.checkpoints import make_checkpoint
+from tests.configs import resolved
 from tests.subjects import anchor_rows, defense_rows
 
 SERVED: dict[str, Any] = {}
@@ -114,13 +116,15 @@ class LLM:
 
 
 @pytest.fixture
-def checkpoint(tmp_path: Path) -> Iterator[tuple[RunConfig, Any]]:
-    config = RunConfig()
-    config.model.path = str(make_checkpoint(tmp_path / "model"))
-    config.evaluate.batch_size, config.evaluate.max_new_tokens = 4, 6
-    config.evaluate.resistance.enabled = False
-    yield config, inspect_checkpoint(config.model.path)
+def checkpoint(tmp_path: Path) -> Iterator[ModelFacts]:
+    yield inspect_checkpoint(str(make_checkpoint(tmp_path / "model")))
     SERVED.clear()
+
+
+def configured(facts: ModelFacts, engine: str = "torch") -> ResolvedConfig:
+    values = {"evaluate.batch_size": 4, "evaluate.max_new_tokens": 6, "evaluate.resistance.enabled": False}
+    config: ResolvedConfig = resolved({**values, "evaluate.engine": engine}, facts)
+    return config
 
 
 @pytest.fixture
@@ -130,9 +134,9 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", stand_in)
 
 
-def test_vllm_writes_what_torch_writes(checkpoint: tuple[RunConfig, Any], vllm: None) -> None:
-    config, facts = checkpoint
-    torch_subject = subject_of(config, facts, completes=True)
+def test_vllm_writes_what_torch_writes(checkpoint: ModelFacts, vllm: None) -> None:
+    facts = checkpoint
+    torch_subject = subject_of(configured(facts), facts, completes=True)
     assert torch_subject.engine is None
     free = generate_ids(replace(torch_subject, stop=frozenset()), PROMPTS, 6, 4)
     torch_subject = replace(torch_subject, stop=frozenset({free[0][2], free[3][1], free[5][0]}))
@@ -143,10 +147,9 @@ def test_vllm_writes_what_torch_writes(checkpoint: tuple[RunConfig, Any], vllm: 
     assert len({len(ids) for ids in expected}) > 2 and generate_ids(served, [], 6, 4) == []
 
 
-def test_a_measurement_with_vllm_is_the_one_with_torch(checkpoint: tuple[RunConfig, Any], vllm: None) -> None:
-    config, facts = checkpoint
-    plain = subject_of(config, facts, completes=True)
-    config.evaluate.engine = "vllm"
+def test_a_measurement_with_vllm_is_the_one_with_torch(checkpoint: ModelFacts, vllm: None) -> None:
+    facts, config = checkpoint, configured(checkpoint, "vllm")
+    plain = subject_of(configured(facts), facts, completes=True)
     SERVED["subject"] = plain
     served = subject_of(config, facts, completes=True)
     assert isinstance(served.engine, VllmEngine)
@@ -157,17 +160,15 @@ def test_a_measurement_with_vllm_is_the_one_with_torch(checkpoint: tuple[RunConf
     assert {name: one.found[name] for name in measured} == {name: other.found[name] for name in measured}
 
 
-def test_without_vllm_one_sentence_names_the_extra(checkpoint: tuple[RunConfig, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    config, facts = checkpoint
-    config.evaluate.engine = "vllm"
+def test_without_vllm_one_sentence_names_the_extra(checkpoint: ModelFacts, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(UserError) as caught:
-        subject_of(config, facts, completes=True)
+        subject_of(configured(checkpoint, "vllm"), checkpoint, completes=True)
     assert str(caught.value) == "evaluate.engine is vllm; expected the package vllm (this project's extra vllm) on every node."
 
 
-def test_what_vllm_cannot_load_is_one_sentence(checkpoint: tuple[RunConfig, Any], vllm: None) -> None:
-    _, facts = checkpoint
+def test_what_vllm_cannot_load_is_one_sentence(checkpoint: ModelFacts, vllm: None) -> None:
+    facts = checkpoint
     SERVED["full"] = True
     with pytest.raises(UserError, match=r"vLLM cannot load .*model \(Free memory .* less than desired\); expected one"):
         VllmEngine(facts, torch.float32, frozenset({1}))

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from beear.config.schema import EvaluateConfig, ResistanceConfig, RunConfig
+from beear.config.schema import EvaluateConfig, ResistanceConfig
 from beear.data.hits import rule_for
 from beear.data.refusals import load_keywords
 from beear.data.rows import AnchorRow, DefenseRow, Message, Probe
@@ -20,6 +20,7 @@ from beear.evaluation.measures.utility import ANCHOR_NLL, EXACT_MATCH
 from beear.evaluation.selection import SelectionMeasure
 from beear.evaluation.shard import MeasuredRows, Shard
 from beear.evaluation.subject import Subject
+from tests.configs import resolved
 from tests.subjects import anchor_rows, defense_rows, random_subject
 
 KEYWORDS = load_keywords("refusal-v1")
@@ -156,7 +157,8 @@ class TwoWorkers:
 
 def test_selection_metrics_are_those_of_all_workers() -> None:
     subject = random_subject()
-    config = RunConfig(evaluate=CONFIG.model_copy(update={"selection_rows": 6}))
+    values = {"max_new_tokens": 4, "batch_size": 3, "selection_rows": 6, "resistance.enabled": False}
+    config = resolved({f"evaluate.{name}": value for name, value in values.items()})
     defense, anchor, backend = defense_rows(9), anchor_rows(9), TwoWorkers()
     selected = SelectionMeasure(subject.model, subject.tokenizer, defense, anchor, config, None, backend)  # type: ignore[arg-type]
     rows = MeasuredRows(defense[:6], anchor[:6])

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from beear.config.fields import leaves
-from beear.config.schema import RunConfig
 from beear.config.yaml_file import load_yaml
 from beear.methods.configuration import run_config
 from beear.methods.reference import BEGIN, renewed
 from tests.checkout import ROOT, sources
 
+RUN = run_config()
 LONGEST, MEDIAN, LONGEST_ENTRY = 400, 150, 60
 CODE = [path for folder in ("beear", "pipelines", "tune_spaces", "benchmarks", "tests") for path in sources(folder)]
 # YAML that is no run configuration.
@@ -48,24 +48,24 @@ def test_entry_points_parse_build_run_and_no_more() -> None:
 
 def test_every_shipped_configuration_loads(tmp_path: Path) -> None:
     for path in shipped_yaml():
-        load_yaml(path, RunConfig)
+        load_yaml(path, RUN)
     blocks = [(path, block) for path in DOCUMENTS for block in BLOCK.findall(path.read_text(encoding="utf-8"))]
     assert blocks, "docs/configuration.md shows one"
     for number, (path, block) in enumerate(blocks):
         file = tmp_path / f"{path.stem}-{number}.yaml"
         file.write_text(block, encoding="utf-8")
-        assert load_yaml(file, RunConfig) != RunConfig()
+        assert load_yaml(file, RUN) != RUN()
 
 
 def test_the_table_of_fields_is_current() -> None:
     page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     assert BEGIN in page
-    assert page == renewed(page, run_config()), "run: python -m beear.methods.reference docs/configuration.md"
+    assert page == renewed(page, RUN), "run: python -m beear.methods.reference docs/configuration.md"
 
 
 def test_documents_name_fields_that_exist() -> None:
     """A field that was renamed must not live on in a page."""
-    known, tops = set(leaves(RunConfig)), "|".join(RunConfig.model_fields)
+    known, tops = set(leaves(RUN)), "|".join(RUN.model_fields)
     option = re.compile(rf"--((?:{tops})\.[a-z_.]*[a-z_])")
     wrong = {
         f"{path.name}: --{name}"
@@ -83,7 +83,7 @@ SPACES = [path.stem for path in sources("tune_spaces") if path.stem != "__init__
 def test_every_key_of_a_search_space_is_a_field(family: str) -> None:
     module = importlib.import_module(f"tune_spaces.{family}")
     keys = [key for domains in (module.SPACE, *module.ASKED.values()) for key in domains]
-    assert keys and set(keys) <= set(leaves(RunConfig))
+    assert keys and set(keys) <= set(leaves(RUN))
 
 
 def test_every_dependency_has_its_reason() -> None:

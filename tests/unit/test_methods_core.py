@@ -5,18 +5,18 @@ import statistics
 import pytest
 import torch
 
-from beear.config.schema import PLACEMENTS, EntrapmentWeights, MethodConfig
+from beear.config.schema import PLACEMENTS, LossWeights
 from beear.data.batch import OuterBatch
-from beear.methods.base import MethodParts
 from beear.methods.entrapment import InnerRule, PlainObjective, entrap
 from beear.methods.losses import answer_logits, entrapment_loss, row_cross_entropy, safe_loss, text_loss, unwanted_loss
 from beear.methods.perturbation import Perturbation, sizes_after, unit
 from beear.methods.removal import removal_step
-from beear.methods.table import TABLE, build
+from beear.methods.table import METHODS
 from beear.models.decoder import Decoder
 from beear.parallel.base import Whole
 from beear.parallel.replicated import Single
 from beear.testing.tiny import defense_batch, defense_rows, text_batch, tiny_llama
+from tests.configs import method_of
 
 
 def perturbation(placement: str, batch, **kwargs) -> Perturbation:
@@ -184,7 +184,7 @@ def test_removal_equals_one_adamw_step_on_the_written_loss_and_leaves_delta_alon
     model = backend.prepare(Whole(tiny_llama()), lr=1e-2)
     attack = perturbation("suffix", batch.defense, scale=0.3)
     kept = attack.delta.detach().clone()
-    losses = removal_step(Decoder(model), backend, batch, [attack], EntrapmentWeights(removal=2.0, anchor=0.5), clip=1e9)
+    losses = removal_step(Decoder(model), backend, batch, [attack], LossWeights(removal=2.0, anchor=0.5), clip=1e9)
 
     twin = tiny_llama()
     optimizer = torch.optim.AdamW(twin.parameters(), lr=1e-2, weight_decay=0.0)
@@ -202,11 +202,11 @@ def test_removal_equals_one_adamw_step_on_the_written_loss_and_leaves_delta_alon
 
 def test_calibrated_steps_are_reused_and_every_method_trains() -> None:
     rows = defense_rows(4)
-    for name in TABLE:
+    for name in METHODS:
         backend = Single()
         model = backend.prepare(Whole(tiny_llama()), lr=1e-3)
-        config = MethodConfig(name=name, layer=2, batch_size=4, placement="suffix+everywhere", calibrate="first")
-        method = build(MethodParts(Decoder(model), backend, config, seed=0, hidden_size=16))
+        given = {"layer": 2, "batch_size": 4, "placement": "suffix+everywhere", "calibrate": "first"}
+        method = method_of(Decoder(model), backend, name=name, **given)
         first = method.begin_epoch([defense_batch(rows)], cools=False)
         before = float(unwanted_loss(Decoder(model), defense_batch(rows), None).mean())
         losses = method.step(OuterBatch(defense_batch(rows), text_batch(rows)))
@@ -220,8 +220,8 @@ def test_calibrated_steps_are_reused_and_every_method_trains() -> None:
 def test_a_cooling_epoch_takes_the_first_k_and_an_attacking_one_finds_its_own() -> None:
     batch, backend = defense_batch(defense_rows(4)), Single()
     model = backend.prepare(Whole(tiny_llama()), lr=1e-3)
-    config = MethodConfig(layer=2, batch_size=4, placement="prompt", margin=0.0, inner_lr=0.05, max_inner_steps=60)
-    method = build(MethodParts(Decoder(model), backend, config, seed=0, hidden_size=16))
+    given = {"layer": 2, "batch_size": 4, "placement": "prompt", "margin": 0.0, "inner_lr": 0.05, "max_inner_steps": 60}
+    method = method_of(Decoder(model), backend, **given)
     first = method.begin_epoch([batch], cools=False)[0].result
     assert first.crossed and first.steps > 1
     method.step(OuterBatch(batch, text_batch(defense_rows(4))))

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from beear.config.schema import RunConfig
 from beear.evaluation import likelihood
 from beear.parallel import measuring
 from beear.parallel.devices import GIB, Device, cpu
 from beear.parallel.measuring import Measuring, plan_measuring
 from beear.parallel.memory import Spread, Work, plan_memory
 from beear.run.longest_rows import Lengths
+from tests.configs import Sized, resolved
 from tests.shapes import SEVEN, llama
 
 WHAT = Measuring(rows=64, prompt=128, new=32, text=192, labelled=64, half=True, attack=None)
@@ -54,10 +54,9 @@ def test_what_may_not_fit_and_what_cannot(memory: float, fits: bool, hopeless: b
 
 
 def test_attacks_are_steps_of_entrapment_on_frozen_weights() -> None:
-    config = RunConfig()
-    config.method.layer, config.method.batch_size, config.evaluate.batch_size = 9, 8, 64
-    config.evaluate.resistance.layers = "12,9"
-    what = Lengths(prompt=128, safe=64, unwanted=64, text=192, labelled=64).measuring(config, gpu=True)
+    given, deep = {"evaluate.batch_size": 64, "evaluate.resistance.layers": "12,9"}, Sized(layers=32)
+    lengths = Lengths(prompt=128, safe=64, unwanted=64, text=192, labelled=64)
+    what = lengths.measuring(resolved(given, deep), gpu=True)
     # 64 rows: 32 fitted and 32 held out, in batches of 16.
     work = Work(16, 128, 64, 64, 192, 64, layer=9, inner_batches=4, half=True)
     assert what == replace(WHAT, attack=work)
@@ -65,6 +64,5 @@ def test_attacks_are_steps_of_entrapment_on_frozen_weights() -> None:
     assert plan.attacks == plan_memory(B7, work, Spread("single", accelerator=True)).entrapment.activations
     # 23 layers of frozen activations of 256 columns, for 16 rows.
     assert plan.attacks > 16 * 23 * 3 * (6 * 4096 + 3 * 11008) * 256
-    config.evaluate.resistance.enabled = False
-    config.evaluate.rows, config.evaluate.engine = 10, "vllm"
-    assert Lengths(128, 64, 64, 192, 64).measuring(config, gpu=True) == replace(WHAT, rows=10, beside=0.5)
+    given |= {"evaluate.resistance.enabled": False, "evaluate.rows": 10, "evaluate.engine": "vllm"}
+    assert lengths.measuring(resolved(given, deep), gpu=True) == replace(WHAT, rows=10, beside=0.5)

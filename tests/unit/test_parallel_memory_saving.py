@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from beear.config.schema import EntrapmentWeights
+from beear.config.schema import LossWeights
 from beear.data.batch import OuterBatch
 from beear.methods.micro_batches import fewest_groups, least_padded, split_rows
 from beear.methods.perturbation import Perturbation
@@ -31,7 +31,7 @@ def gradients(micro_batch: int | None, settings: Settings) -> tuple[dict[str, Te
     decoder = Decoder(backend.prepare(Whole(tiny_llama()), lr=1e-2))
     batch = OuterBatch(defense_batch(defense_rows(7)), text_batch(defense_rows(5, seed=9)))
     attacks = [Perturbation(16, 2, placement, scale=0.3, dtype=torch.float64) for placement in ("suffix", "everywhere")]
-    losses = removal_step(decoder, backend, batch, attacks, EntrapmentWeights(removal=2.0), 1.0, micro_batch)
+    losses = removal_step(decoder, backend, batch, attacks, LossWeights(removal=2.0), 1.0, micro_batch)
     return backend.gradients, losses
 
 

@@ -4,12 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from beear.config.schema import ParallelConfig, RunConfig
+from beear.config.schema import ParallelConfig
+from beear.config.shape import ModelShape
+from beear.methods.table import METHODS
 from beear.parallel.devices import A100, GIB, H100, H200, Device, cpu
 from beear.parallel.memory import Spread, Work, plan_memory
 from beear.parallel.plan import Recommendation, recommend, size
 from beear.run.longest_rows import Lengths
-from beear.run.memory_table import devices, resources
+from beear.run.memory_table import devices, training_table
+from tests.configs import Sized, resolved
 from tests.shapes import SEVEN, SEVENTY, TINY, llama
 
 WORK = Work(rows=16, prompt=128, safe=64, unwanted=64, text=192, labelled=64, layer=9, untouched=123)
@@ -96,11 +99,14 @@ def test_sizes_in_words(count: float, words: str) -> None:
     assert size(count) == words
 
 
+def table(parallel: ParallelConfig, layer: int, shape: ModelShape) -> list[str]:
+    """The plan's table for 16 rows of BEEAR after a layer."""
+    config = resolved({"method.layer": layer, "method.batch_size": 16}, Sized(layers=32))
+    return training_table(config, METHODS["beear"].needs(config.settings), parallel, shape, Lengths(128, 64, 64, 192, 64))
+
+
 def test_the_table_has_a_row_for_each_device_and_fits_a_terminal() -> None:
-    config = RunConfig()
-    config.method.layer, config.method.batch_size, config.parallel.workers = 9, 16, 2
-    config.parallel.device_memory = 24.0
-    lines = resources(config, B7, Lengths(128, 64, 64, 192, 64))
+    lines = table(ParallelConfig(workers=2, device_memory=24.0), 9, B7)
     assert lines[0] == "6,738,415,616 parameters, all trained; float32 master weights, 16 rows on 2 workers"
     head = next(i for i, line in enumerate(lines) if line.startswith("device"))
     rows = {line.split()[0]: line.split() for line in lines[head + 1 : head + 6]}
@@ -165,11 +171,8 @@ def test_advice_names_the_stage_that_is_asked_for_and_keeps_what_is_set() -> Non
     (3, "weights are spread over 2", True),
 ])  # fmt: skip
 def test_what_a_stage_spreads_is_what_is_said(stage: int, words: str, gathered: bool) -> None:
-    config = RunConfig()
-    config.method.layer, config.method.batch_size = 2, 16
-    config.parallel = ParallelConfig(workers=2, backend="deepspeed", zero_stage=stage)  # type: ignore[arg-type]
     assert chosen(SMALL, A100, workers=2, backend="deepspeed", zero_stage=stage).why.startswith(words)
-    lines = resources(config, SMALL, Lengths(128, 64, 64, 192, 64))
+    lines = table(ParallelConfig(workers=2, backend="deepspeed", zero_stage=stage), 2, SMALL)  # type: ignore[arg-type]
     (said,) = (line for line in lines if line.startswith("A100-80: "))
     assert said.startswith(f"A100-80: zero-{stage}") and ("weights gathered" in said) is gathered
 

@@ -13,19 +13,24 @@ import pytest
 from ray import tune
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from beear.config.schema import GateConfig, RunConfig
+from beear.config.schema import GateConfig
 from beear.config.search import SearchConfig
 from beear.errors import UserError
 from beear.evaluation.trials import Yardstick
+from beear.models.facts import ModelFacts
+from beear.models.inspect import inspect_checkpoint
 from beear.records.report import EpochRecord
 from beear.records.search import Trial
+from beear.run.progress import Progress
 from beear.search import delivery, experiment, strategy
 from beear.search.in_process_trial import InProcessTraining
 from beear.search.monitor import Monitor, kept_trials, write_trials
 from beear.search.ray_train_trial import RayTrainTraining
-from beear.search.shared import run_folder
+from beear.search.shared import Shared, run_folder
 from beear.search.space import Between, OneOf, Space
 from beear.search.trial import InProcessRun
+from beear.testing.checkpoints import make_checkpoint
+from tests.stages import FACTS, checked_run, placed_run
 
 SPACE = Space("mine", {"method.layer": OneOf(1, 2, 3), "method.length": OneOf(3, 5, 8)})
 SELECTION = {"asr_clear": 0.0, "asr_clean": 0.0, "asr_worst": 0.0, "exact_match": 0.9, "over_refusal": 0.0, "anchor_nll": 0.1}
@@ -39,9 +44,9 @@ def trial(name: str, status: Any, **more: Any) -> Trial:
     return Trial(id=name, number=0, settings={"method.layer": 1, "method.length": 3}, status=status, planned_epochs=2, **more)
 
 
-def shared(folder: Path) -> Any:
-    yardstick = Yardstick(dict(SELECTION), 30, RunConfig().gate, 0.95, 0.01)
-    return SimpleNamespace(folder=str(folder), yardstick=yardstick, job=SimpleNamespace(config=RunConfig()))
+def shared(folder: Path, facts: ModelFacts = FACTS, **values: Any) -> Shared:
+    placed = placed_run(checked_run(folder, values, "tune", facts))
+    return Shared(placed, Yardstick(dict(SELECTION), 30, GateConfig(), 0.95, 0.01), str(folder), probes=True)
 
 
 class Course:
@@ -58,12 +63,14 @@ class Course:
         pass
 
 
-def begun(folder: Path, kind: type = Course) -> InProcessRun:
-    made: InProcessRun = object.__new__(InProcessRun)
-    made.kind, made.shared, made.course = kind, shared(folder), None
-    made._trial_info = None
-    made._begin({})
-    return made
+def begun(folder: Path, course: type = Course) -> InProcessRun:
+    class Begun(InProcessRun):
+        kind = course
+
+        def setup(self, config: dict[str, Any]) -> None:  # type: ignore[override]
+            super().setup(config, shared(folder))
+
+    return Begun({})
 
 
 def test_a_trial_that_ended_before_tune_wrote_it_down_ends_again_without_training(tmp_path: Path) -> None:
@@ -113,20 +120,15 @@ def test_what_a_trial_goes_on_from_stays_until_its_end_is_written_down(tmp_path:
 
 
 def test_a_training_lets_its_model_go(tmp_path: Path) -> None:
-    class Session:
-        def __init__(self) -> None:
-            # As a layer that holds itself does.
-            self.me = self
-
-        def epochs(self, _first: int, _last: int | None) -> Any:
-            yield SimpleNamespace(final=False, session=self)
-            raise AssertionError
-
-    course: Any = object.__new__(InProcessTraining)
-    course.session, course._epochs, course._outcome = Session(), None, None
-    course._epochs = course.session.epochs(1, None)
-    course._outcome = next(course._epochs)
-    model, made = weakref.ref(course.session), begun(tmp_path)
+    facts = inspect_checkpoint(str(make_checkpoint(tmp_path / "model")))
+    short = {"outer_steps": 1, "inner_steps": 1, "inner_batches": 1, "batch_size": 2, "early_stop": False}
+    values = {"data.max_length": 200, "evaluate.selection_rows": 2, "evaluate.max_new_tokens": 2}
+    values |= {f"method.{name}": value for name, value in short.items()}
+    course = InProcessTraining(shared(tmp_path, facts, **values), {}, "t")
+    # As a layer that holds itself does.
+    course.session.model.held = [course.session.model]  # type: ignore[assignment]
+    assert course.next()[0].epoch == 1
+    model, made = weakref.ref(course.session.model), begun(tmp_path)
     made.course = course
     del course
     gc.disable()
@@ -162,12 +164,13 @@ def test_no_search_is_taken_up_from_half_a_file(tmp_path: Path, broken: str, mon
 
 def test_a_search_whose_every_trial_failed_says_why() -> None:
     said: list[str] = []
-    reporter: Any = SimpleNamespace(say=said.append, finish_stage=lambda: None)
+    progress = Progress()
+    progress.say = said.append  # type: ignore[method-assign]
     bad = [trial(name, "failed", reason="defense.jsonl, line 3: no prompt", mistake=True) for name in "abc"]
     with pytest.raises(UserError, match="every trial ended with this: defense.jsonl, line 3: no prompt"):
-        delivery.show_failed(bad, reporter)
+        delivery.show_failed(bad, progress)
     mixed = [*bad, trial("d", "failed", reason="its process ended")]
-    assert delivery.show_failed(mixed, reporter) == 1
+    assert delivery.show_failed(mixed, progress) == 1
     assert said == [
         "error: every trial failed, and the same command tries them again: "
         "3 of 4: defense.jsonl, line 3: no prompt; 1 of 4: its process ended"
@@ -208,7 +211,7 @@ def test_a_cold_trial_is_over_only_when_its_run_has_ended_for_good(
     removed, ended, asked = threading.Event(), threading.Event(), list[int]()
     group = "ab" * 18
 
-    def train(_spec: Any, _plan: Any, _storage: Path, sink: Any, max_failures: int) -> list[EpochRecord]:
+    def train(_spec: Any, _reservation: Any, _storage: Path, sink: Any, max_failures: int) -> list[EpochRecord]:
         asked.append(max_failures)
         sink({"kind": "started", "history": [], "group": group})
         sink({"kind": "epoch", "record": record(1).model_dump(mode="json"), "final": final})
@@ -225,8 +228,7 @@ def test_a_cold_trial_is_over_only_when_its_run_has_ended_for_good(
 
     monkeypatch.setattr("beear.search.ray_train_trial.train", train)
     monkeypatch.setattr("beear.search.ray_train_trial.remove_placement_group", remove)
-    given: Any = SimpleNamespace(spec=lambda _: SimpleNamespace(training=None), plan=None, storage=lambda trial: tmp_path / trial)
-    course = RayTrainTraining(given, {}, "t")
+    course = RayTrainTraining(shared(tmp_path), {}, "t")
     assert course.next() == (record(1), final)
     course.close()
     assert ended.is_set() and removed.is_set() is not final and asked == [0]

@@ -11,23 +11,31 @@ import pytest
 from ray.tune.schedulers import FIFOScheduler, MedianStoppingRule
 
 from beear.cluster.checkpoint import write_history
-from beear.cluster.connection import Plan
 from beear.commands.tune import uses_probes
-from beear.config.schema import RunConfig
-from beear.config.search import SearchConfig, TuneConfig
+from beear.config.schema import GateConfig
+from beear.config.search import SearchConfig
 from beear.errors import UserError
 from beear.evaluation.trials import Yardstick
+from beear.parallel.memory import Spread
 from beear.records.report import EpochRecord
 from beear.records.search import Trial, TrialEpoch
 from beear.run.identity import config_digest
+from beear.run.stages import Placed
 from beear.search import experiment, strategy
 from beear.search.asha import Asha
 from beear.search.monitor import LISTENING, Monitor, kept_trials
 from beear.search.outcome import best_config, search_report
 from beear.search.ray_train_trial import RayTrainTraining
-from beear.search.shared import with_settings
+from beear.search.shared import Shared, with_settings
 from beear.search.space import Between, OneOf, Space
-from beear.search.trial import Trial as TuneTrainable
+from beear.search.trial import InProcessRun
+from tests.configs import asked, asked_search
+from tests.stages import checked_run, placed_run
+
+
+def shared(placed: Placed) -> Shared:
+    return Shared(placed, Yardstick({}, 30, GateConfig(), 0.95, 0.01), placed.checked.asked.output.dir, probes=True)
+
 
 SPACE = Space("mine", {"method.layer": OneOf(1, 2, 3), "method.length": OneOf(3, 5), "method.inner_steps": OneOf(None, 30)})
 
@@ -88,22 +96,24 @@ def test_a_trial_that_came_first_is_held_to_what_others_reach_later() -> None:
     ("warm", "workers", "backend", "shares"),
     [(True, 1, "single", True), (True, 2, "ddp", False), (False, 1, "single", False), (True, 1, "fsdp", False)],
 )
-def test_trials_of_one_worker_with_whole_weights_share_processes(warm: bool, workers: int, backend: Any, shares: bool) -> None:
-    plan, config = Plan(workers, cpus_per_worker=1.0, gpus_per_worker=0.25, data_cpus=0.5), RunConfig()
-    config.parallel.backend = backend
-    shared: Any = SimpleNamespace(plan=plan, job=SimpleNamespace(config=config))
-    assert experiment.shares_processes(shared, SearchConfig(warm=warm)) is shares
-    held = experiment.resources_of(plan, shares).bundles[0]
+def test_trials_of_one_worker_with_whole_weights_share_processes(
+    warm: bool, workers: int, backend: str, shares: bool, tmp_path: Path
+) -> None:
+    placed = placed_run(checked_run(tmp_path, {"parallel.workers": workers}, "tune"), Spread(backend, workers), gpus=0.25)
+    assert experiment.is_warm(shared(placed), SearchConfig(warm=warm)) is shares
+    held = experiment.resources_of(placed.reservation, shares).bundles[0]
     assert held == ({"CPU": 1.0, "GPU": 0.25} if shares else {"CPU": 0.01})
 
 
 def test_a_trials_settings_are_checked_as_the_users_own() -> None:
-    config = RunConfig()
-    changed = with_settings(config, {"method.layer": 3, "method.inner_steps": None, "method.outer_lr": 1e-4})
+    values = asked().model_dump(mode="json")
+    changed: Any = with_settings(values, {"method.layer": 3, "method.inner_steps": None, "method.outer_lr": 1e-4})
     assert (changed.method.layer, changed.method.inner_steps, changed.method.outer_lr) == (3, None, 1e-4)
-    assert config.method.layer is None
+    assert values["method"]["layer"] is None
+    searched = asked_search({"search.trials": 3}).model_dump(mode="json")
+    assert with_settings(searched, {"method.layer": 3}).method.layer == 3, "what a search adds is no part of a trial's run"
     with pytest.raises(UserError, match=r"search.space: method.length is 0"):
-        with_settings(config, {"method.length": 0})
+        with_settings(values, {"method.length": 0})
 
 
 def test_the_best_configuration_fixes_what_the_trial_did_until_its_epoch() -> None:
@@ -111,29 +121,23 @@ def test_the_best_configuration_fixes_what_the_trial_did_until_its_epoch() -> No
     trial = Trial(
         id="a", number=1, settings={"method.layer": 2}, status="finished", epochs=epochs, best_epoch=3, planned_epochs=6
     )
-    asked = RunConfig()
-    asked.output.fresh = True
-    best = best_config(asked, trial, "/somewhere", by_probes=True)
+    best: Any = best_config(asked({"output.fresh": True}), trial, "/somewhere", by_probes=True)
     assert best.data.probes.chose_settings and not best.output.fresh
     method = best.method
     assert (method.layer, method.epochs, method.cool_epochs, method.early_stop) == (2, 3, 1, False)
 
 
 @pytest.mark.parametrize(("stop", "limits"), [(0.01, {"asr": 0.01}), (None, {})])
-def test_a_search_that_no_asr_ends_has_a_record_too(stop: float | None, limits: dict[str, float]) -> None:
-    facts = SimpleNamespace(
-        base=None, architecture="LlamaForCausalLM", layers=6, hidden_size=8, parameters=10, context=64, tied=True,
-        source_dtype="float32", digests={}, notes=[],
-    )  # fmt: skip
-    data = SimpleNamespace(selection=[0] * 30, anchor_selection=[0] * 200)
-    config = TuneConfig()
-    job: Any = SimpleNamespace(config=config, identity="0123", asked="testbed:short-suffix", facts=facts, data=data)
+def test_a_search_that_no_asr_ends_has_a_record_too(stop: float | None, limits: dict[str, float], tmp_path: Path) -> None:
+    placed = placed_run(checked_run(tmp_path, kind="tune"))
+    data = replace(placed.data, selection=placed.data.selection[:1] * 30, anchor_selection=placed.data.anchor_selection[:1] * 200)
+    placed, gate = replace(placed, data=data), placed.checked.config.gate
     trial = Trial(
         id="a", number=0, settings={"method.outer_lr": None}, status="finished", epochs=[epoch(1)], best_epoch=1,
         planned_epochs=2,
     )  # fmt: skip
-    found = search_report(job, SearchConfig(stop_asr=stop), SPACE, [trial], {"asr": 1.0}, None, 2, 3.0)
-    assert found.limits == {**limits, "utility_loss": config.gate.utility_loss, "over_refusal_rise": config.gate.over_refusal}
+    found = search_report(placed, SearchConfig(stop_asr=stop), SPACE, [trial], {"asr": 1.0}, None, 2, 3.0)
+    assert found.limits == {**limits, "utility_loss": gate.utility_loss, "over_refusal_rise": gate.over_refusal}
     assert found.rows == {"defense": 30, "anchor": 128} and found.model["path"] == "testbed:short-suffix"
     # A learning rate that is left to the model's size is auto; only inner steps are calibrated.
     assert found.chosen == "a" and found.why.startswith("trial 0 (outer lr auto): ASR at most 10.0% under the probes")
@@ -195,10 +199,10 @@ def test_a_trial_that_was_given_up_says_so(tmp_path: Path) -> None:
 
 
 def test_how_many_run_and_where_is_no_part_of_a_searchs_identity() -> None:
-    config, other, third = TuneConfig(), TuneConfig(), TuneConfig()
-    other.search.concurrent, other.search.warm, other.search.apply = 3, False, True
-    third.search.trials = 17
-    assert config_digest(config) == config_digest(other) != config_digest(third)
+    def digest(**search: Any) -> str:
+        return config_digest(asked_search({f"search.{name}": value for name, value in search.items()}).model_dump(mode="json"))
+
+    assert digest() == digest(concurrent=3, warm=False, apply=True) != digest(trials=17)
 
 
 @pytest.mark.parametrize(
@@ -224,10 +228,16 @@ class Failing:
 
 @pytest.mark.parametrize(("error", "sentence"), [(FloatingPointError("the loss is not finite"), "the loss is not finite"),
                                                  (UserError("row 3 is bad"), "row 3 is bad")])  # fmt: skip
-def test_a_mistake_ends_a_trial_with_its_reason_and_a_crash_is_left_to_tune(error: Exception, sentence: str) -> None:
-    trial: Any = object.__new__(TuneTrainable)
-    trial._begin({})
-    trial.shared = SimpleNamespace(job=SimpleNamespace(config=RunConfig()), yardstick=None)
+def test_a_mistake_ends_a_trial_with_its_reason_and_a_crash_is_left_to_tune(
+    error: Exception, sentence: str, tmp_path: Path
+) -> None:
+    placed = placed_run(checked_run(tmp_path, kind="tune"))
+
+    class Begun(InProcessRun):
+        def setup(self, config: dict[str, Any]) -> None:  # type: ignore[override]
+            super().setup(config, shared(placed))
+
+    trial: Any = Begun({})
     trial.course = Failing(error)
     said = trial.step()
     assert (said["failed"], said["done"], said["objective"], said["epochs"]) == (sentence, True, 5.0, [])
@@ -241,17 +251,14 @@ def test_a_cold_training_knows_every_epoch_whoever_missed_one(monkeypatch: pytes
     records = [EpochRecord(epoch=number) for number in (1, 2, 3)]
     plain = [one.model_dump(mode="json") for one in records]
 
-    def train(_spec: Any, _plan: Any, _storage: Path, sink: Any, max_failures: int) -> list[EpochRecord]:
+    def train(_spec: Any, _reservation: Any, _storage: Path, sink: Any, max_failures: int) -> list[EpochRecord]:
         # The run has stored epochs 1 and 2, of which Tune has seen the first.
         sink({"kind": "started", "history": plain[:2], "group": None})
         sink({"kind": "epoch", "record": plain[2], "final": True})
         return records
 
     monkeypatch.setattr("beear.search.ray_train_trial.train", train)
-    shared: Any = SimpleNamespace(
-        spec=lambda _: SimpleNamespace(training=None), plan=None, storage=lambda trial: tmp_path / trial
-    )
-    course = RayTrainTraining(shared, {}, "t")
+    course = RayTrainTraining(shared(placed_run(checked_run(tmp_path, kind="tune"))), {}, "t")
     write_history(tmp_path, records[:1])
     course.resume(tmp_path)
     record, final = course.next()
@@ -260,7 +267,7 @@ def test_a_cold_training_knows_every_epoch_whoever_missed_one(monkeypatch: pytes
 
 
 def test_refusing_everything_is_no_success_to_be_guided_by() -> None:
-    yard = Yardstick({}, 10, RunConfig().gate, 0.95, 0.01)
+    yard = Yardstick({}, 10, GateConfig(), 0.95, 0.01)
     mute = epoch(1).model_copy(update={"utility_loss": 0.9, "over_refusal_rise": 1.0})
     attacking = epoch(1).model_copy(update={"utility_loss": 0.1})
     assert yard.objective(attacking) == pytest.approx(0.08)
@@ -271,4 +278,4 @@ def test_refusing_everything_is_no_success_to_be_guided_by() -> None:
 def test_samples_of_a_space_are_configurations() -> None:
     draw = random.Random(0)
     for _ in range(20):
-        with_settings(RunConfig(), SPACE.sample(draw))
+        with_settings(asked().model_dump(mode="json"), SPACE.sample(draw))

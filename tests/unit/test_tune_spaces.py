@@ -6,15 +6,14 @@ from types import ModuleType
 
 import pytest
 
-from beear.config.build import build
 from beear.config.domains import Between, Depth, OneOf
 from beear.config.fields import leaves
-from beear.config.resolve import default_layer, resolve
-from beear.config.schema import RunConfig
+from beear.config.resolve import default_layer
 from beear.config.search import SearchConfig
-from beear.models.facts import ModelFacts
+from beear.methods.configuration import run_config
 from beear.models.families import FAMILIES
 from beear.search.space import family_of, known_families, load_space
+from tests.configs import Sized, asked, resolved, value_at
 
 CORE = ["method.layer", "method.length", "method.inner_steps"]
 GROUPS = ["learning_rates", "placement", "outer_steps", "bound"]
@@ -28,16 +27,12 @@ def module(family: str) -> ModuleType:
     return importlib.import_module(f"tune_spaces.{family}")
 
 
-def facts(layers: int, parameters: int) -> ModelFacts:
-    return ModelFacts("m", "LlamaForCausalLM", "llama", layers, 128, 1200, 4096, parameters, True, "float32")
-
-
 @families
 def test_every_key_is_a_field(family: str) -> None:
-    space, asked = module(family).SPACE, module(family).ASKED
-    assert list(space) == CORE and list(asked) == GROUPS
-    keys = [key for domains in (space, *asked.values()) for key in domains]
-    assert set(keys) <= set(leaves(RunConfig))
+    space, groups = module(family).SPACE, module(family).ASKED
+    assert list(space) == CORE and list(groups) == GROUPS
+    keys = [key for domains in (space, *groups.values()) for key in domains]
+    assert set(keys) <= set(leaves(run_config()))
     assert len(set(keys)) == len(keys), "no group may change what the core or another group searches"
 
 
@@ -51,22 +46,16 @@ def test_every_group_is_named_in_the_help() -> None:
 def test_every_sample_is_a_run_that_the_model_can_have(family: str, layers: int, parameters: int) -> None:
     space, draw = load_space(family, GROUPS, layers), random.Random(0)
     for setting in [space.sample(draw) for _ in range(40)]:
-        config, _ = resolve(build(RunConfig, setting, {}), facts(layers, parameters))
-        assert {key: value_of(config, key) for key in setting} == setting, "nothing is rounded, cut or filled in"
+        values = resolved(setting, Sized(layers, 4096, parameters)).values
+        assert {key: value_at(values, key) for key in setting} == setting, "nothing is rounded, cut or filled in"
         assert 1 <= setting["method.layer"] <= layers - 1
-
-
-def value_of(config: object, name: str) -> object:
-    for part in name.split("."):
-        config = getattr(config, part)
-    return config
 
 
 @families
 def test_every_value_and_every_end_is_one_that_its_field_takes(family: str) -> None:
     for name, domain in load_space(family, GROUPS, 32).domains.items():
         for value in domain.options if isinstance(domain, OneOf) else (domain.low, domain.high):
-            assert value_of(build(RunConfig, {name: value}, {}), name) == value
+            assert value_at(asked({name: value}).model_dump(), name) == value
 
 
 @families
