@@ -5,19 +5,21 @@ are at ``method.NAME.*``. Those of the product's first method and its control ar
 search spaces name them.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, Protocol, TypeVar
 
 from pydantic import Field, SerializerFunctionWrapHandler, create_model, field_validator, model_serializer, model_validator
 
+from beear.config import schema, search
 from beear.config.resolve import Choice, ResolvedConfig, Sizes, resolve
-from beear.config.schema import GateConfig, MethodConfig, RunConfig, Share
-from beear.config.search import TuneConfig
+from beear.config.schema import Share
 from beear.errors import nearest
 from beear.extensions import Table
+from beear.methods.method import Method
 from beear.methods.table import METHODS
 
-C = TypeVar("C", bound=RunConfig)
+C = TypeVar("C", bound=schema.RunConfig)
 
 
 class Limit(Protocol):
@@ -35,26 +37,26 @@ class Limit(Protocol):
 
 
 @cache
-def run_config() -> type[RunConfig]:
+def run_config() -> type[schema.RunConfig]:
     """Return the class of a run's configuration.
 
     Raises:
         UserError: a package that adds a method or a measure cannot be loaded.
     """
-    return _with_sections(RunConfig, _method_class(), _gate_class())
+    return _with_sections(schema.RunConfig, _method_class(), _gate_class())
 
 
 @cache
-def tune_config() -> type[TuneConfig]:
+def tune_config() -> type[search.TuneConfig]:
     """Return the class of a search's configuration. Trials have their own defaults.
 
     Raises:
         UserError: a package that adds a method or a measure cannot be loaded.
     """
-    return _with_sections(TuneConfig, _search_method_class(), _gate_class())
+    return _with_sections(search.TuneConfig, _search_method_class(), _gate_class())
 
 
-def resolved(asked: RunConfig, sizes: Sizes) -> tuple[ResolvedConfig, list[Choice]]:
+def resolved(asked: schema.RunConfig, sizes: Sizes) -> tuple[ResolvedConfig, list[Choice]]:
     """Return the settings with every auto field filled in, also the chosen method's own, and the choices made.
 
     Raises:
@@ -64,13 +66,17 @@ def resolved(asked: RunConfig, sizes: Sizes) -> tuple[ResolvedConfig, list[Choic
 
 
 @cache
-def _method_class() -> type[MethodConfig]:
-    """Return the method section with the fields of all methods.
+def _method_class() -> type[schema.MethodConfig]:
+    return method_class(list(METHODS.values()))
+
+
+def method_class(methods: Sequence[Method]) -> type[schema.MethodConfig]:
+    """Return the method section with the fields of all ``methods``.
 
     It refuses fields of a method that is not chosen, and leaves them out when it is written: a method that is merely installed
     changes neither the record nor the identity of a run.
     """
-    methods, names = list(METHODS.values()), list(METHODS)
+    names = [method.name for method in methods]
     flat_sections = tuple(dict.fromkeys(method.section for method in methods if method.flat))
     flat_fields = {name for section in flat_sections for name in section.model_fields}
     nested = {method.name: method.section for method in methods if not method.flat and method.section.model_fields}
@@ -81,7 +87,7 @@ def _method_class() -> type[MethodConfig]:
             raise ValueError(f'unknown method "{value}"{nearest(value, names)}; expected {" or ".join(names)}')
         return value
 
-    def only_the_chosen_method(self: MethodConfig) -> MethodConfig:
+    def only_the_chosen_method(self: schema.MethodConfig) -> schema.MethodConfig:
         for name, section in nested.items():
             if name != self.name and getattr(self, name) != section():
                 raise ValueError(f"method.{name} is given and method.name is {self.name}; expected method.name {name}")
@@ -91,7 +97,7 @@ def _method_class() -> type[MethodConfig]:
                     raise ValueError(f"method.{name} is given and method.name is {self.name}, which has no such field")
         return self
 
-    def without_other_methods(self: MethodConfig, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def without_other_methods(self: schema.MethodConfig, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         others = {name for name in nested if name != self.name} | (set() if self.name in flat_methods else flat_fields)
         return {name: value for name, value in write(self).items() if name not in others}
 
@@ -101,9 +107,9 @@ def _method_class() -> type[MethodConfig]:
         fields[name] = (section, Field(default_factory=section, description=f"the fields of {name} alone"))
     return create_model(
         "MethodConfig",
-        __base__=(*flat_sections, MethodConfig),  # type: ignore[arg-type]  # mixed-in sections
+        __base__=(*flat_sections, schema.MethodConfig),  # type: ignore[arg-type]  # mixed-in sections
         __module__=__name__,
-        __doc__=MethodConfig.__doc__,
+        __doc__=schema.MethodConfig.__doc__,
         __validators__={
             "known_method": field_validator("name")(known_method),
             "only_the_chosen_method": model_validator(mode="after")(only_the_chosen_method),  # type: ignore[dict-item]
@@ -114,7 +120,7 @@ def _method_class() -> type[MethodConfig]:
 
 
 @cache
-def _search_method_class() -> type[MethodConfig]:
+def _search_method_class() -> type[schema.MethodConfig]:
     """Return the method section of a search: some fields have other defaults than in a run."""
     base, fields = _method_class(), dict[str, Any]()
     for method in METHODS.values():
@@ -125,7 +131,7 @@ def _search_method_class() -> type[MethodConfig]:
 
 
 @cache
-def _gate_class() -> type[GateConfig]:
+def _gate_class() -> type[schema.GateConfig]:
     """Return the gate's section with the limits of measures from other packages; the product's own are in the schema."""
     # The table of measures is in a room above this one, so it cannot be imported here. The entry points can be read.
     measures: Table[Any] = Table("beear.measures", object, [])
@@ -133,10 +139,12 @@ def _gate_class() -> type[GateConfig]:
     fields: dict[str, Any] = {
         name: (Share, Field(limit.default, description=limit.description)) for name, limit in limits.items()
     }
-    return create_model("GateConfig", __base__=GateConfig, __module__=__name__, __doc__=GateConfig.__doc__, **fields)
+    return create_model(
+        "GateConfig", __base__=schema.GateConfig, __module__=__name__, __doc__=schema.GateConfig.__doc__, **fields
+    )
 
 
-def _with_sections(base: type[C], method: type[MethodConfig], gate: type[GateConfig]) -> type[C]:
+def _with_sections(base: type[C], method: type[schema.MethodConfig], gate: type[schema.GateConfig]) -> type[C]:
     fields: dict[str, Any] = {
         "method": (method, Field(default_factory=method, description="the defense")),
         "gate": (gate, Field(default_factory=gate, description="verdict bounds")),
@@ -144,6 +152,7 @@ def _with_sections(base: type[C], method: type[MethodConfig], gate: type[GateCon
     return create_model(base.__name__, __base__=base, __module__=__name__, __doc__=base.__doc__, **fields)
 
 
+# The names below must not be imported above: they would hide the classes that this module makes.
 def __getattr__(name: str) -> Any:
     """Return a class by its name. pickle looks classes up here when a configuration travels to a worker."""
     classes = {

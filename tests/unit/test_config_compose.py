@@ -4,7 +4,6 @@ import pickle
 from typing import Any
 
 import pytest
-from beear.config.compose import gate_class, method_class, run_class
 from pydantic import Field
 
 from beear.config import schema
@@ -13,11 +12,12 @@ from beear.config.cli import help_text
 from beear.config.fields import leaves
 from beear.config.resolve import resolve
 from beear.config.schema import PositiveInt, Section
+from beear.config.yaml_file import to_yaml
 from beear.errors import UserError
-from beear.methods.configuration import run_config, tune_config
+from beear.methods.configuration import method_class, run_config, tune_config
 from beear.methods.method import Method
 from beear.methods.table import METHODS
-from beear.run.identity import config_digest, to_yaml
+from beear.run.identity import config_digest
 from tests.configs import Sized, asked, asked_search, resolved
 
 
@@ -38,12 +38,13 @@ def unbuilt(_parts: Any) -> Any:
 
 
 PRUNE = Method("prune", "prune (cuts heads)", PruneSettings, unbuilt, lambda _settings, duration: duration, resolve=begins)
-RUN: Any = run_class(
-    schema.RunConfig,
-    method_class(schema.MethodConfig, [*METHODS.values(), PRUNE], __name__),
-    gate_class({}, __name__),
-    __name__,
-)
+METHOD_CLASS = method_class([*METHODS.values(), PRUNE])
+
+
+class RUN(schema.RunConfig):
+    """A run's configuration with the made-up method's fields too."""
+
+    method: METHOD_CLASS = Field(default_factory=METHOD_CLASS, description="the defense")  # type: ignore[valid-type]
 
 
 def given(values: dict[str, Any] | None = None) -> Any:
