@@ -74,11 +74,12 @@ def build(rank: int, world: int, gather_once: bool) -> dict[str, Any]:
         from beear.methods.fast import FastObjective
         from beear.methods.perturbation import Perturbation
         from beear.models.decoder import Decoder
-        from beear.parallel.base import Settings, Whole
+        from beear.parallel.base import Whole
         from beear.parallel.choose import choose
+        from beear.parallel.spread import Spread
         from beear.testing.tiny import defense_batch, defense_rows, tiny_llama
 
-        backend = choose("fsdp", world, "cpu", Settings(gather_once=gather_once))
+        backend = choose(Spread("fsdp", world, gather="once" if gather_once else "step"), "cpu")
         decoder = Decoder(backend.prepare(Whole(tiny_llama(layers=LAYERS, tied=False)), lr=1e-3))
         rows = defense_rows(6)[rank::world]
         attack = Perturbation(16, 2, "suffix", length=3, dtype=next(decoder.model.parameters()).dtype)

@@ -118,11 +118,12 @@ def _epoch(rank: int, world: int, backend: str, stage: int, load: Load) -> Any:
     from beear.methods.beear import BeearSettings
     from beear.methods.bilevel import Bilevel
     from beear.models.decoder import Decoder
-    from beear.parallel.base import Settings, Whole
+    from beear.parallel.base import Whole
     from beear.parallel.choose import choose
+    from beear.parallel.spread import Spread
 
     whole = synthetic.llama(load.layers, load.hidden, load.hidden * 8 // 3 // 8 * 8, load.vocabulary)
-    chosen = choose(backend, world, "cpu", Settings(zero_stage=stage))
+    chosen = choose(Spread(backend, world, zero_stage=stage), "cpu")
     model = chosen.prepare(Whole(whole), lr=1e-4)
     settings = BeearSettings(layer=2, placement="suffix", inner_steps=load.inner_steps)
     training = ResolvedMethod(outer_lr=1e-4, batch_size=load.rows)

@@ -118,14 +118,15 @@ def build(shape: str, work: Work, device: Any, micro_batch: int, checkpoint: boo
     from beear.methods.bilevel import Bilevel
     from beear.models.decoder import Decoder
     from beear.models.fused import fuse
-    from beear.parallel.base import Settings, Whole
+    from beear.parallel.base import Whole
     from beear.parallel.replicated import Single
+    from beear.parallel.spread import Spread
 
     llama = SHAPES[shape]
     torch.manual_seed(0)
     with device:
         model = AutoModelForCausalLM.from_config(llama.config(), dtype=torch.float32, attn_implementation="sdpa")
-    backend = Single(device, Settings(compute=torch.bfloat16, checkpoint=checkpoint))
+    backend = Single(device, Spread(checkpoint_activations=checkpoint), torch.bfloat16)
     model = backend.prepare(Whole(model), OUTER_LR)
     if device.type == "cuda":
         fuse(model)

@@ -191,6 +191,7 @@ def plan() -> list[dict[str, Any]]:
     """Return the memory plan for 7b in bytes by phase, as the pipelines make it (with libraries that a run does not need)."""
     from beear.models.shape import shape_of, weightless
     from beear.parallel import memory
+    from beear.parallel.spread import Spread
 
     llama, work = SHAPES["7b"], FULL
     shape, whole = shape_of(weightless(llama.config())), work.prompt + work.answer
@@ -198,7 +199,7 @@ def plan() -> list[dict[str, Any]]:
     planned = memory.Work(work.rows, *lengths, llama.layer, work.prompt - work.length, work.inner_batches, half=True)
     found = []
     for rows, checkpoint in ((8, False), (16, False), (24, False), (32, True)):
-        spread = memory.Spread("single", micro_batch=rows, checkpoint=checkpoint, accelerator=True)
+        spread = Spread("single", micro_batch=rows, checkpoint_activations=checkpoint, gpu=True)
         uses = memory.plan_memory(shape, planned, spread)
         peaks = {"entrapment": uses.entrapment.total, "removal": uses.removal.total}
         found.append({"micro_batch": rows, "checkpoint": checkpoint, **peaks})

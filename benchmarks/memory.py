@@ -87,7 +87,8 @@ def planned(case: Case) -> dict[str, Any]:
 
     from beear.models.adapters import attach_lora
     from beear.models.shape import shape_of, weightless
-    from beear.parallel.memory import Spread, Work, plan_memory
+    from beear.parallel.memory import Work, plan_memory
+    from beear.parallel.spread import Spread
 
     shape = shape_of(attach_lora(weightless(LlamaConfig(**_config(case.size))), _adapter(case)))
     work = Work(ROWS // case.workers, PROMPT, ANSWER, ANSWER, TEXT, ANSWER, LAYER, untouched=PROMPT - SUFFIX, inner_batches=1)
@@ -95,9 +96,9 @@ def planned(case: Case) -> dict[str, Any]:
         case.backend,
         case.workers,
         zero_stage=case.stage,
-        gather_once=case.gather_once,
+        gather="once" if case.gather_once else "step",
         micro_batch=case.micro_batch,
-        checkpoint=case.checkpoint,
+        checkpoint_activations=case.checkpoint,
     )
     plan = plan_memory(shape, work, spread)
     phases = {"entrapment": (plan.first, plan.entrapment), "removal": (plan.removal,), "step": (plan.step,)}
@@ -139,16 +140,18 @@ def run(rank: int, world: int, case: Case) -> dict[str, int]:
     from beear.methods.bilevel import Bilevel
     from beear.models.adapters import attach_lora
     from beear.models.decoder import Decoder
-    from beear.parallel.base import Settings, Whole
+    from beear.parallel.base import Whole
     from beear.parallel.choose import choose
+    from beear.parallel.spread import Spread
     from benchmarks.tensor_memory import Meter
 
     meter = Meter()
     with meter.watching() as span:
         torch.manual_seed(0)
         model = attach_lora(LlamaForCausalLM(LlamaConfig(**_config(case.size))), _adapter(case))
-        settings = Settings(zero_stage=case.stage, gather_once=case.gather_once, checkpoint=case.checkpoint)
-        backend = choose(case.backend, case.workers, "cpu", settings)
+        gather = "once" if case.gather_once else "step"
+        spread = Spread(case.backend, case.workers, case.stage, gather=gather, checkpoint_activations=case.checkpoint)
+        backend = choose(spread, "cpu")
         source = Whole(model)
         del model
         model = backend.prepare(source, 1e-3)

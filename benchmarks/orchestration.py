@@ -61,13 +61,14 @@ def bare(_rank: int, _world: int, epochs: int) -> dict[str, Any]:
     from beear.data.local import LocalBatches
     from beear.engine.session import Session
     from beear.parallel.choose import choose
+    from beear.parallel.spread import Spread
     from benchmarks.training import testbed_training
 
     training, _ = testbed_training(MODEL, _steady(epochs))
 
     def fit() -> list[float]:
         ends: list[float] = []
-        Session(training, choose("single", 1, "cpu"), LocalBatches).fit(lambda _: ends.append(time.time()))
+        Session(training, choose(Spread("single", 1), "cpu"), LocalBatches).fit(lambda _: ends.append(time.time()))
         return ends
 
     return {"fit": fit}

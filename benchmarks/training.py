@@ -17,7 +17,7 @@ def testbed_training(name: str, values: Mapping[str, Any] | None = None) -> tupl
     from beear.methods.configuration import resolved, run_config
     from beear.methods.table import METHODS
     from beear.models.inspect import inspect_checkpoint
-    from beear.parallel.memory import Spread
+    from beear.parallel.spread import Spread
     from beear.run.prepare import with_testbed
     from beear.testbed import ensure
 

@@ -63,12 +63,12 @@ def build(rank: int, world: int, backend: str, stage: int, model: str, adapter: 
 
         from beear.data.local import LocalBatches
         from beear.engine.session import Session
-        from beear.parallel.base import Settings
         from beear.parallel.choose import choose
+        from beear.parallel.spread import Spread
         from benchmarks.training import testbed_training
 
         training, _ = testbed_training(model, _one_epoch(adapter))
-        session = Session(training, choose(backend, world, "cpu", Settings(zero_stage=stage)), LocalBatches)
+        session = Session(training, choose(Spread(backend, world, zero_stage=stage), "cpu"), LocalBatches)
         session.fit(lambda _: None)
         state = session.backend.full_state(lambda _name, tensor: tensor.clone())
         if state is not None:

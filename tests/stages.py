@@ -8,7 +8,7 @@ from beear.cluster.capacity import Reservation
 from beear.data.load import load_small
 from beear.methods.configuration import resolved
 from beear.models.facts import ModelFacts
-from beear.parallel.memory import Spread
+from beear.parallel.spread import Spread
 from beear.run.longest_rows import Lengths
 from beear.run.stages import Checked, Kind, Placed
 from tests.configs import asked, asked_search

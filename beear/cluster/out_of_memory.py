@@ -4,7 +4,7 @@ import re
 
 import torch
 
-from beear.parallel.memory import SHARDED, Spread
+from beear.parallel.spread import SHARDED, Spread
 
 # Libraries raise these as a plain RuntimeError.
 SIGNS = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -20,8 +20,8 @@ def training_ran_out(error: BaseException, spread: Spread, adapter: str) -> str 
         return None
     ways = {
         "a smaller --parallel.micro_batch": spread.micro_batch != 1,
-        "--parallel.checkpoint_activations=on": not spread.checkpoint,
-        "--parallel.gather=step": spread.backend in SHARDED and spread.gather_once,
+        "--parallel.checkpoint_activations=on": not spread.checkpoint_activations,
+        "--parallel.gather=step": spread.backend in SHARDED and spread.gather == "once",
         "more --parallel.workers with --parallel.backend=fsdp": True,
         "--adapter.kind=lora": adapter != "lora",
     }

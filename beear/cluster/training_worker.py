@@ -25,11 +25,10 @@ from beear.cluster.events import fault_event
 from beear.cluster.out_of_memory import training_ran_out
 from beear.cluster.temp_dirs import clear_scratch, scratch
 from beear.engine.fit import EpochOutcome
-from beear.engine.session import Session, Training, backend_settings
+from beear.engine.session import Session, Training, backend_of
 from beear.errors import Fault
 from beear.models.export import export_model, form_kept
 from beear.parallel.base import Backend
-from beear.parallel.choose import choose
 from beear.records.report import EpochRecord, InnerCurve
 from beear.streams.batches import StreamBatches
 from beear.streams.datasets import StreamSpec
@@ -90,8 +89,8 @@ def _train(spec: WorkerSpec) -> None:
 
 
 def _built(spec: WorkerSpec) -> "_Worker":
-    training, world, device = spec.training, ray.train.get_context().get_world_size(), ray.train.torch.get_device()
-    backend = choose(training.spread.backend, world, device, backend_settings(training, device))
+    training = spec.training
+    backend = backend_of(training, ray.train.torch.get_device())
     session = Session(
         training,
         backend,

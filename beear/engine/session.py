@@ -25,8 +25,9 @@ from beear.models.facts import ModelFacts
 from beear.models.fused import fuse
 from beear.models.loading import load_tokenizer
 from beear.models.source import CheckpointSource
-from beear.parallel.base import Backend, Settings, Source
-from beear.parallel.memory import Spread
+from beear.parallel.base import Backend, Source
+from beear.parallel.choose import choose
+from beear.parallel.spread import Spread
 
 
 @dataclass(frozen=True)
@@ -171,13 +172,6 @@ def compute_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if name == "bfloat16" else torch.float32
 
 
-def backend_settings(training: Training, device: torch.device) -> Settings:
-    """Return the settings of the backend for a training on ``device``."""
-    spread = training.spread
-    return Settings(
-        compute=compute_dtype(training.config.model.dtype, device),
-        zero_stage=spread.zero_stage,
-        offload=spread.offload,
-        gather_once=spread.gather_once,
-        checkpoint=spread.checkpoint,
-    )
+def backend_of(training: Training, device: torch.device) -> Backend:
+    """Return the backend of a training on ``device``."""
+    return choose(training.spread, device, compute_dtype(training.config.model.dtype, device))

@@ -61,21 +61,6 @@ class Whole:
         raise NotImplementedError(name)
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How a backend works; ``config.parallel``, resolved. ``compute`` is the dtype of matrix products.
-
-    ``gather_once``: sharded weights stay gathered within ``gathered()``. ``checkpoint``: activations of a layer are
-    computed again in the backward pass. ``zero_stage`` is DeepSpeed's.
-    """
-
-    compute: torch.dtype = torch.float32
-    zero_stage: int = 3
-    offload: bool = False
-    gather_once: bool = True
-    checkpoint: bool = False
-
-
 class Backend(Protocol):
     """Weights, their optimizer and the workers that share them. ``rank`` of ``world`` workers computes on ``device``.
 

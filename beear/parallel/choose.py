@@ -2,20 +2,19 @@
 
 import torch
 
-from beear.parallel.base import Backend, Settings
+from beear.parallel.base import Backend
 from beear.parallel.replicated import DataParallel, Single
+from beear.parallel.spread import Spread
 
 
-def choose(name: str, workers: int, device: torch.device | str, settings: Settings | None = None) -> Backend:
-    """Return the backend ``name`` with ``settings``; ``auto`` is single for one worker and ddp for several."""
-    settings = settings or Settings()
-    wanted = ("single" if workers == 1 else "ddp") if name == "auto" else name
-    if wanted == "fsdp":
+def choose(spread: Spread, device: torch.device | str, compute: torch.dtype = torch.float32) -> Backend:
+    """Return the backend that spreads weights as ``spread`` says; ``compute`` is the dtype of matrix products."""
+    if spread.backend == "fsdp":
         from beear.parallel.fsdp import FullySharded
 
-        return FullySharded(device, settings)
-    if wanted == "deepspeed":
+        return FullySharded(device, spread, compute)
+    if spread.backend == "deepspeed":
         from beear.parallel.zero import ZeRO
 
-        return ZeRO(device, settings)
-    return Single(device, settings) if wanted == "single" else DataParallel(device, settings)
+        return ZeRO(device, spread, compute)
+    return (Single if spread.backend == "single" else DataParallel)(device, spread, compute)

@@ -13,11 +13,12 @@ from torch.distributed.fsdp._fully_shard._fsdp_common import TrainingState
 
 from beear.errors import UserError
 from beear.parallel import training_state
-from beear.parallel.base import Group, Settings, Source
+from beear.parallel.base import Group, Source
 from beear.parallel.half_precision import HALF, Exact
 from beear.parallel.layers import checkpoint_activations, decoder_layers
 from beear.parallel.optimizer import adamw
 from beear.parallel.shards import fill_from_first, fill_from_rows, local_of, lower_frozen, materialise, skeleton, whole_of
+from beear.parallel.spread import Spread
 
 
 class FullySharded(Group):
@@ -28,16 +29,16 @@ class FullySharded(Group):
 
     name = "fsdp"
 
-    def __init__(self, device: torch.device | str, settings: Settings) -> None:
+    def __init__(self, device: torch.device | str, spread: Spread, compute: torch.dtype = torch.float32) -> None:
         """Read rank and world from the process group.
 
         Raises:
             UserError: weights are to be offloaded to the CPU that they are trained on.
         """
         super().__init__(torch.device(device))
-        if settings.offload and self.device.type == "cpu":
+        if spread.offload and self.device.type == "cpu":
             raise UserError("parallel.offload is true but workers train on the CPU, expected false or workers with a GPU")
-        self.settings, self._whole = settings, False
+        self.spread, self.compute, self._whole = spread, compute, False
         self.model: nn.Module
         self.optimizer: torch.optim.AdamW
         self.exact: Exact
@@ -58,12 +59,12 @@ class FullySharded(Group):
         else:
             whole = source.whole() if self.rank == 0 else None
             self.model = skeleton(whole).eval()
-        if self.settings.checkpoint:
+        if self.spread.checkpoint_activations:
             checkpoint_activations(self.model)
-        lower_frozen(self.model, self.settings.compute)
+        lower_frozen(self.model, self.compute)
         unread = [name for name, parameter in self.model.named_parameters() if parameter.is_meta]
-        shard(self.model, init_device_mesh(self.device.type, (self.world,)), self.settings)
-        materialise(self.model, torch.device("cpu") if self.settings.offload else self.device)
+        shard(self.model, init_device_mesh(self.device.type, (self.world,)), self.compute, self.spread.offload)
+        materialise(self.model, torch.device("cpu") if self.spread.offload else self.device)
         # Otherwise the first part that is called would make itself the root.
         fully_shard.state(self.model)._lazy_init()  # type: ignore[attr-defined]
         self.model.register_forward_pre_hook(self._forget_interrupted, prepend=True)
@@ -76,7 +77,7 @@ class FullySharded(Group):
     @contextmanager
     def gathered(self) -> Iterator[None]:
         """Gather all layers once; where the settings say that they do not fit, each is gathered as it computes."""
-        if self._whole or not self.settings.gather_once:
+        if self._whole or self.spread.gather == "step":
             yield
             return
         self._keep_whole(True)
@@ -170,19 +171,19 @@ class FullySharded(Group):
         root.set_reshard_after_backward(not whole)
 
 
-def shard(model: nn.Module, mesh: DeviceMesh, settings: Settings) -> None:
+def shard(model: nn.Module, mesh: DeviceMesh, compute: torch.dtype, offload: bool) -> None:
     """Shard in this order: each decoder layer, the embedding and the head, then all that is left with the root.
 
     Embedding and head are one group where they are one weight. Matrix products are in the compute dtype; trained weights,
     sums of gradients and the residual stream are in float32, as they are under autocast.
     """
-    lower = settings.compute if settings.compute in HALF else None
+    lower = compute if compute in HALF else None
     policy = MixedPrecisionPolicy(param_dtype=lower, reduce_dtype=torch.float32 if lower else None, cast_forward_inputs=False)
     embeds = MixedPrecisionPolicy(lower, policy.reduce_dtype, torch.float32 if lower else None, cast_forward_inputs=False)
-    offload = CPUOffloadPolicy() if settings.offload else OffloadPolicy()
+    host = CPUOffloadPolicy() if offload else OffloadPolicy()
 
     def group(modules: Any, policy: MixedPrecisionPolicy) -> None:
-        fully_shard(modules, mesh=mesh, mp_policy=policy, offload_policy=offload, reshard_after_forward=True)
+        fully_shard(modules, mesh=mesh, mp_policy=policy, offload_policy=host, reshard_after_forward=True)
 
     for layer in decoder_layers(model):
         group(layer, policy)

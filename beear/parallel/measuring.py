@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from beear.config.shape import ActivationBytes, ModelShape
 from beear.parallel.devices import CONTEXT, Device
-from beear.parallel.memory import MASTER, Spread, Work, plan_memory
+from beear.parallel.memory import MASTER, Work, plan_memory
+from beear.parallel.spread import Spread
 
 # Numbers that the logits of one batch hold at most where likelihoods are measured.
 LOGITS = 2**27
@@ -75,7 +76,7 @@ class MeasuringPlan:
 def plan_measuring(shape: ModelShape, what: Measuring, device: Device) -> MeasuringPlan:
     """Return what one process holds on ``device``: all weights (a LoRA is merged by then), float32 on a CPU."""
     lora = shape.trained if shape.frozen else 0
-    single = Spread("single", accelerator=device.gpu)
+    single = Spread("single", gpu=device.gpu)
     return MeasuringPlan(
         device,
         weights=(2 if what.half and device.gpu else MASTER) * (shape.parameters - lora),

@@ -9,6 +9,7 @@ Legend: N weights, T trained ones, W workers, L layers, l the perturbed one, B r
 from dataclasses import dataclass, replace
 
 from beear.config.shape import ActivationBytes, ModelShape
+from beear.parallel.spread import Spread
 
 MASTER = 4  # float32 master weights, gradients and each of AdamW's two moments
 MOMENTS = 2 * MASTER
@@ -19,7 +20,6 @@ ZERO_BUCKET = 10**8
 ZERO_LIVE, ZERO_AHEAD = 10**9, 5 * 10**7
 # Rows at most on which the fast inner loop is held against the plain one at its first use: the longest of each part.
 CHECKED_ROWS = 4
-SHARDED = ("fsdp", "deepspeed")
 
 
 @dataclass(frozen=True)
@@ -49,25 +49,6 @@ class Work:
     def packed(self) -> int:
         """Columns of the sequence ``[prompt | y_h | y_s]``."""
         return self.prompt + self.unwanted + self.safe
-
-
-@dataclass(frozen=True)
-class Spread:
-    """How weights lie on ``workers``, and what is traded for memory; as in ``config.parallel``."""
-
-    backend: str
-    workers: int = 1
-    zero_stage: int = 3
-    offload: bool = False
-    gather_once: bool = True
-    micro_batch: int | None = None
-    checkpoint: bool = False
-    accelerator: bool = False
-
-    @property
-    def splits_weights(self) -> bool:
-        """Whether a worker holds a part of the weights alone, so that a pass has to gather them."""
-        return _spreads(self)[0]
 
 
 @dataclass(frozen=True)
@@ -107,7 +88,7 @@ def plan_memory(shape: ModelShape, work: Work, spread: Spread) -> MemoryPlan:
     """Return what one device holds in each phase."""
     lasting = _lasting(shape, work, spread)
     # ZeRO-3 has its gradients' place, and a bucket, from the start.
-    zero3 = _zero_stage(spread) == 3
+    zero3 = spread.stage == 3
     inner = replace(
         lasting,
         phase="entrapment",
@@ -145,7 +126,7 @@ def plan_memory(shape: ModelShape, work: Work, spread: Spread) -> MemoryPlan:
 
 def _lasting(shape: ModelShape, work: Work, spread: Spread) -> Use:
     """Return weights, gradients and moments: trained ones float32 whatever the compute, in shares where they are spread."""
-    weights, gradients, moments = (spread.workers if on else 1 for on in _spreads(spread))
+    weights, gradients, moments = (spread.workers if on else 1 for on in spread.shares)
     parameters = MASTER * shape.parameters / weights
     if spread.backend in ("single", "ddp") and work.half:
         # Matrices in bfloat16 and a master for each that is trained; norms and a table that is only looked up in float32.
@@ -158,8 +139,8 @@ def _lasting(shape: ModelShape, work: Work, spread: Spread) -> Use:
         # It computes with weights of their own, in the dtype of compute, beside the masters that it steps on.
         parameters = (2 if work.half else MASTER) * shape.parameters / weights + MASTER * shape.trained / moments
     # Offloaded to the host, which on a machine without an accelerator is the same memory.
-    away = spread.offload and spread.accelerator
-    if away and 0 < _zero_stage(spread) < 3:
+    away = spread.offload and spread.gpu
+    if away and 0 < spread.stage < 3:
         # Optimizer and masters alone: weights stay, gradients are added up here, and the largest has a buffer on its way.
         computed = (2 if work.half else MASTER) * (shape.parameters + shape.largest)
         return Use("", computed, MASTER * shape.trained / gradients, 0.0, 0.0, 0.0, 0.0)
@@ -174,16 +155,6 @@ def _lasting(shape: ModelShape, work: Work, spread: Spread) -> Use:
     )
 
 
-def _zero_stage(spread: Spread) -> int:
-    return spread.zero_stage if spread.backend == "deepspeed" else 0
-
-
-def _spreads(spread: Spread) -> tuple[bool, bool, bool]:
-    """Return whether weights, gradients and moments are spread over the workers."""
-    stage = 3 if spread.backend == "fsdp" else _zero_stage(spread)
-    return stage >= 3, stage >= 2, stage >= 1
-
-
 def _gathered(shape: ModelShape, work: Work, spread: Spread, inner: bool) -> float:
     """Return copies of weights that a pass holds beside those that are always there; whole replicas need none.
 
@@ -192,11 +163,11 @@ def _gathered(shape: ModelShape, work: Work, spread: Spread, inner: bool) -> flo
     small weights stay always.
     """
     size = 2 if work.half else MASTER
-    if not _spreads(spread)[0]:
+    if not spread.shares[0]:
         return 0.0
-    if inner and spread.gather_once:
+    if inner and spread.gather == "once":
         return size * shape.parameters
-    if _zero_stage(spread):
+    if spread.stage:
         ahead = min(shape.parameters, ZERO_AHEAD)
         return size * (max(shape.small, min(shape.parameters, ZERO_LIVE + shape.largest_layer)) + ahead)
     return size * (shape.outside + 2 * shape.largest_layer)
@@ -216,7 +187,7 @@ def _pass(shape: ModelShape, kept: ActivationBytes, layers: int, tokens: int, lo
 
     Checkpointed layers keep their input (float32), and one at a time the rest, once the loss has been taken back.
     """
-    if spread.checkpoint:
+    if spread.checkpoint_activations:
         return layers * MASTER * shape.hidden_size * tokens + max(kept.bytes(tokens), loss)
     return layers * kept.bytes(tokens) + loss
 
@@ -254,7 +225,7 @@ def _backward_buffers(shape: ModelShape, spread: Spread) -> float:
 
     ZeRO fills a bucket.
     """
-    if _zero_stage(spread):
+    if spread.stage:
         return _zero_bucket(shape)
     if spread.backend == "fsdp":
         return MASTER * 2 * shape.largest_layer if shape.trained == shape.parameters else 0.0
@@ -270,9 +241,9 @@ def _step_buffers(shape: ModelShape, spread: Spread) -> float:
 
     ZeRO steps on one flat tensor, for which it makes a flat gradient, and AdamW two temporaries of that size.
     """
-    temporaries = 0 if spread.accelerator else 2
-    if _zero_stage(spread):
-        away = spread.offload and spread.accelerator
+    temporaries = 0 if spread.gpu else 2
+    if spread.stage:
+        away = spread.offload and spread.gpu
         flat = 0.0 if away else MASTER * shape.trained / spread.workers
         return _zero_bucket(shape) + (0.0 if spread.zero_stage == 1 else flat * (1 + temporaries))
     bucket = min(MASTER * shape.trained, max(BUCKET, MASTER * shape.largest)) if spread.backend == "ddp" else 0.0

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from beear.config.schema import ParallelConfig
 from beear.config.shape import ModelShape
 from beear.parallel.devices import GIB, Device
-from beear.parallel.memory import SHARDED, MemoryPlan, Spread, Work, plan_memory
+from beear.parallel.memory import MemoryPlan, Work, plan_memory
+from beear.parallel.spread import SHARDED, Spread
 
 MOST_WORKERS = 1024
 # Tokens in one pass that keep a device busy.
@@ -64,14 +65,14 @@ def ways(work: Work, asked: ParallelConfig, device: Device) -> Iterator[Spread]:
             asked.workers,
             asked.zero_stage,
             asked.offload and backend in SHARDED,
-            gather_once=asked.gather != "step",
+            gather="step" if asked.gather == "step" else "once",
             micro_batch=asked.micro_batch,
-            checkpoint=asked.checkpoint_activations == "on",
-            accelerator=device.gpu,
+            checkpoint_activations=asked.checkpoint_activations == "on",
+            gpu=device.gpu,
         )
         yield start
         if start.splits_weights and asked.gather == "auto":
-            start = replace(start, gather_once=False)
+            start = replace(start, gather="step")
             yield start
         # Replicas that do not fit as they are give way to spread weights first.
         if backend == "ddp" and asked.backend == "auto":
@@ -82,7 +83,7 @@ def ways(work: Work, asked: ParallelConfig, device: Device) -> Iterator[Spread]:
         busy = [] if start.splits_weights else [rows for rows in parts if rows * max(work.prompt + work.safe, work.text) >= BUSY]
         yield from (replace(start, micro_batch=rows) for rows in busy)
         if asked.checkpoint_activations == "auto":
-            start = replace(start, checkpoint=True)
+            start = replace(start, checkpoint_activations=True)
             yield replace(start, micro_batch=busy[-1] if busy else asked.micro_batch)
         yield from (replace(start, micro_batch=rows) for rows in parts if rows not in busy)
 
@@ -146,7 +147,7 @@ def _advice(shape: ModelShape, work: Work, asked: ParallelConfig, least: Recomme
 def _sharded(asked: ParallelConfig, spread: Spread) -> Spread:
     """Return ``spread`` as a backend that spreads things does it, with as little gathered as was left open."""
     backend = spread.backend if spread.backend in SHARDED else "fsdp"
-    return replace(spread, backend=backend, gather_once=asked.gather == "once")
+    return replace(spread, backend=backend, gather="once" if asked.gather == "once" else "step")
 
 
 def _enough_workers(shape: ModelShape, work: Work, asked: ParallelConfig, device: Device, sharded: Spread) -> int | None:

@@ -10,10 +10,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from beear.parallel import training_state
-from beear.parallel.base import Group, Settings, Source
+from beear.parallel.base import Group, Source
 from beear.parallel.layers import checkpoint_activations
 from beear.parallel.masters import Masters
 from beear.parallel.optimizer import adamw
+from beear.parallel.spread import Spread
 
 T = TypeVar("T")
 
@@ -28,9 +29,11 @@ class Single:
     # A worker that holds the whole model may compute more or less than the others.
     lockstep = False
 
-    def __init__(self, device: torch.device | str = "cpu", settings: Settings | None = None) -> None:
+    def __init__(
+        self, device: torch.device | str = "cpu", spread: Spread | None = None, compute: torch.dtype = torch.float32
+    ) -> None:
         """Train on ``device``."""
-        self.device, self.settings = torch.device(device), settings or Settings()
+        self.device, self.spread, self.compute = torch.device(device), spread or Spread(), compute
         self.model: nn.Module
         self.masters: Masters
         self.optimizer: torch.optim.AdamW
@@ -38,9 +41,9 @@ class Single:
     def prepare(self, source: Source, lr: float) -> nn.Module:
         """Load the model and make AdamW over what is trained; dropout stays off, so runs do not depend on workers."""
         model = source.whole().eval()
-        self.masters = Masters(model, self.settings.compute, self.device, first=self.rank == 0)
+        self.masters = Masters(model, self.compute, self.device, first=self.rank == 0)
         self.model = model.to(self.device)
-        if self.settings.checkpoint:
+        if self.spread.checkpoint_activations:
             checkpoint_activations(self.model)
         self.optimizer = adamw(list(self.masters.trained.values()), lr)
         return self.model
@@ -100,9 +103,11 @@ class DataParallel(Group, Single):
 
     name = "ddp"
 
-    def __init__(self, device: torch.device | str = "cpu", settings: Settings | None = None) -> None:
+    def __init__(
+        self, device: torch.device | str = "cpu", spread: Spread | None = None, compute: torch.dtype = torch.float32
+    ) -> None:
         """Read rank and world from the process group."""
-        Single.__init__(self, device, settings)
+        Single.__init__(self, device, spread, compute)
         Group.__init__(self, self.device)
 
     def _add_gradients(self) -> None:

@@ -12,8 +12,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from beear.parallel import half_precision, zero_engine, zero_state, zero_weights
-from beear.parallel.base import Group, Settings, Source
+from beear.parallel.base import Group, Source
 from beear.parallel.layers import checkpoint_activations
+from beear.parallel.spread import Spread
 
 
 class ZeRO(Group):
@@ -25,14 +26,14 @@ class ZeRO(Group):
 
     name = "deepspeed"
 
-    def __init__(self, device: torch.device | str = "cpu", settings: Settings | None = None) -> None:
+    def __init__(self, device: torch.device | str, spread: Spread, compute: torch.dtype = torch.float32) -> None:
         """Read rank and world from the process group."""
         target = torch.device(device)
         if not dist.is_initialized():
             dist.init_process_group("nccl" if target.type == "cuda" else "gloo", store=dist.HashStore(), rank=0, world_size=1)
         super().__init__(target)
-        self.settings = settings or Settings()
-        self.stage = self.settings.zero_stage
+        self.spread, self.compute = spread, compute
+        self.stage = spread.zero_stage
         self.library: ModuleType
         # DeepSpeed's classes carry no types.
         self.engine: Any
@@ -54,30 +55,30 @@ class ZeRO(Group):
         self.library = zero_engine.load_library(self.device)
         model, exact = self._loaded(source)
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.engine = zero_engine.start(self.library, model, lr, self.settings)
+        self.engine = zero_engine.start(self.library, model, lr, self.spread, self.compute)
         self.masters = zero_state.Masters(self.library, self.engine, self.stage, trained)
         self.exact = zero_weights.restore(trained, exact, self.masters.put)
         return self.engine.module
 
     def _loaded(self, source: Source) -> tuple[nn.Module, half_precision.Exact]:
-        compute, device = self.settings.compute, self.device
+        compute, device = self.compute, self.device
         if self.stage < 3:
             model, exact = zero_weights.whole_model(source, compute, device)
         else:
-            config = zero_engine.settings_of(self.settings)
+            config = zero_engine.settings_of(self.spread, self.compute)
             model, rows = zero_weights.empty_model(source)
             with zero_engine.quiet():
                 exact = zero_weights.partition(self.library, model, rows, compute, config, device)
         if compute != torch.float32:
             half_precision.stream_in_float32(model)
-        if self.settings.checkpoint:
+        if self.spread.checkpoint_activations:
             checkpoint_activations(model)
         return model, exact
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
         """Return a context in which weights must not change; under stage 3 they are gathered once where memory allows."""
-        if self._gathered or (self.stage == 3 and not self.settings.gather_once):
+        if self._gathered or (self.stage == 3 and self.spread.gather == "step"):
             yield
             return
         self._gathered = True

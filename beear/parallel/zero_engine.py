@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from beear.errors import UserError
-from beear.parallel.base import Settings
 from beear.parallel.optimizer import adamw
+from beear.parallel.spread import Spread
 
 # Elements that are sent together. DeepSpeed's default of 5e8 reserves GiB also for models that are smaller than that.
 BUCKET = 10**8
@@ -22,28 +22,28 @@ BUCKET = 10**8
 PERSISTENT = 10**5
 
 
-def settings_of(settings: Settings) -> dict[str, Any]:
+def settings_of(spread: Spread, compute: torch.dtype) -> dict[str, Any]:
     """Return DeepSpeed's configuration. :class:`beear.parallel.zero.ZeRO` ends steps itself and sets clipping in each."""
     cpu = {"device": "cpu"}
-    offload = {"offload_optimizer": cpu} | ({"offload_param": cpu} if settings.zero_stage == 3 else {})
+    offload = {"offload_optimizer": cpu} | ({"offload_param": cpu} if spread.zero_stage == 3 else {})
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,
         "gradient_clipping": 1.0,
-        "bf16": {"enabled": settings.compute == torch.bfloat16},
+        "bf16": {"enabled": compute == torch.bfloat16},
         "data_types": {"grad_accum_dtype": "fp32"},
         "timers": {"throughput": {"enabled": False}},
         # DeepSpeed's own CPU Adam is compiled at first use; torch's needs no compiler.
         "zero_force_ds_cpu_optimizer": False,
         "zero_optimization": {
-            "stage": settings.zero_stage,
+            "stage": spread.zero_stage,
             "reduce_bucket_size": BUCKET,
             "allgather_bucket_size": BUCKET,
             "stage3_param_persistence_threshold": PERSISTENT,
             # It would replace torch.nn.functional.linear in the whole process.
             "memory_efficient_linear": False,
-            **(offload if settings.offload else {}),
+            **(offload if spread.offload else {}),
         },
     }
 
@@ -73,10 +73,10 @@ def load_library(device: torch.device) -> ModuleType:
     return deepspeed
 
 
-def start(deepspeed: ModuleType, model: nn.Module, lr: float, settings: Settings) -> Any:
+def start(deepspeed: ModuleType, model: nn.Module, lr: float, spread: Spread, compute: torch.dtype) -> Any:
     """Return DeepSpeed's engine around ``model``, with AdamW (no weight decay) over what is trained."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    config = settings_of(settings)
+    config = settings_of(spread, compute)
     # DeepSpeed allocates a whole bucket at the start, also where the gradients do not fill it.
     bucket = min(BUCKET, sum(getattr(p, "ds_numel", p.numel()) for p in trained))
     config["zero_optimization"] |= {"reduce_bucket_size": bucket, "allgather_bucket_size": bucket}

@@ -1,7 +1,7 @@
 """Settles what ``parallel.*`` leaves open once the devices are known: the backend, and what it trades for memory."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from beear.config.resolve import Choice, ResolvedConfig
 from beear.config.schema import ParallelConfig
@@ -9,8 +9,9 @@ from beear.config.shape import ModelShape
 from beear.errors import UserError
 from beear.parallel.devices import Device
 from beear.parallel.measuring import plan_measuring
-from beear.parallel.memory import Spread, Work
+from beear.parallel.memory import Work
 from beear.parallel.plan import Recommendation, recommend, size
+from beear.parallel.spread import Spread
 from beear.run.longest_rows import Lengths
 
 # A plan is an estimate. Beyond this many times the device's memory its errors cannot make it right.
@@ -43,19 +44,20 @@ def settle(asked: ParallelConfig, shape: ModelShape, work: Work, device: Device)
 def settle_blind(asked: ParallelConfig, gpu: bool) -> Settled:
     """Return what needs least of a device of unknown memory."""
     choices, why = list[Choice](), "the workers' memory is not known, and this needs least"
-    backend, once = asked.backend, asked.gather != "step"
+    backend: str = asked.backend
+    gather: Literal["once", "step"] = "step" if asked.gather == "step" else "once"
     if backend == "auto":
         backend = "fsdp" if asked.offload or asked.workers > 1 else "single"
         choices.append(Choice(field="parallel.backend", value=backend, why=why))
         if asked.gather == "auto" and backend == "fsdp":
-            once = False
+            gather = "step"
             choices.append(Choice(field="parallel.gather", value="step", why=why))
     spread = Spread(
         backend,
         asked.workers,
         asked.zero_stage,
         asked.offload,
-        once,
+        gather,
         asked.micro_batch,
         asked.checkpoint_activations == "on",
         gpu,
@@ -94,8 +96,8 @@ def settled_values(spread: Spread) -> dict[str, Any]:
     """Return the fields of ``parallel`` that were open, as the configuration names them."""
     return {
         "backend": spread.backend,
-        "gather": "once" if spread.gather_once else "step",
-        "checkpoint_activations": "on" if spread.checkpoint else "off",
+        "gather": spread.gather,
+        "checkpoint_activations": "on" if spread.checkpoint_activations else "off",
         "micro_batch": spread.micro_batch,
     }
 
@@ -110,9 +112,9 @@ def _choices(asked: ParallelConfig, rows: int, found: Recommendation) -> list[Ch
     if asked.backend == "auto":
         choices.append(Choice(field="parallel.backend", value=spread.backend, why=found.why))
     if asked.gather == "auto" and spread.splits_weights:
-        why = "all weights fit while nothing trains" if spread.gather_once else f"all weights are too much {room}"
-        choices.append(Choice(field="parallel.gather", value="once" if spread.gather_once else "step", why=why))
-    if asked.checkpoint_activations == "auto" and spread.checkpoint:
+        why = "all weights fit while nothing trains" if spread.gather == "once" else f"all weights are too much {room}"
+        choices.append(Choice(field="parallel.gather", value=spread.gather, why=why))
+    if asked.checkpoint_activations == "auto" and spread.checkpoint_activations:
         choices.append(Choice(field="parallel.checkpoint_activations", value="on", why=f"activations are too much {room}"))
     if asked.micro_batch is None and spread.micro_batch is not None:
         why = f"a worker's share of {rows} rows is too much {room}"

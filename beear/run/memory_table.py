@@ -86,10 +86,10 @@ def _words(one: Recommendation) -> str:
     how = [
         word
         for word, on in (
-            ("weights gathered once per entrapment" if spread.gather_once else "weights gathered in each step",
+            ("weights gathered once per entrapment" if spread.gather == "once" else "weights gathered in each step",
              spread.splits_weights),
             ("in host memory between uses" if spread.splits_weights else "optimizer state in host memory", spread.offload),
-            ("activations computed again", spread.checkpoint),
+            ("activations computed again", spread.checkpoint_activations),
             (f"micro-batches of {spread.micro_batch}", spread.micro_batch is not None),
         )
         if on

@@ -21,7 +21,7 @@ from beear.evaluation.shard import MeasuredRows
 from beear.methods.method import Method
 from beear.methods.table import METHODS
 from beear.models.facts import ModelFacts
-from beear.parallel.memory import Spread
+from beear.parallel.spread import Spread
 from beear.records.report import Drift, EpochRecord, Report
 from beear.run.choose_backend import settled_values
 from beear.run.longest_rows import Lengths

@@ -18,12 +18,11 @@ from beear.data.cached_template import RememberedTemplate
 from beear.data.local import LocalBatches
 from beear.data.templates import Template
 from beear.engine.fit import EpochOutcome
-from beear.engine.session import Session, Training, backend_settings
+from beear.engine.session import Session, Training, backend_of
 from beear.models.compute import device_here
 from beear.models.loading import load_tokenizer
 from beear.models.source import CheckpointSource
 from beear.parallel.base import Whole
-from beear.parallel.choose import choose
 from beear.records.report import EpochRecord
 from beear.search.shared import Shared
 
@@ -56,8 +55,8 @@ class InProcessTraining:
 
     def __init__(self, shared: Shared, settings: dict[str, Any], _trial: str) -> None:
         """Build everything."""
-        training, device = shared.spec(settings).training, device_here()
-        backend = choose("single", 1, device, backend_settings(training, device))
+        training = shared.spec(settings).training
+        backend = backend_of(training, device_here())
         self.session = Session(training, backend, LocalBatches, KEPT.source(training), KEPT.template)
         self.history: list[EpochRecord] = []
         self._outcome: EpochOutcome | None = None

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +13,9 @@ from beear.data.batch import OuterBatch
 from beear.methods.base import Defense
 from beear.models.adapters import attach_lora
 from beear.models.decoder import Decoder
-from beear.parallel.base import Backend, Settings, Whole
+from beear.parallel.base import Backend, Whole
 from beear.parallel.choose import choose
+from beear.parallel.spread import Spread
 from beear.testing.tiny import defense_batch, defense_rows, text_batch, tiny_llama
 from tests.configs import method_of
 
@@ -30,7 +32,8 @@ class Job:
     backend: str = "single"
     tied: bool = True
     lora: bool = False
-    settings: Settings = Settings()
+    gather: Literal["once", "step"] = "once"
+    checkpoint: bool = False
     micro_batch: int | None = None
     epochs: tuple[int, int] = (1, 2)
     load: Path | None = None
@@ -54,10 +57,10 @@ def model_of(job: Job) -> nn.Module:
 
 def run(rank: int, world: int, job: Job) -> dict[str, Tensor] | None:
     """Return the first worker's whole weights and each δ; a worker holds rows ``rank::world`` of every batch."""
-    backend = choose(job.backend, world, "cpu", job.settings)
+    backend = choose(Spread(job.backend, world, gather=job.gather, checkpoint_activations=job.checkpoint), "cpu")
     model = backend.prepare(Whole(model_of(job)), lr=1e-3)
     given = {"layer": 2, "batch_size": ROWS, "placement": "suffix+everywhere", "inner_lr": 0.05, "max_inner_steps": 6}
-    method = method_of(Decoder(model, job.settings.compute), backend, job.micro_batch, clip=job.clip, **given)
+    method = method_of(Decoder(model, torch.float32), backend, job.micro_batch, clip=job.clip, **given)
     if job.load:
         backend.load(job.load)
     for epoch in range(job.epochs[0], job.epochs[1] + 1):

@@ -18,7 +18,7 @@ ROWS, STEPS, EPOCHS = 7, 2, 2
 
 def train(rank: int, world: int, name: str, stage: int, placement: str, tied: bool, lora: bool, once: bool) -> Any:
     """Run two epochs; a worker holds rows ``rank::world`` of every batch (unequal shards: seven rows)."""
-    backend = backend_of(name, world, stage, gather_once=once)
+    backend = backend_of(name, world, stage, gather="once" if once else "step")
     model = backend.prepare(Whole(model_of(tied, lora)), lr=1e-3)
     given = {"layer": 2, "batch_size": ROWS, "placement": placement, "inner_lr": 0.05, "inner_steps": 6}
     method = method_of(Decoder(model), backend, **given)

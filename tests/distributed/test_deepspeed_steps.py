@@ -81,7 +81,7 @@ def attack(backend: Any, model: Any, steps: int, extra: int = 0) -> Tensor:
 
 def attack_and_descend(rank: int, world: int, name: str, stage: int, once: bool, settings: dict[str, Any]) -> Any:
     """Train, attack, train: weights, δ and norms, and the sizes of the gathers during the attack."""
-    backend = backend_of(name, world, stage, gather_once=once, **settings)
+    backend = backend_of(name, world, stage, gather="once" if once else "step", **settings)
     model = backend.prepare(Whole(model_of(tied=False)), LR)
     norms, sizes = descend(backend, model, range(2)), list[int]()
     states = [backend.lockstep]

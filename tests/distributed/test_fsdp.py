@@ -16,22 +16,22 @@ from beear.methods.entrapment import InnerRule, PlainObjective, entrap, frozen
 from beear.methods.perturbation import Perturbation
 from beear.methods.removal import removal_step
 from beear.models.decoder import Decoder
-from beear.parallel.base import Settings, Whole
+from beear.parallel.base import Whole
 from beear.parallel.choose import choose
 from beear.parallel.fsdp import FullySharded
+from beear.parallel.spread import Spread
 from beear.testing.tiny import defense_batch, defense_rows, text_batch, tiny_llama
 from benchmarks.pool import Pool
 from tests.distributed.job import ROWS, Job, alone, largest_gap, run
 
-LOW = Settings(compute=torch.bfloat16)
-PER_STEP = Settings(gather_once=False)
+LOW = torch.bfloat16
 JOBS = {
     "full, tied": Job(tied=True),
     "full, untied": Job(tied=False),
     "lora, tied": Job(tied=True, lora=True),
     "lora, untied": Job(tied=False, lora=True),
-    "gathered per step": Job(settings=PER_STEP),
-    "checkpointed": Job(tied=False, settings=Settings(checkpoint=True, gather_once=False)),
+    "gathered per step": Job(gather="step"),
+    "checkpointed": Job(tied=False, checkpoint=True, gather="step"),
     "micro-batches": Job(tied=False, micro_batch=2),
     "clipped hard": Job(clip=1e-3),
 }
@@ -46,13 +46,13 @@ def run_all(rank: int, world: int, jobs: list[Job]) -> list[dict[str, Tensor] | 
 def test_two_workers_equal_one(pool: Pool, backend: str, names: list[str]) -> None:
     found = pool.run(run_all, [replace(JOBS[name], backend=backend) for name in names])[0]
     for name, result in zip(names, found, strict=True):
-        expected = alone(replace(JOBS[name], settings=Settings(), micro_batch=None))
+        expected = alone(replace(JOBS[name], gather="once", checkpoint=False, micro_batch=None))
         assert largest_gap(result, expected) <= 1e-9, name
 
 
 def low_precision(rank: int, world: int, backend: str, tied: bool) -> tuple[Any, list[float]]:
     """Take three removal steps in bfloat16; return the whole weights and the losses."""
-    made = choose(backend, world, "cpu", LOW)
+    made = choose(Spread(backend, world), "cpu", LOW)
     model = made.prepare(Whole(tiny_llama(tied=tied, dtype=torch.float32)), lr=1e-3)
     mine, losses = slice(rank, None, world), []
     for seed in range(3):
@@ -72,7 +72,7 @@ def test_in_bfloat16_master_weights_stay_float32_and_losses_are_those_of_autocas
 
 def entrap_thirty_steps(rank: int, world: int, gather_once: bool) -> tuple[list[int], list[bool]]:
     """Return how often weights were gathered before, during and after 30 inner steps, and whether in lockstep."""
-    backend = choose("fsdp", world, "cpu", Settings(gather_once=gather_once))
+    backend = choose(Spread("fsdp", world, gather="once" if gather_once else "step"), "cpu")
     decoder = Decoder(backend.prepare(Whole(tiny_llama(tied=False, dtype=torch.float32)), lr=1e-3))
     batch = defense_batch(defense_rows(4, seed=1)[rank::world], 4)
     attack, counts, lockstep = Perturbation(16, 2, "suffix"), [], []
@@ -103,7 +103,7 @@ class Broken(Exception):
 
 def break_off(rank: int, world: int, gather_once: bool, where: str) -> tuple[Any, float]:
     """Break a forward or a backward pass off in a middle layer of one worker (of both in lockstep); then train."""
-    backend = choose("fsdp", world, "cpu", Settings(gather_once=gather_once))
+    backend = choose(Spread("fsdp", world, gather="once" if gather_once else "step"), "cpu")
     decoder = Decoder(backend.prepare(Whole(tiny_llama(dtype=torch.float32)), lr=1e-3))
     rows = defense_rows(4, seed=1)[rank::world]
     batch = defense_batch(rows, 4)
@@ -132,7 +132,7 @@ def break_off(rank: int, world: int, gather_once: bool, where: str) -> tuple[Any
 @pytest.mark.parametrize(("gather_once", "where"), [(True, "forward"), (False, "forward"), (True, "backward")])
 def test_a_pass_that_breaks_off_spoils_nothing_that_follows(pool: Pool, gather_once: bool, where: str) -> None:
     state, loss = pool.run(break_off, gather_once, where)[0]
-    single = choose("single", 1, "cpu")
+    single = choose(Spread("single", 1), "cpu")
     decoder, rows = Decoder(single.prepare(Whole(tiny_llama(dtype=torch.float32)), lr=1e-3)), defense_rows(4, seed=1)
     batch, attack = defense_batch(rows), Perturbation(16, 1, "suffix")
     expected = entrap(PlainObjective(decoder, [batch]), attack, InnerRule(steps=3), single.reduce)
@@ -145,7 +145,7 @@ def test_a_pass_that_breaks_off_spoils_nothing_that_follows(pool: Pool, gather_o
 def offloaded(rank: int, world: int) -> str:
     """Return what is said of offloading on the CPU."""
     try:
-        FullySharded("cpu", Settings(offload=True))
+        FullySharded("cpu", Spread("fsdp", offload=True))
     except UserError as error:
         return str(error)
     return ""

@@ -17,8 +17,8 @@ from beear.models.adapters import merged_state
 from beear.models.export import export_model, form_kept
 from beear.models.inspect import inspect_checkpoint
 from beear.models.source import CheckpointSource
-from beear.parallel.base import Settings
 from beear.parallel.choose import choose
+from beear.parallel.spread import Spread
 from beear.parallel.training_state import complete
 from beear.testing.checkpoints import make_checkpoint
 from benchmarks.pool import Pool
@@ -108,7 +108,7 @@ class Watched:
 def loaded(rank: int, world: int, source: CheckpointSource, export: Path | None = None) -> Any:
     """Return the whole state, the numbers this worker read and holds, and how often it asked for the whole model."""
     watched = Watched(source)
-    backend = choose("fsdp", world, "cpu", Settings())
+    backend = choose(Spread("fsdp", world), "cpu")
     model = backend.prepare(watched, lr=1e-3)
     held = sum(p.to_local().numel() for p in model.parameters())  # type: ignore[operator]
     state = backend.full_state(lambda _name, tensor: tensor.clone())

@@ -17,7 +17,6 @@ from beear.models.decoder import Decoder
 from beear.models.inspect import inspect_checkpoint
 from beear.models.shape import model_shape
 from beear.models.source import CheckpointSource
-from beear.parallel.base import Settings
 from beear.parallel.fsdp import FullySharded
 from beear.parallel.memory import Spread, Work, plan_memory
 from beear.parallel.shards import local_of, lower_frozen
@@ -39,7 +38,7 @@ def second_half_is_odd(model: PreTrainedModel) -> None:
 
 def trained(rank: int, world: int, source: CheckpointSource, lowers: bool) -> dict[str, Any]:
     """Remove under a δ in bfloat16; return the shards' dtypes by name, the losses and the whole state."""
-    backend = FullySharded("cpu", Settings(compute=HALF))
+    backend = FullySharded("cpu", Spread("fsdp"), HALF)
     with patch("beear.parallel.fsdp.lower_frozen", lower_frozen if lowers else lambda *_: None):
         model = backend.prepare(source, lr=1e-2)
     dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}

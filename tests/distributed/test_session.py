@@ -5,16 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from beear.data.load import load_small, training_plan
 from beear.data.local import LocalBatches
 from beear.engine.fit import EpochOutcome
-from beear.engine.session import Session, Training, backend_settings
+from beear.engine.session import Session, Training
 from beear.methods.table import METHODS
 from beear.models.inspect import inspect_checkpoint
 from beear.parallel.choose import choose
-from beear.parallel.memory import Spread
+from beear.parallel.spread import Spread
 from benchmarks.pool import Pool
 from tests.configs import resolved
 from tests.distributed.job import largest_gap
@@ -61,9 +60,8 @@ def training_of(stranger: Path, spread: Spread) -> Training:
 
 def train(rank: int, world: int, training: Training) -> tuple[list[EpochOutcome], Any]:
     """Return what each epoch told and the whole weights."""
-    settings = backend_settings(training, torch.device("cpu"))
     outcomes: list[EpochOutcome] = []
-    session = Session(training, choose(training.spread.backend, world, "cpu", settings), LocalBatches)
+    session = Session(training, choose(training.spread, "cpu"), LocalBatches)
     session.fit(outcomes.append)
     return outcomes, session.backend.full_state(lambda _name, tensor: tensor.clone())
 
@@ -71,7 +69,7 @@ def train(rank: int, world: int, training: Training) -> tuple[list[EpochOutcome]
 @pytest.mark.parametrize(("backend", "once"), [("fsdp", True), ("fsdp", False), ("deepspeed", False)])
 def test_a_session_on_sharded_workers_is_that_of_one(pool: Pool, backend: str, once: bool, tmp_path: Path) -> None:
     stranger = unlikely_answers(tmp_path)
-    ranks = pool.run(train, training_of(stranger, Spread(backend, 2, gather_once=once, micro_batch=2)))
+    ranks = pool.run(train, training_of(stranger, Spread(backend, 2, gather="once" if once else "step", micro_batch=2)))
     told, state = train(0, 1, training_of(stranger, Spread("single")))
     assert [outcome.nothing_left for outcome in told] == [False, True]
     for outcomes, _ in ranks:

@@ -6,9 +6,10 @@ import torch
 from beear.data.batch import OuterBatch
 from beear.methods.losses import global_mean, text_loss
 from beear.models.decoder import Decoder
-from beear.parallel.base import Settings, Whole
+from beear.parallel.base import Whole
 from beear.parallel.choose import choose
 from beear.parallel.replicated import buckets
+from beear.parallel.spread import Spread
 from beear.testing.tiny import defense_batch, defense_rows, text_batch, tiny_llama
 from benchmarks.pool import Pool, WorkerFailed
 from tests.configs import method_of
@@ -18,7 +19,7 @@ ROWS, STEPS, EPOCHS = 7, 3, 2
 
 def train(rank: int, world: int, placement: str, tied: bool) -> dict[str, torch.Tensor]:
     """Run two epochs; a worker holds rows ``rank::world`` of every batch (unequal shards: seven rows)."""
-    backend = choose("auto", world, "cpu")
+    backend = choose(Spread("auto", world), "cpu")
     model = backend.prepare(Whole(tiny_llama(tied=tied, dtype=torch.float32)), lr=1e-3)
     method = method_of(Decoder(model), backend, layer=2, batch_size=ROWS, placement=placement, inner_lr=0.05)
     mine = slice(rank, None, world)
@@ -44,7 +45,7 @@ def test_two_workers_equal_one(pool: Pool, placement: str, tied: bool) -> None:
 
 def lowered(rank: int, world: int, workers: int) -> tuple[list[float], dict[str, torch.Tensor], dict[str, torch.Tensor] | None]:
     """Train bfloat16 weights for three steps, the first ``workers`` workers with rows; give norms, weights and masters."""
-    backend = choose("auto", world, "cpu", Settings(compute=torch.bfloat16))
+    backend = choose(Spread("auto", world), "cpu", torch.bfloat16)
     model, norms = backend.prepare(Whole(tiny_llama(tied=False, dtype=torch.float32)), lr=1e-3), []
     for step in range(STEPS):
         rows = defense_rows(ROWS, seed=step)[rank::workers] if rank < workers else []

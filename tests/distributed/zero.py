@@ -11,8 +11,8 @@ from beear.methods.losses import global_mean, text_loss
 from beear.models.adapters import attach_lora
 from beear.models.decoder import Decoder
 from beear.parallel import zero_engine
-from beear.parallel.base import Settings
 from beear.parallel.choose import choose
+from beear.parallel.spread import Spread
 from beear.testing.tiny import defense_rows, text_batch, tiny_llama
 
 ROWS = 7
@@ -24,7 +24,7 @@ def backend_of(name: str, world: int, stage: int, **settings: Any) -> Any:
         # In the pool's processes only: the tests' own goes on to run other things.
         zero_engine.PERSISTENT = 0
         os.environ["PATH"] = "/nowhere"
-    return choose(name, world, "cpu", Settings(zero_stage=stage, **settings))
+    return choose(Spread(name, world, zero_stage=stage, **settings), "cpu")
 
 
 def model_of(tied: bool = True, lora: bool = False) -> nn.Module:
@@ -44,7 +44,7 @@ def descend(backend: Any, model: nn.Module, steps: range, workers: int | None = 
         mine = defense_rows(ROWS, seed=step)[backend.rank :: workers] if backend.rank < workers else []
         for number in range(passes):
             if rows := mine[number::passes]:
-                backend.backward(global_mean(text_loss(Decoder(model, backend.settings.compute), text_batch(rows, ROWS)), ROWS))
+                backend.backward(global_mean(text_loss(Decoder(model, backend.compute), text_batch(rows, ROWS)), ROWS))
         norms.append(backend.step(1.0))
     return norms
 

@@ -19,7 +19,7 @@ from beear.engine.fit import EpochOutcome
 from beear.engine.session import Training
 from beear.errors import Fault, UserError
 from beear.methods.base import MethodState
-from beear.parallel.memory import Spread
+from beear.parallel.spread import Spread
 from beear.records.report import EpochRecord
 from beear.run.build_report import told_once
 from tests.configs import resolved
@@ -134,7 +134,7 @@ def test_a_finished_run_is_seen_before_a_model_is_loaded(
 
 def test_memory_that_runs_out_is_one_sentence_with_what_is_left_to_try() -> None:
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.1 GiB.")
-    assert training_worker.fault_of(error, training(Spread("fsdp", 2, checkpoint=True))) == Fault(
+    assert training_worker.fault_of(error, training(Spread("fsdp", 2, checkpoint_activations=True))) == Fault(
         "user",
         "parallel: memory ran out in a training worker (tried to allocate 2.00 GiB), expected the training to fit; "
         "try a smaller --parallel.micro_batch or --parallel.gather=step or more --parallel.workers with --parallel.backend=fsdp "

@@ -61,7 +61,7 @@ def test_attacks_are_steps_of_entrapment_on_frozen_weights() -> None:
     work = Work(16, 128, 64, 64, 192, 64, layer=9, inner_batches=4, half=True)
     assert what == replace(WHAT, attack=work)
     plan = plan_measuring(B7, what, GPU)
-    assert plan.attacks == plan_memory(B7, work, Spread("single", accelerator=True)).entrapment.activations
+    assert plan.attacks == plan_memory(B7, work, Spread("single", gpu=True)).entrapment.activations
     # 23 layers of frozen activations of 256 columns, for 16 rows.
     assert plan.attacks > 16 * 23 * 3 * (6 * 4096 + 3 * 11008) * 256
     given |= {"evaluate.resistance.enabled": False, "evaluate.rows": 10, "evaluate.engine": "vllm"}

@@ -46,12 +46,12 @@ def test_weights_gradients_and_moments_of_7b(
 
 
 def test_70b_over_16_workers() -> None:
-    plan = plan_memory(B70, replace(WORK, half=True), Spread("fsdp", 16, gather_once=False, accelerator=True))
+    plan = plan_memory(B70, replace(WORK, half=True), Spread("fsdp", 16, gather="step", gpu=True))
     # 68.977e9 x 4, 4 and 8 bytes over 16
     assert lasting(plan) == [17.24, 17.24, 34.49]
     # embedding, head and last norm, and two layers, in bfloat16: 2 x (524.3e6 + 2 x 855.65e6)
     assert plan.removal.gathered == pytest.approx(4.47 * GB, rel=0.01)
-    once = plan_memory(B70, replace(WORK, half=True), Spread("fsdp", 16, accelerator=True))
+    once = plan_memory(B70, replace(WORK, half=True), Spread("fsdp", 16, gpu=True))
     assert once.entrapment.gathered == 2 * B70.parameters and once.removal.gathered == plan.removal.gathered
 
 
@@ -64,7 +64,7 @@ def test_a_lora_has_gradients_and_moments_of_its_own_alone() -> None:
 
 @pytest.mark.parametrize("backend", ["single", "ddp"])
 def test_replicas_compute_with_bfloat16_matrices_beside_masters_of_what_is_trained(backend: str) -> None:
-    work, spread = replace(WORK, half=True), Spread(backend, 1, accelerator=True)
+    work, spread = replace(WORK, half=True), Spread(backend, 1, gpu=True)
     plan = plan_memory(B7, work, spread)
     # 4 bytes of 6.738e9, and 2 of all but the embeddings (131e6), which are looked up and not multiplied
     held = 4 * 6_738_415_616 + 2 * (6_738_415_616 - 131_072_000)
@@ -84,7 +84,7 @@ def test_removal_keeps_what_every_layer_saves_and_three_times_the_logits() -> No
     assert removal_activations(B7, WORK, Spread("single", micro_batch=2)) == expected / 4
     # a checkpointed layer keeps its input; one is computed again at a time, after the logits have gone
     checkpointed = 8 * (32 * 4 * 4096 * 192 + max(a_row / 32, 3 * 4 * 65 * 32000))
-    assert removal_activations(B7, WORK, Spread("single", checkpoint=True)) == checkpointed
+    assert removal_activations(B7, WORK, Spread("single", checkpoint_activations=True)) == checkpointed
 
 
 def test_the_fast_inner_loop_holds_less_than_the_plain_one_by_what_it_spares() -> None:

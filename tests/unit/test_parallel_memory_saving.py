@@ -13,8 +13,9 @@ from beear.methods.micro_batches import fewest_groups, least_padded, split_rows
 from beear.methods.perturbation import Perturbation
 from beear.methods.removal import removal_step
 from beear.models.decoder import Decoder
-from beear.parallel.base import Settings, Whole
+from beear.parallel.base import Whole
 from beear.parallel.replicated import Single
+from beear.parallel.spread import Spread
 from beear.testing.tiny import defense_batch, defense_rows, text_batch, tiny_llama
 
 
@@ -26,8 +27,8 @@ class Kept(Single):
         return 0.0
 
 
-def gradients(micro_batch: int | None, settings: Settings) -> tuple[dict[str, Tensor], dict[str, float]]:
-    backend = Kept(settings=settings)
+def gradients(micro_batch: int | None, checkpoint: bool = False) -> tuple[dict[str, Tensor], dict[str, float]]:
+    backend = Kept(spread=Spread(checkpoint_activations=checkpoint))
     decoder = Decoder(backend.prepare(Whole(tiny_llama()), lr=1e-2))
     batch = OuterBatch(defense_batch(defense_rows(7)), text_batch(defense_rows(5, seed=9)))
     attacks = [Perturbation(16, 2, placement, scale=0.3, dtype=torch.float64) for placement in ("suffix", "everywhere")]
@@ -37,8 +38,8 @@ def gradients(micro_batch: int | None, settings: Settings) -> tuple[dict[str, Te
 
 @pytest.mark.parametrize(("micro_batch", "checkpoint"), [(1, False), (2, False), (3, True), (None, True), (50, False)])
 def test_losses_and_gradients_are_those_of_one_pass_over_all_rows(micro_batch: int | None, checkpoint: bool) -> None:
-    found, losses = gradients(micro_batch, Settings(checkpoint=checkpoint))
-    expected, told = gradients(None, Settings())
+    found, losses = gradients(micro_batch, checkpoint)
+    expected, told = gradients(None)
     assert losses == pytest.approx(told, rel=1e-10)
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():

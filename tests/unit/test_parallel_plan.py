@@ -27,23 +27,23 @@ def chosen(shape: object, device: Device, **asked: object) -> Recommendation:
 def test_a_small_model_is_held_whole(workers: int, backend: str) -> None:
     found = chosen(SMALL, cpu(4 * GIB), workers=workers)
     assert found.fits and found.spread.backend == backend
-    assert not found.spread.checkpoint and found.spread.micro_batch is None
+    assert not found.spread.checkpoint_activations and found.spread.micro_batch is None
 
 
 def test_one_gpu_gets_the_whole_model_and_smaller_parts_of_the_batch_first() -> None:
     found = chosen(B7, H200)
-    assert found.fits and (found.spread.backend, found.spread.checkpoint) == ("single", False)
+    assert found.fits and (found.spread.backend, found.spread.checkpoint_activations) == ("single", False)
     # One part of 8 rows still has 8 x 192 tokens, which keep a GPU busy.
     assert found.spread.micro_batch == 8
 
 
 def test_weights_are_spread_where_a_copy_is_too_large() -> None:
     found = chosen(B7, A100, workers=4)
-    assert found.fits and (found.spread.backend, found.spread.gather_once) == ("fsdp", True)
+    assert found.fits and (found.spread.backend, found.spread.gather) == ("fsdp", "once")
     assert found.why.startswith("weights are spread over 4 worker(s)")
     # All 70B are 128 GiB in bfloat16: too many to be gathered at once.
     found = chosen(B70, H200, workers=16)
-    assert found.fits and (found.spread.backend, found.spread.gather_once) == ("fsdp", False)
+    assert found.fits and (found.spread.backend, found.spread.gather) == ("fsdp", "step")
 
 
 def test_memory_is_saved_in_order() -> None:
@@ -54,7 +54,7 @@ def test_memory_is_saved_in_order() -> None:
     for tenth in range(1200, 380, -1):
         found = chosen(B7, Device("made up", tenth / 10 * GIB, True), workers=2)
         spread = found.spread
-        how = (spread.backend, spread.gather_once, spread.checkpoint, spread.micro_batch)
+        how = (spread.backend, spread.gather == "once", spread.checkpoint_activations, spread.micro_batch)
         if found.fits and how not in seen:
             seen.append(how)
     places = [order.index(how) for how in seen]
@@ -64,8 +64,8 @@ def test_memory_is_saved_in_order() -> None:
 def test_what_is_asked_for_stands() -> None:
     found = chosen(SMALL, A100, workers=2, backend="deepspeed", zero_stage=1, micro_batch=3, checkpoint_activations="on")
     spread = found.spread
-    assert (spread.backend, spread.zero_stage, spread.micro_batch, spread.checkpoint) == ("deepspeed", 1, 3, True)
-    assert chosen(SMALL, A100, workers=2, gather="step", backend="fsdp").spread.gather_once is False
+    assert (spread.backend, spread.zero_stage, spread.micro_batch, spread.checkpoint_activations) == ("deepspeed", 1, 3, True)
+    assert chosen(SMALL, A100, workers=2, gather="step", backend="fsdp").spread.gather == "step"
     # Asked for by name it is not given up, however little fits.
     assert chosen(B7, A100, workers=4, backend="ddp").spread.backend == "ddp"
     assert chosen(SMALL, A100, backend="fsdp").spread.backend == "fsdp"
@@ -137,7 +137,7 @@ def test_the_device_that_is_asked_for_is_a_gpu_unless_workers_have_none(gpus: fl
 @pytest.mark.parametrize(("stage", "gradients"), [(1, 4.0), (2, 4.0 / 8), (3, 0.0)])
 def test_offloaded_zero_keeps_what_it_computes_with(stage: int, gradients: float) -> None:
     """Stages 1 and 2 leave bfloat16 weights (2 bytes each) on every device, and float32 gradients, whole or its own share."""
-    spread = Spread("deepspeed", 8, zero_stage=stage, offload=True, accelerator=True)
+    spread = Spread("deepspeed", 8, zero_stage=stage, offload=True, gpu=True)
     held = plan_memory(B70, replace(WORK, half=True), spread).removal
     # A buffer takes the largest weight's gradient on its way: 32000 x 8192 of the embeddings.
     assert held.parameters == (0 if stage == 3 else 2 * (B70.parameters + 32000 * 8192))

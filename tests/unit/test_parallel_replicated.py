@@ -14,7 +14,7 @@ from beear.methods.objectives import Objectives
 from beear.methods.perturbation import Perturbation
 from beear.models.adapters import attach_lora
 from beear.models.decoder import Decoder
-from beear.parallel.base import Settings, Whole
+from beear.parallel.base import Whole
 from beear.parallel.replicated import Single
 from beear.testing.tiny import defense_batch, defense_rows, text_batch, tiny_llama
 
@@ -29,7 +29,7 @@ def model_of(tied: bool = False, lora: bool = False) -> nn.Module:
 
 
 def prepared(model: nn.Module, compute: torch.dtype = HALF) -> tuple[Single, nn.Module]:
-    backend = Single(settings=Settings(compute=compute))
+    backend = Single(compute=compute)
     return backend, backend.prepare(Whole(model), LR)
 
 

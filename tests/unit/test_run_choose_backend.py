@@ -135,7 +135,7 @@ def test_a_gpu_is_asked_what_it_holds_once_for_each_kind_of_node(monkeypatch: py
 def test_devices_of_unknown_memory_get_what_needs_least(given: dict[str, Any], backend: str, once: bool) -> None:
     settled = settle_blind(ParallelConfig(**given), gpu=True)
     assert settled.spread == Spread(
-        backend, given.get("workers", 1), offload=given.get("offload", False), gather_once=once, accelerator=True
+        backend, given.get("workers", 1), offload=given.get("offload", False), gather="once" if once else "step", gpu=True
     )
     assert "parallel.device_memory" in settled.warning
 

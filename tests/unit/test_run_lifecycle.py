@@ -14,7 +14,7 @@ from beear.errors import UserError
 from beear.models.facts import ModelFacts
 from beear.models.inspect import inspect_checkpoint
 from beear.parallel.devices import GIB, Device, cpu
-from beear.parallel.memory import Spread
+from beear.parallel.spread import Spread
 from beear.run.delivery import Tracker
 from beear.run.job_kind import JobKind
 from beear.run.lifecycle import Begun, at_work
@@ -64,7 +64,7 @@ def test_what_is_settled_is_what_reports_and_trackers_show(
 
 def test_unknown_memory_still_leaves_nothing_open(facts: ModelFacts, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settled = settled_on(run_of(facts, tmp_path, offload=True), None, None, reserved(gpus=1), Progress())
-    assert settled is not None and settled.spread == Spread("fsdp", offload=True, gather_once=False, accelerator=True)
+    assert settled is not None and settled.spread == Spread("fsdp", offload=True, gather="step", gpu=True)
     assert "memory is not known" in capsys.readouterr().err
     measured = run_of(facts, tmp_path, "evaluate", offload=True)
     assert settled_on(measured, None, None, reserved(gpus=1), Progress()) is None, "nothing is trained"

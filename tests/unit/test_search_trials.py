@@ -16,7 +16,7 @@ from beear.config.schema import GateConfig
 from beear.config.search import SearchConfig
 from beear.errors import UserError
 from beear.evaluation.trials import Yardstick
-from beear.parallel.memory import Spread
+from beear.parallel.spread import Spread
 from beear.records.report import EpochRecord
 from beear.records.search import Trial, TrialEpoch
 from beear.run.identity import config_digest
