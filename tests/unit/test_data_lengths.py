@@ -33,8 +33,8 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBa
 
 def check(config: ResolvedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
     data = load_small(config.data, 0)
-    room = check_lengths(config, FACTS, data, tokenizer)
-    METHODS[config.method.name].check(config.settings, room, data.shortest.origin)
+    room, _ = check_lengths(config, FACTS, data, tokenizer)
+    METHODS[config.method.name].check(config.settings, room, str(data.shortest.origin))
 
 
 def refused(config: ResolvedConfig, tokenizer: PreTrainedTokenizerBase) -> str:
