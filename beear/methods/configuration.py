@@ -154,7 +154,10 @@ def _with_sections(base: type[C], method: type[schema.MethodConfig], gate: type[
 
 # The names below must not be imported above: they would hide the classes that this module makes.
 def __getattr__(name: str) -> Any:
-    """Return a class by its name. pickle looks classes up here when a configuration travels to a worker."""
+    """Return a class by its name. pickle looks classes up here when a configuration travels to a worker.
+
+    Python calls this only for names that the module does not have, so the module must not import their base classes by name.
+    """
     classes = {
         "RunConfig": run_config,
         "TuneConfig": tune_config,
