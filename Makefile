@@ -45,7 +45,7 @@ check: $(STAMP) ## lint, formatting, types, the direction of imports
 	@$(BIN)/lint-imports --no-cache
 
 clean: ## remove caches and build leftovers; outputs/, mlflow.db and .venv stay
-	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache build dist *.egg-info
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .grimp_cache .hypothesis .cache build dist *.egg-info
 	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 help: ## show this list

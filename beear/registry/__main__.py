@@ -13,7 +13,7 @@ from beear.report.write import read
 
 
 def main(arguments: list[str]) -> int:
-    """Register the folder named first; return the exit code."""
+    """Register the folder that the one argument names; return the exit code."""
     if len(arguments) != 1 or arguments[0].startswith("-"):
         print("usage: python -m beear.registry OUT_DIR", file=sys.stderr)
         return 2

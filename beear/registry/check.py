@@ -1,4 +1,4 @@
-"""Is the tracking store there? Asked before anything else, and answered within seconds. Does not import MLflow."""
+"""Checks within seconds that the tracking store can be used, before a run does anything else. Does not import MLflow."""
 
 import os
 import pathlib
@@ -67,7 +67,7 @@ def _fail(uri: str, what: str, expected: str) -> UserError:
 
 
 def _credentials(uri: str) -> dict[str, str]:
-    """Return the Authorization header MLflow would send: from the URI, else from its environment variables."""
+    """Return the Authorization header that MLflow would send: from the URI, else from its environment variables."""
     import base64
 
     parts = urlsplit(uri)
@@ -121,7 +121,7 @@ def _check_sqlite(uri: str) -> None:
             head = stream.read(16)
         if head and head != b"SQLite format 3\0":
             raise _fail(uri, "is not an sqlite database", "an sqlite file, or a path where one can be made")
-    # The file's folder is written too: sqlite keeps its journal there. Folders that are missing are made later.
+    # sqlite keeps its journal beside the file, so the folder must be writable too. Missing folders are created later.
     places = [path] if path.exists() else []
     places.append(next(folder for folder in path.parents if folder.exists()))
     for place in places:
