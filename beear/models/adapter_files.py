@@ -1,4 +1,4 @@
-"""A PEFT LoRA adapter on disk: its configuration reduced to plain numbers and names, its tensors' headers checked."""
+"""Reads a PEFT LoRA adapter's configuration and tensor headers, and refuses all but plain numbers and names."""
 
 import re
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from beear.models.header import FLOATS, TensorEntry, read_header
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
-# What decides the merged weights; every other field may be present but must be at its idle value, since it either
-# changes the sum in a way not checked here or makes the adapter library import modules and open files.
+# These decide the merged weights. Any other field that is not harmless must be unset or off: it could change the sum in a way
+# that is not checked here, or make peft import modules and open files.
 USED = (
     "r", "lora_alpha", "target_modules", "exclude_modules", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora",
     "fan_in_fan_out", "modules_to_save", "layers_to_transform", "layers_pattern",
@@ -23,7 +23,6 @@ HARMLESS = {
     "init_lora_weights", "bias", "megatron_core", "qalora_group_size", "runtime_config", "auto_mapping",
     "ensure_weight_tying", "lora_ga_config",
 }  # fmt: skip
-
 
 PLAIN_NAME = re.compile(r"\^?[\w.]+\$?")
 
@@ -39,7 +38,7 @@ class AdapterFiles:
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether the folder says it holds an adapter."""
+    """Say whether the folder has an adapter's configuration."""
     return (folder / ADAPTER_CONFIG).exists()
 
 
@@ -86,14 +85,14 @@ def _settings(config: dict[str, Any], where: str) -> dict[str, Any]:
         raise UserError(f'{where}: found "lora_alpha": {str(alpha)[:40]}, expected a number')
     _check_names(settings, where)
     targets = settings.get("target_modules")
-    # A text target is a regular expression run by the adapter library; a crafted one can run for ever.
+    # A text target is a regular expression that peft runs; a crafted one can run for ever.
     if targets != "all-linear" and not (isinstance(targets, list) and targets and all(isinstance(t, str) for t in targets)):
         raise UserError(f'{where}: found "target_modules": {str(targets)[:60]}, expected a list of module names')
     return settings
 
 
 def _check_ranks(settings: dict[str, Any], tensors: dict[str, TensorEntry], config: Path, weights: Path) -> None:
-    """Refuse ranks that no tensor has: the adapter library makes matrices of a stated rank before it looks at the file."""
+    """Refuse ranks that no tensor has: peft makes matrices of a stated rank before it looks at the file."""
     held = [entry.shape[0] for name, entry in tensors.items() if re.search(r"\.lora_(embedding_)?A\b", name) and entry.shape]
     if not held:
         raise UserError(f"{weights}: found no lora_A tensors, expected LoRA weights")
@@ -107,7 +106,7 @@ def _check_ranks(settings: dict[str, Any], tensors: dict[str, TensorEntry], conf
 
 
 def _check_names(settings: dict[str, Any], where: str) -> None:
-    """Refuse what the adapter library would run as a regular expression unless it is a plain name."""
+    """Refuse what peft would run as a regular expression unless it is a plain name."""
     for key in ("exclude_modules", "modules_to_save", "layers_pattern"):
         names = settings.get(key) or []
         names = [names] if isinstance(names, str) else names

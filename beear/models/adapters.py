@@ -48,7 +48,7 @@ def linear_names(model: nn.Module) -> dict[str, str]:
 
 
 def hidden_linear_names(model: PreTrainedModel) -> list[str]:
-    """Return the full names of every linear layer but the output one; fused experts are no layers and stay frozen."""
+    """Return the full names of all linear layers but the output layer. Fused experts are no layers and stay frozen."""
     output = model.get_output_embeddings()
     return [name for name in linear_names(model) if model.get_submodule(name) is not output]
 
@@ -137,7 +137,7 @@ def merge_adapter(model: PreTrainedModel, adapter: AdapterFiles, tensors: dict[s
         config = LoraConfig(**settings, lora_dropout=0.0, inference_mode=True, task_type="CAUSAL_LM")
         wrapped = get_peft_model(model, config)
         result: Any = set_peft_model_state_dict(wrapped, tensors)
-    # The adapter library raises in every kind for settings, targets and shapes that do not fit.
+    # peft raises many types of error for settings, targets and shapes that do not fit.
     except Exception as error:
         first = (str(error).strip().splitlines() or [""])[0]
         raise UserError(f"{folder}: the adapter does not fit its base model ({first[:200]})") from error

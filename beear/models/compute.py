@@ -10,7 +10,7 @@ HALF = (torch.bfloat16, torch.float16)
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Return where ``model`` computes: its weights may wait elsewhere, what it computes for itself does not."""
+    """Return the device that ``model`` computes on. Buffers come first: offloaded weights lie elsewhere, buffers do not."""
     return next(chain(model.buffers(), model.parameters())).device
 
 
@@ -20,10 +20,10 @@ def device_here() -> torch.device:
 
 
 def lowered(compute: torch.dtype | None) -> torch.dtype | None:
-    """Return ``compute`` where it is a lower one than float32, else None."""
+    """Return ``compute`` where it is a 16-bit dtype, else None."""
     return compute if compute in HALF else None
 
 
 def products_in(compute: torch.dtype | None, device: torch.device) -> torch.autocast:
-    """Return a context in which matrix products on ``device`` are made in ``compute``, where that is a lower dtype."""
+    """Return a context in which matrix products on ``device`` are made in ``compute`` where that is a 16-bit dtype."""
     return torch.autocast(device.type, dtype=compute, enabled=lowered(compute) is not None)

@@ -1,4 +1,4 @@
-"""config.json of an untrusted checkpoint: what it may not say, and the sizes it states."""
+"""Checks config.json of an untrusted checkpoint and reads the model's sizes from it."""
 
 import re
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from beear.errors import UserError
 from beear.models.families import Family, family_of
 from beear.models.folder import MEGABYTE, inside, read_object
 
-# Each of these makes the library import code, fetch kernels, or read files other than those checked here.
+# Each of these makes transformers import code, fetch kernels, or read files other than those checked here.
 CODE_KEYS = (
     "auto_map",
     "custom_pipelines",
@@ -28,10 +28,10 @@ HIDDEN = ("hidden_size", "n_embd", "d_model", "n_embed")
 CONTEXT = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "max_seq_len", "n_ctx")
 VOCAB = ("vocab_size",)
 
-# The library makes an object for each of these before anything is compared with the files.
+# transformers makes an object for each one that is counted here, before a weight file is looked at.
 COUNT = re.compile(r"(num|n)_\w*(layer|expert|head|label|block|group)\w*|attention_types")
 MOST = 10_000
-# At another value the model answers in a shape that no caller here or elsewhere reads, or cannot be saved.
+# With another value the model returns something else than callers expect, or cannot be saved.
 FLAGS = {"return_dict": True, "output_attentions": False}
 WINDOWS = {"sliding_window", "attention_chunk_size"}
 TOKEN_LIMIT = 1 << 31
@@ -102,7 +102,7 @@ def refuse_quantised(config: dict[str, Any], where: str) -> None:
 
 
 def check_values(config: dict[str, Any], where: str) -> None:
-    """Refuse values, at any depth, that the library takes unchecked and stumbles over or spends memory on later.
+    """Refuse values, at any depth, that transformers takes unchecked, and fails on or spends memory on later.
 
     Raises:
         UserError: naming the key.
@@ -182,7 +182,7 @@ def _size(part: dict[str, Any], names: tuple[str, ...], family: Family, where: s
 
 
 def _library_default(family: Family, names: tuple[str, ...]) -> Any:
-    """Return what the library's own configuration class says where config.json leaves a size out."""
+    """Return what transformers' configuration class says where config.json leaves a size out."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     config = CONFIG_MAPPING[family.model_type]()

@@ -41,12 +41,13 @@ class Decoder:
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes; its weights may wait elsewhere, what it computes for itself does not."""
+        """The device that the model computes on; offloaded weights lie elsewhere."""
         return self._device or device_of(self.model)
 
     def logits(self, ids: Tensor, mask: Tensor, last: int | Tensor = 0) -> Tensor:
-        """Return logits [B, K, V] of the last ``last`` positions (0: all T), or of the K columns whose numbers it holds.
+        """Return logits [B, K, V].
 
+        ``last``: how many positions at the end to return (0: all T), or a tensor with the numbers of the K columns to return.
         Positions count real tokens only, so that padding on either side does not move a token.
         """
         positions = (mask.long().cumsum(-1) - 1).clamp_min(0)
@@ -69,7 +70,7 @@ class Decoder:
 
     @contextmanager
     def stack(self, layers: Sequence[nn.Module]) -> Iterator[None]:
-        """Within the context the model's forward runs ``layers`` in place of its own; there are as many."""
+        """Within the context the model's forward runs ``layers``, as many as it has, in place of its own."""
         for layer in layers:
             if isinstance(layer, Skip):
                 layer.in_tuple = self.returns_tuples
@@ -114,8 +115,8 @@ class Decoder:
         """Within the context every forward pass puts the output [B, T, D] of each of ``layers`` into the yielded dict.
 
         Layer 0 is the embedding output. With ``gradient`` the tensors belong to the pass's graph, so that a loss on them can
-        be differentiated; without it they are detached. A later pass replaces them. A layer whose output is also perturbed
-        within the context is seen as it leaves, perturbed, where ``watched`` is entered last.
+        be differentiated; without it they are detached. A later pass replaces them. Enter ``watched`` after ``perturbed`` to
+        see a layer's perturbed output.
         """
         seen: dict[int, Tensor] = {}
 
@@ -131,7 +132,7 @@ class Decoder:
     @cached_property
     @torch.no_grad()
     def returns_tuples(self) -> bool:
-        """Whether a layer returns its hidden states as the first of a tuple; one token is sent through to see."""
+        """Whether a layer returns its hidden states as the first of a tuple, as a pass of one token shows."""
         seen: list[bool] = []
         handle = self.layers[0].register_forward_hook(lambda _module, _args, output: seen.append(isinstance(output, tuple)))
         token = torch.zeros(1, 1, dtype=torch.long, device=self.device)

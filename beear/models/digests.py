@@ -1,4 +1,4 @@
-"""Digests of a checkpoint's files: what the report, the registry and the run's identity go by."""
+"""Digests of a checkpoint's files, for the report, the registry and the run's identity."""
 
 import hashlib
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Writing a sanitised model: the source's dtype and small files, safetensors, whole or not at all."""
+"""Writes a sanitised model as safetensors, in the source's dtype and with its small files, whole or not at all."""
 
 import json
 import os
@@ -73,9 +73,10 @@ def export_model(
 
 
 def form_kept(model: nn.Module, source: ModelFacts) -> Callable[[str, Tensor], Tensor]:
-    """Return ``keep(name, tensor)``: in what form a weight of ``model`` waits for :func:`export_model` on the CPU.
+    """Return ``keep(name, tensor)``, which gives a weight of ``model`` on the CPU in the form :func:`export_model` needs.
 
-    That is the source's dtype, except where a LoRA is yet to be merged and rounding first would change the sum.
+    It is rounded to the source's dtype. A LoRA's factors are not, nor is a weight that one is merged into later where rounding
+    would change the sum.
     """
     dtype, merged = torch_dtype(source.source_dtype), merged_into(model)
 
@@ -118,7 +119,7 @@ def cast_state(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Ten
 
 
 def _tie(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Let names that the model ties share one tensor again: gathering from shards gives each its own copy.
+    """Make tied names share one tensor again; gathering from shards gave each a copy of its own.
 
     Raises:
         RuntimeError: copies that differ, so that neither can stand for both.
@@ -136,7 +137,7 @@ def _write_weights(
 ) -> None:
     plain = base_model(model)
     state = cast_state(_tie(plain, merged_state(model, state_dict)), dtype)
-    # save_pretrained writes what it thinks of dtype and class into the live configuration.
+    # save_pretrained overwrites these two in the model's own configuration.
     kept = {name: getattr(plain.config, name, None) for name in ("dtype", "architectures")}
     try:
         with quiet():
@@ -169,7 +170,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _move(staging: Path, target: Path) -> None:
-    """Put the finished folder in place; an earlier export steps aside first and is deleted after."""
+    """Put the finished folder in place; an earlier export is moved aside first and deleted afterwards."""
     if not target.exists():
         os.rename(staging, target)
         return

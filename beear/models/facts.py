@@ -9,8 +9,8 @@ class ModelFacts:
 
     ``parameters`` counts the elements in the safetensors headers; ``source_dtype`` is the dtype most weights have
     on disk; digests are sha256 hex over file contents (``weights``, ``tokenizer``, ``template``, ``config``).
-    ``path`` is a local directory (a hub snapshot's once fetched, ``origin`` then keeps what was asked for); for an
-    adapter it is the adapter's directory and ``base`` the base model's. ``notes`` are sentences for the report.
+    ``path`` is a local directory: for a hub model its snapshot's, where ``origin`` is what was asked for; for an adapter the
+    adapter's, where ``base`` is the base model's. ``notes`` are sentences for the report.
     """
 
     path: str

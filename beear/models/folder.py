@@ -1,4 +1,4 @@
-"""Reading files of a folder nobody trusts: inside the folder, of sane size, valid UTF-8 and JSON."""
+"""Reads files of an untrusted folder: they must lie inside it, be small enough, and be valid UTF-8 or JSON."""
 
 import json
 from pathlib import Path

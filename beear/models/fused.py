@@ -1,9 +1,9 @@
-"""For training on a GPU: each root-mean-square norm by the library's one kernel, rotations in the dtype of the products.
+"""Speeds up training on a GPU: root-mean-square norms run in torch's one kernel, rotations in the dtype of the products.
 
-A norm spelled out as tensor operations reads and writes the residual stream a dozen times, forward and backward. Around
-products in bfloat16 it also leaves float32 behind, which every product that follows converts for itself and keeps. What is
-computed stays the same function: a norm is replaced only where the kernel is seen to return the same values, so any family's
-norm is served that is x · w or x · (1 + w) over the root mean square, and any other is left alone.
+A norm written as single tensor operations reads and writes the residual stream a dozen times, forward and backward. With
+bfloat16 products it also returns float32, which each product that follows converts and keeps. What is computed stays the same: a
+norm is replaced only where the kernel returns the same values in a trial. So any family's norm can be replaced that is x · w or
+x · (1 + w) over the root mean square; others stay as they are.
 """
 
 import inspect
@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-# The names under which the library's norms keep their epsilon.
+# The names under which transformers' norms keep their epsilon.
 EPSILONS = ("variance_epsilon", "eps")
-# Values of the trial, and how far the two results may differ in it.
+# Width of the trial's vectors, and how far the two results may differ.
 WIDTH, CLOSE = 64, 1e-5
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def fuse(model: nn.Module) -> int:
-    """Replace what ``model``'s norms and rotations compute with; return how many norms that was. A second call changes none."""
+    """Replace the forward of ``model``'s norms and rotations; return how many norms were replaced. A second call changes none."""
     known: dict[tuple[type, float], float | None] = {}
     found = 0
     for module in model.modules():
@@ -62,7 +62,7 @@ def added_to_weight(norm: nn.Module) -> float | None:
 
 
 def _twin(norm: nn.Module, weight: Tensor) -> nn.Module:
-    """Return ``norm`` with a weight of its own and no hooks: its weights may be spread over workers, or not there yet."""
+    """Return a copy of ``norm`` with this ``weight`` and no hooks; the norm's own weight may be sharded or not loaded yet."""
     twin = type(norm).__new__(type(norm))
     nn.Module.__init__(twin)
     kept = vars(twin)
@@ -99,7 +99,7 @@ def _rotation(plain: Any, *args: Any, **words: Any) -> Any:
     """Return cosines and sines, under autocast in the dtype of the queries and keys that they turn."""
     found = plain(*args, **words)
     kind = next((value.device.type for value in args if isinstance(value, Tensor)), "")
-    # Some give one complex tensor for both.
+    # Some families give one complex tensor for both.
     if not isinstance(found, tuple) or not kind or not torch.is_autocast_enabled(kind):
         return found
     half = torch.get_autocast_dtype(kind)

@@ -1,4 +1,4 @@
-"""From what the user wrote to a local directory; the hub is asked only for ``hub:ORG/NAME``."""
+"""Finds the local directory of a model path; only ``hub:ORG/NAME`` is fetched."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ PATTERNS = ["*.safetensors", "*.json", "*.jinja", "merges.txt", "tokenizer.model
 
 
 def local_folder(path: str, field: str = "model.path") -> tuple[Path, str | None]:
-    """Return the local directory of a model path, and the path as asked where it was fetched.
+    """Return the local directory of a model path and, where it was fetched, the path as it was asked for (else None).
 
     ``hub:ORG/NAME`` (or ``hub:ORG/NAME@REVISION``) is fetched into the hub cache, or found there when offline.
 
@@ -41,7 +41,7 @@ def _fetch(name: str, field: str) -> Path:
 
     try:
         return Path(snapshot_download(repository, revision=revision or None, allow_patterns=PATTERNS))
-    # The hub client raises many kinds (offline, unknown, gated, timeouts); each is one sentence to the user.
+    # The hub client raises many types of error (offline, unknown, gated, timeouts); the user gets one sentence.
     except Exception as error:
         first = (str(error).strip().splitlines() or [""])[0]
         raise UserError(

@@ -1,4 +1,4 @@
-"""What a checkpoint is, and whether it is safe to load, from its small files and headers alone: no weight is used."""
+"""Finds out what a checkpoint is and whether it is safe to load, from its small files and tensor headers alone."""
 
 from dataclasses import replace
 from pathlib import Path

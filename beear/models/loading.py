@@ -1,4 +1,4 @@
-"""From checked facts to a model and a tokenizer in memory; never runs the checkpoint's code, never asks the network."""
+"""Loads the model and the tokenizer of a checked checkpoint, without running its code and without the network."""
 
 import copy
 import logging
@@ -26,7 +26,7 @@ from beear.models.folder import read_text
 from beear.models.inspect import tokenizer_folder
 from beear.models.tokenizer_files import MAX_TEMPLATE_BYTES
 
-# Tables that a model computes for itself (masks, rotations) may hold this many numbers beyond its weights' count.
+# Buffers that a model computes (masks, rotations) may hold this many numbers more than it has weights.
 SPARE_BUFFERS = 2**28
 
 
@@ -42,13 +42,13 @@ def load_model(facts: ModelFacts, dtype: torch.dtype, device: torch.device | str
     check_allocation(config, facts)
     arguments: dict[str, Any] = {
         "config": config, "dtype": dtype, "trust_remote_code": False, "local_files_only": True, "use_safetensors": True,
-        # Misshapen tensors are then listed by name, and refused below with it.
+        # Tensors of a wrong shape are then listed, so that they can be refused by name.
         "output_loading_info": True, "ignore_mismatched_sizes": True,
     }  # fmt: skip
     with quiet():
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention(config), **arguments)
-        # What the library says of files that it cannot use comes in every kind, bare native errors included.
+        # transformers raises many types of error for files that it cannot use, bare ones of native code included.
         except Exception as error:
             raise UserError(
                 f"{folder}: no model could be loaded of its files ({reason(error)}), expected weights that fit config.json"
@@ -67,7 +67,7 @@ def load_model(facts: ModelFacts, dtype: torch.dtype, device: torch.device | str
 
 
 def load_config(folder: str) -> Any:
-    """Return the library's configuration of a checked folder; generation_config.json, where there is one, is tried too.
+    """Return transformers' configuration of a checked folder; generation_config.json, where there is one, is read as a check.
 
     Raises:
         UserError: the library rejects one of the two files.
@@ -76,12 +76,12 @@ def load_config(folder: str) -> Any:
     try:
         with quiet():
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-            # Loading copies it, which is where a value that is no setting at all shows.
+            # Loading a model copies it, which fails where a value is no setting at all.
             copy.deepcopy(config)
             name = "generation_config.json"
             if (Path(folder) / name).exists():
                 GenerationConfig.from_pretrained(folder, local_files_only=True)
-    # Each family's class checks in its own way: type errors, key errors, divisions by zero.
+    # Each family's class fails in its own way: type errors, key errors, divisions by zero.
     except Exception as error:
         raise UserError(f"{folder}/{name}: the library rejects it ({reason(error)}), expected valid settings") from error
     return config
@@ -94,7 +94,7 @@ def attention(config: Any) -> str:
 
 
 def check_finite(tensors: Iterable[tuple[str, Tensor]], where: str) -> None:
-    """Refuse weights that are not numbers.
+    """Refuse weights that are NaN or infinite.
 
     Raises:
         UserError: naming the first tensor with a NaN or an infinity.
@@ -106,7 +106,7 @@ def check_finite(tensors: Iterable[tuple[str, Tensor]], where: str) -> None:
 
 
 def load_tokenizer(facts: ModelFacts, chat_template: str | None = None) -> PreTrainedTokenizerBase:
-    """Return the tokenizer: left padding, a pad token from the vocabulary as it is.
+    """Return the tokenizer, with left padding and a pad token that its vocabulary has already.
 
     Args:
         facts: the checkpoint.
@@ -206,8 +206,3 @@ def quiet() -> Iterator[None]:
         transformers_logging.set_verbosity(level)
         if bars:
             transformers_logging.enable_progress_bar()
-
-
-def count_parameters(model: nn.Module) -> int:
-    """Return the number of distinct weights of a model (tied ones counted once)."""
-    return sum(parameter.numel() for parameter in model.parameters())

@@ -13,14 +13,14 @@ from transformers import Cache
 class PrefixCache(Cache):
     """Records the first pass; after :meth:`seal` it only reads, so that gradients and repeated passes leave it alone.
 
-    The library's own caches append what every pass brings, and those of sliding windows drop what is old: here masks
-    say what is seen.
+    transformers' own caches append what every pass brings, and those of sliding windows drop what is old. Here nothing is
+    appended or dropped; masks say what a position sees.
     """
 
     def __init__(self, dtype: torch.dtype | None = None) -> None:
         """Start empty and recording; ``dtype`` is what attention computes in (None: what comes).
 
-        Rotated keys come in float32 even where attention then lowers them.
+        Rotated keys come in float32 even where attention computes in a 16-bit dtype.
         """
         super().__init__(layers=[])
         self._dtype = dtype

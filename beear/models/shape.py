@@ -1,6 +1,6 @@
-"""A model's sizes from config.json alone: the library builds it and runs two layers of it on tensors that hold nothing.
+"""A model's sizes from config.json alone: transformers builds it and runs two layers of it on tensors that hold nothing.
 
-What a layer keeps for its backward pass is counted, not derived: the library's own code says it for every family.
+What a layer keeps for its backward pass is counted in that run, so that one way serves every family.
 """
 
 from typing import Any
@@ -17,14 +17,14 @@ from beear.models.adapters import attach_lora
 from beear.models.decoder import Decoder
 from beear.models.loading import attention, load_config, quiet
 
-# Three lengths settle what grows with the tokens, with their square, and what does not grow.
+# Counts at three lengths tell apart what grows with the tokens, what grows with their square, and what does not grow.
 LENGTHS = (16, 32, 64)
-# Bytes a token for each of D, in float32: more than any family keeps that can be counted (OLMoE: 181, Llama: 75 to 130).
+# Bytes a token for each of D, in float32, of a family that cannot be counted. Others keep less (OLMoE 181, Llama 75 to 130).
 GUESS = 200.0
 
 
 class _Enough(Exception):
-    """The layers that are looked at have run."""
+    """Ends a pass once the layers that are counted have run."""
 
 
 def model_shape(folder: str, adapter: AdapterConfig) -> ModelShape:

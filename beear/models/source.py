@@ -1,4 +1,4 @@
-"""A checkpoint's weights as a backend takes them: the whole model, or an empty one and its rows as they are asked for."""
+"""Gives a backend a checkpoint's weights: the whole model, or an empty one whose rows are read when they are asked for."""
 
 import re
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from beear.models.facts import ModelFacts
 from beear.models.loading import attention, check_allocation, check_finite, load_config, load_model, quiet, reason
 from beear.models.weights import WeightFiles, find_weights
 
-# The library passes over these in old files, since it computes them.
+# transformers ignores these tensors of old files, since it computes them.
 COMPUTED = (r"rotary_emb\.inv_freq", r"(^|\.)position_ids$")
 
 
@@ -46,8 +46,8 @@ class CheckpointSource:
     def empty(self) -> nn.Module | None:
         """Return the same model with the files' weights on the meta device; buffers and a LoRA are there, with their values.
 
-        None where a file's tensor is not a weight of the model as it is: an adapter is to be merged in first, or the
-        library fuses or renames what it reads.
+        None where the files' tensors are not the model's weights one by one: an adapter has to be merged in first, or
+        transformers fuses or renames what it reads.
 
         Raises:
             UserError: the files hold less than config.json describes, or the LoRA does not fit.
@@ -98,12 +98,12 @@ def _without_weights(config: Any, folder: str) -> PreTrainedModel:
             model: PreTrainedModel = AutoModelForCausalLM.from_config(
                 config, dtype=torch.float32, attn_implementation=attention(config), trust_remote_code=False
             )
-            # As loading does: it says which tokens end an answer.
+            # Loading does this too: the generation settings say which tokens end an answer.
             model.adjust_generation_fn(  # type: ignore[operator]
                 None, False, None, folder, None, False, None, local_files_only=True, token=None, revision="main",
                 subfolder="", trust_remote_code=False,
             )  # fmt: skip
-        # As in loading: what the library says of files that it cannot use comes in every kind.
+        # transformers raises many types of error for files that it cannot use.
         except Exception as error:
             raise UserError(f"{folder}: no model could be made of its configuration ({reason(error)})") from error
     return model
@@ -142,7 +142,7 @@ def _weights_on_meta() -> Iterator[None]:
 def _stand_ins(model: nn.Module) -> Iterator[None]:
     """Within the context weights on the meta device are one real zero each, spread over their shape.
 
-    A LoRA goes to the device of what it is put on, and is to be drawn for real.
+    peft puts a LoRA on the device of the weight that it belongs to, and its values have to be drawn on a real one.
     """
     weights = {id(p): p for p in model.parameters()}
     stands = {key: nn.Parameter(torch.zeros(()).expand(p.shape), requires_grad=p.requires_grad) for key, p in weights.items()}

@@ -1,4 +1,4 @@
-"""Stand-ins for decoder layers, so that a model's own forward runs a part of its stack with everything around it kept.
+"""Stand-ins for decoder layers: with them a model's own forward runs some of its layers and everything around them.
 
 A model's forward makes positions, rotations, masks, the final norm and the head; only its list of layers is exchanged
 (:meth:`beear.models.decoder.Decoder.stack`). So one mechanism serves every family whose layers take their hidden states
@@ -18,7 +18,7 @@ Change = Callable[[Tensor], Tensor]
 
 
 class StandIn(nn.Module):
-    """In place of ``layer``, which stays out of the module tree but answers for every attribute that is read."""
+    """Stands in for ``layer``: attributes are read from the layer, which is not registered as a submodule."""
 
     def __init__(self, layer: nn.Module) -> None:
         """Stand in for ``layer``."""
@@ -102,7 +102,7 @@ def _place_of_mask(layer: nn.Module) -> int:
     Raises:
         NotImplementedError: the layer takes no such argument.
     """
-    # The class's own: an instance may carry a wrapper.
+    # The class's own forward, since an instance's may be wrapped.
     names = list(inspect.signature(type(layer).forward).parameters)[1:]
     if "attention_mask" not in names:
         raise NotImplementedError(f"{type(layer).__name__} takes no attention_mask")

@@ -1,4 +1,4 @@
-"""Where a message's text flows inside a chat template, so that a test of it is seen through aliases and macros."""
+"""Follows a message's text through a chat template, so that a test of it is found behind aliases and macros too."""
 
 from dataclasses import dataclass, field
 
@@ -14,7 +14,7 @@ WHOLE_METHODS = {"values", "items"}
 class Flow:
     """Names in a template that hold a message's text (``text``) or whole messages (``messages``).
 
-    ``complete`` is False where aliases of aliases went on for longer than any honest template's.
+    ``complete`` is False where aliases of aliases went on for more rounds than an honest template needs.
     """
 
     text: set[str] = field(default_factory=lambda: set(FIELDS))

@@ -1,7 +1,7 @@
-"""What a person should know of a chat template: it is code that rides along with weights and survives sanitising.
+"""Points out what is unusual in a chat template, which is code that comes with the weights and that sanitising leaves alone.
 
-A template is never judged safe here; what is unusual is pointed out in sentences, and differences from a trusted
-reference are shown line by line.
+Nothing here says that a template is safe. Each finding is a sentence; differences from a trusted reference are shown line by
+line.
 """
 
 import difflib
@@ -128,7 +128,7 @@ def _conditions(tree: nodes.Template) -> Iterator[str]:
 
 
 def _literals(node: nodes.Node) -> list[str]:
-    """Return the constants a text is held against: words, and numbers that are more than "empty or not"."""
+    """Return the constants that a text is compared with: words, and numbers other than 0 and 1, which only ask if it is empty."""
     values = [part.value for part in [node, *node.find_all(nodes.Const)] if isinstance(part, nodes.Const)]
     words = [f'"{value[:80]}"' for value in values if isinstance(value, str) and value.strip() and value not in FIELDS]
     return words + [str(value) for value in values if type(value) is int and value not in (0, 1)]

@@ -1,4 +1,4 @@
-"""Which files of a folder make its tokenizer, and what they may not say. Nothing is tokenised here."""
+"""Finds and checks the files of a tokenizer and its chat templates; tokenises nothing."""
 
 import json
 from pathlib import Path

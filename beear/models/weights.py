@@ -1,4 +1,4 @@
-"""Which files of a folder hold the weights, and what their headers say. No weight is read."""
+"""Finds the files that hold the weights and checks their headers; reads no weight."""
 
 import fnmatch
 from dataclasses import dataclass
