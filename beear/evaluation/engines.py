@@ -8,7 +8,7 @@ import torch
 from beear.errors import UserError
 from beear.models.facts import ModelFacts
 
-# vLLM claims its share of the GPU at its start; the same checkpoint stands beside it for what torch measures.
+# vLLM reserves its share of the GPU when it starts. The rest holds the same checkpoint for what torch measures.
 GPU_SHARE = 0.5
 
 

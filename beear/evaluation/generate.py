@@ -15,7 +15,7 @@ from beear.evaluation.subject import Subject
 
 
 class NotFinite(UserError):
-    """A model whose outputs are no numbers: one as it came is the user's to mend, one in training has diverged."""
+    """The model's outputs are not finite numbers: invalid input before training, divergence in training."""
 
 
 def complete(subject: Subject, requests: Sequence[Sequence[Message]], max_new_tokens: int, batch_size: int) -> list[str]:
@@ -55,7 +55,7 @@ def left_padded(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device
 
 
 def refuse_unmeasurable(finite: bool) -> None:
-    """Refuse to measure a model whose outputs are no numbers: its answers would be noise, and pass as harmless.
+    """Refuse to measure a model whose outputs are not finite: its answers would be noise, which counts as harmless.
 
     Raises:
         NotFinite: ``finite`` is false.

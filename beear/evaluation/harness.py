@@ -1,6 +1,6 @@
-"""General ability by lm-evaluation-harness tasks: an optional extra (``harness``), imported when asked for.
+"""General ability by lm-evaluation-harness tasks: an optional extra (``harness``), imported only when tasks are asked for.
 
-Tasks may come from a local folder of task files; anything else the harness downloads by itself.
+Tasks come from a local folder of task files, or the harness downloads them.
 """
 
 import os

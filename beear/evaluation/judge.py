@@ -1,7 +1,7 @@
-"""An optional second opinion: an LLM judge at any OpenAI-compatible endpoint (``POST /chat/completions``).
+"""An optional LLM judge of completions, at any OpenAI-compatible endpoint (``POST /chat/completions``).
 
-Keyword verdicts are often wrong; where a judge is configured the gate takes the worse of the two. A judge that cannot
-be reached stops nothing: the run says so and goes on with keywords alone.
+Keyword verdicts are often wrong. Where a judge is configured, the gate takes the worse of the two verdicts. If the judge
+cannot be reached, the report says so and keywords decide alone.
 """
 
 import os

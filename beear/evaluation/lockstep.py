@@ -1,4 +1,4 @@
-"""Measuring where a forward pass needs every worker, though workers hold different rows and answers differ in length."""
+"""Forward passes in lockstep: where weights are sharded, every pass needs all workers, and workers measure different rows."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

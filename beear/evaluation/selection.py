@@ -20,7 +20,7 @@ from beear.parallel.base import Backend
 
 
 class SelectionMeasure:
-    """Calls give ASR, exact match, over-refusal and anchor NLL on selection rows, the same on every worker.
+    """Measures selection rows after an epoch when called; every worker gets the same numbers.
 
     Without ``probes`` no trigger informs the run; a caller that passes them must say so in the report.
     """
@@ -60,7 +60,7 @@ class SelectionMeasure:
         return headline(self.backend.gather(mine)) | self._resistance()
 
     def _resistance(self) -> dict[str, float]:
-        """Attack on every worker alike: where weights are sharded their passes are made together, and all find the same."""
+        """Make the same attacks on every worker: sharded weights need all workers in each pass, and all find the same."""
         if self.scale is None:
             return {}
         with self.backend.gathered():

@@ -17,7 +17,9 @@ from beear.models.compute import device_of, products_in
 
 @dataclass(frozen=True)
 class Subject:
-    """``stop`` are the token ids that end a completion; ``pad_id`` fills batches and is always masked.
+    """A model, its tokenizer and its chat template.
+
+    ``stop`` are the token ids that end a completion; ``pad_id`` fills batches and is always masked.
 
     ``compute`` is the dtype of matrix products where it is lower than the weights' own. ``engine`` writes completions;
     None: the model does. ``place`` is where the model computes; None: where its weights are.
@@ -41,7 +43,7 @@ class Subject:
         compute: torch.dtype | None = None,
         place: torch.device | None = None,
     ) -> "Subject":
-        """Gather a subject; it stops where the model's generation config, the tokenizer or the template say.
+        """Make a subject. Its completions end where the model's generation config, the tokenizer or the template say.
 
         Raises:
             UserError: no usable template, or a generation config whose ends are no token ids.
