@@ -6,15 +6,11 @@ Imports neither torch nor transformers, so that measures can be listed without t
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import Any
 
 from beear.config.resolve import ResolvedEvaluate
 from beear.data.refusals import load_keywords
 from beear.data.rows import AnchorRow, DefenseRow, Message, Probe
-
-if TYPE_CHECKING:
-    # For the annotation alone: a subject brings torch and transformers.
-    from beear.evaluation.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -34,11 +30,12 @@ class MeasuredRows:
 class Shard:
     """Shard ``rank`` of ``world``: every ``world``-th row from the rank's own on.
 
-    ``rows`` are those of all shards. ``unlimited`` are the defense rows before ``evaluate.rows`` cut them, for measures that
-    take a number of their own. Completions and losses are worked out at first use and kept.
+    ``subject`` is the model that is measured (:class:`beear.evaluation.subject.Subject`). ``rows`` are those of all shards.
+    ``unlimited`` are the defense rows before ``evaluate.rows`` cut them, for measures that take a number of their own.
+    Completions and losses are worked out at first use and kept.
     """
 
-    subject: "Subject"
+    subject: Any
     rows: MeasuredRows
     settings: ResolvedEvaluate
     seed: int = 0
