@@ -10,7 +10,7 @@ import pytest
 
 from beear.config.fields import leaves
 from beear.config.yaml_file import load_yaml
-from beear.methods.configuration import run_config
+from beear.methods.configuration import run_config, tune_config
 from beear.methods.reference import BEGIN, renewed
 from beear.testbed.config import ImplantConfig
 from tests.checkout import ROOT, sources
@@ -66,7 +66,9 @@ def test_the_table_of_fields_is_current() -> None:
 
 def test_documents_name_fields_that_exist() -> None:
     """A field that was renamed must not live on in a page."""
-    known, tops = {*leaves(RUN), *leaves(ImplantConfig)}, "|".join({**RUN.model_fields, **ImplantConfig.model_fields})
+    commands = (RUN, tune_config(), ImplantConfig)
+    known = {name for command in commands for name in leaves(command)}
+    tops = "|".join(sorted({top for command in commands for top in command.model_fields}))
     option = re.compile(rf"--((?:{tops})\.[a-z_.]*[a-z_])")
     wrong = {
         f"{path.name}: --{name}"
