@@ -33,7 +33,7 @@ def checked_run(
     run = asked_search(given) if kind == "tune" else asked(given)
     config, choices = resolved(run, facts)
     data, room = load_small(config.data, config.seed), {"prompt": 20, "user": 12}
-    return Checked(kind, run, config, facts, data, LENGTHS, room, tuple(choices), {}, "0123456789abcdef")
+    return Checked(kind, kind != "evaluate", run, config, facts, data, LENGTHS, room, tuple(choices), {}, "0123456789abcdef")
 
 
 def placed_run(checked: Checked, spread: Spread | None = None, gpus: float = 0.0) -> Placed:

@@ -11,7 +11,7 @@ from beear.run.job_kind import JobKind
 from beear.run.lifecycle import Running, run
 from beear.run.result_cache import once
 
-KIND = JobKind("evaluate", "nothing is measured again (--fresh measures)")
+KIND = JobKind("evaluate", trains=False, again="nothing is measured again (--fresh measures)")
 
 
 def evaluate(asked: RunConfig, flags: Flags, session: RaySession) -> int:

@@ -21,7 +21,7 @@ from beear.run.output_folder import TRAINING
 from beear.run.result_cache import once
 from beear.run.stages import Scored, Trained
 
-KIND = JobKind("sanitize", "nothing is retrained (--fresh retrains)")
+KIND = JobKind("sanitize", again="nothing is retrained (--fresh retrains)")
 FAILED = 1
 
 

@@ -46,10 +46,10 @@ def tune(asked: TuneConfig, flags: Flags, session: RaySession) -> int:
     main, settings = from_the_root(asked), asked.search
     kind = JobKind(
         "tune",
-        "nothing is tried again (--fresh tries)",
-        delivery.RECORD,
-        delivery.show_complete,
-        partial(checked, settings),
+        again="nothing is tried again (--fresh tries)",
+        record=delivery.RECORD,
+        show=delivery.show_complete,
+        refine=partial(checked, settings),
         worth=("checkpoint_*", TRIALS),
         together=min(settings.trials, settings.concurrent or settings.trials) if asked.parallel.workers == 1 else 1,
     )

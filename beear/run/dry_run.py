@@ -23,7 +23,7 @@ from beear.run.memory_table import measuring_lines, training_table
 from beear.run.output_folder import OutputFolder
 from beear.run.prepare import prepare
 from beear.run.progress import Progress
-from beear.run.stages import Checked, Kind
+from beear.run.stages import Checked
 from beear.testbed import TestbedModel, preview
 from beear.testbed.store import cache_root
 
@@ -39,7 +39,7 @@ def plan_text(asked: RunConfig, kind: JobKind, progress: Progress) -> str:
     """
     described = Path(asked.model.path).expanduser()
     if only_described(described):
-        return _described(asked, kind.name, described)
+        return _described(asked, kind, described)
     seen: list[TestbedModel] = []
 
     def find(name: str) -> TestbedModel:
@@ -47,7 +47,7 @@ def plan_text(asked: RunConfig, kind: JobKind, progress: Progress) -> str:
         return seen[-1]
 
     with tempfile.TemporaryDirectory() as scratch:
-        checked = kind.refine(prepare(asked, kind.name, progress, find))
+        checked = kind.refine(prepare(asked, kind.name, kind.trains, progress, find))
         made = all(model.implanted for model in seen)
         if made:
             OutputFolder(Path(asked.output.dir), checked.identity, kind.record).state(asked.output.fresh)
@@ -71,13 +71,13 @@ def _text(checked: Checked, made: bool) -> str:
 def _memory(checked: Checked, shape: ModelShape) -> list[str]:
     config, parallel = checked.config, checked.parallel
     lines = ["", "# memory to measure the model, on one device", *measuring_lines(config, parallel, shape, checked.lengths)]
-    if checked.kind != "evaluate":
+    if checked.trains:
         table = training_table(config, checked.method.needs(config.settings), parallel, shape, checked.lengths)
         lines += ["", "# memory to train it at the peak, on each device", *table]
     return lines
 
 
-def _described(asked: RunConfig, kind: Kind, folder: Path) -> str:
+def _described(asked: RunConfig, kind: JobKind, folder: Path) -> str:
     """Return what config.json alone says: no data is read, for a tokenizer may be missing too."""
     _, facts = read_config(folder)
     shape = model_shape(str(folder), asked.adapter)
@@ -92,7 +92,7 @@ def _described(asked: RunConfig, kind: Kind, folder: Path) -> str:
         f"# memory to measure the model, on one device{rows}",
         *measuring_lines(config, asked.parallel, shape, lengths),
     ]
-    if kind != "evaluate":
+    if kind.trains:
         needs = METHODS[config.method.name].needs(config.settings)
         table = training_table(config, needs, asked.parallel, shape, lengths)
         lines += ["", f"# memory to train it at the peak, on each device{rows}", *table]

@@ -16,6 +16,7 @@ class JobKind:
 
     Args:
         name: the command.
+        trains: whether it trains, or only measures.
         again: said where a run is complete already.
         record: the file in the output folder that says which run it is of.
         show: prints a complete output folder and delivers what a tracking server has not taken; returns the exit code.
@@ -25,6 +26,7 @@ class JobKind:
     """
 
     name: Kind
+    trains: bool = True
     again: str = ""
     record: str = REPORT
     show: Callable[[Path, str | None, Progress], int] = delivery.show_complete

@@ -55,7 +55,7 @@ def begin(asked: RunConfig, flags: Flags, kind: JobKind, progress: Progress) -> 
         return 0
     target = Path(asked.output.dir)
     check_output(target)
-    checked = kind.refine(prepare(asked, kind.name, progress, lambda name: ensure(name, say=progress.note)))
+    checked = kind.refine(prepare(asked, kind.name, kind.trains, progress, lambda name: ensure(name, say=progress.note)))
     output = OutputFolder(target, checked.identity, kind.record, kind.worth)
     state = output.state(fresh=asked.output.fresh)
     if flags.resume and state == "new":

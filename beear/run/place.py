@@ -67,7 +67,7 @@ def settled_on(
         UserError: memory would run out, whatever is chosen.
     """
     config, shape, settled = checked.config, model_shape(checked.facts.weights_folder, checked.config.adapter), None
-    if checked.kind != "evaluate":
+    if checked.trains:
         if device and not device.gpu and together > 1:
             # On a CPU each training keeps the checkpoint as it came beside its own weights.
             device = device.beside(MASTER * shape.parameters)

@@ -26,7 +26,7 @@ Find = Callable[[str], TestbedModel]
 C = TypeVar("C", bound=RunConfig)
 
 
-def prepare(asked: RunConfig, kind: Kind, progress: Progress, find: Find) -> Checked:
+def prepare(asked: RunConfig, kind: Kind, trains: bool, progress: Progress, find: Find) -> Checked:
     """Check everything that does not need Ray, and say what was chosen; ``find`` turns a testbed name into folders.
 
     Raises:
@@ -42,9 +42,9 @@ def prepare(asked: RunConfig, kind: Kind, progress: Progress, find: Find) -> Che
         )
     for choice in choices:
         progress.note(f"{choice['field']} = {choice['value']}: {choice['why']}")
-    data = load_small(config.data, config.seed, load_keywords(config.evaluate.keywords), training=kind != "evaluate")
+    data = load_small(config.data, config.seed, load_keywords(config.evaluate.keywords), training=trains)
     method = METHODS[config.method.name]
-    if kind != "evaluate":
+    if trains:
         training_plan(data, config, method.needs(config.settings).inner_batches, facts.context)
     tokenizer = load_tokenizer(facts, config.model.chat_template)
     check_template(tokenizer, config.model.chat_template or asked.model.path)
@@ -60,6 +60,7 @@ def prepare(asked: RunConfig, kind: Kind, progress: Progress, find: Find) -> Che
     )
     return Checked(
         kind,
+        trains,
         asked,
         config,
         facts,

@@ -36,6 +36,7 @@ class Checked:
 
     Args:
         kind: which command it is of.
+        trains: whether it trains, or only measures.
         asked: the configuration as it was asked for.
         config: the same with no auto field left.
         facts: the checkpoint, inspected.
@@ -48,6 +49,7 @@ class Checked:
     """
 
     kind: Kind
+    trains: bool
     asked: RunConfig
     config: ResolvedConfig
     facts: ModelFacts

@@ -117,6 +117,6 @@ def test_vllm_loads_no_adapter(tmp_path: Path) -> None:
     adapter = make_adapter(tmp_path / "adapter", base)
     values = {"model.path": str(adapter), "model.base": str(base), "evaluate.engine": "vllm"}
     with pytest.raises(UserError, match=r"^evaluate.engine is vllm and model.path .*adapter an adapter; expected a full model"):
-        prepare(asked(values), "evaluate", Progress(), pytest.fail)
+        prepare(asked(values), "evaluate", False, Progress(), pytest.fail)
     with pytest.raises(UserError, match=r"^data.defense.path is not set"):
-        prepare(asked({"model.path": str(base), "evaluate.engine": "vllm"}), "evaluate", Progress(), pytest.fail)
+        prepare(asked({"model.path": str(base), "evaluate.engine": "vllm"}), "evaluate", False, Progress(), pytest.fail)
