@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from beear.methods.table import METHODS
 from beear.records.display import percent
 from beear.records.report import Report
 
@@ -48,17 +49,15 @@ def story(report: Report) -> list[str]:
 
 
 def _method(report: Report) -> str:
-    method = report.config.get("method")
-    if not isinstance(method, dict):
-        method = {}
-    steps = f"{len(report.epochs)} epochs of {method.get('outer_steps', '?')} removal steps"
-    if method.get("name") == "finetune":
-        return f"The control method trained on the same data for {steps}, with no perturbation."
-    return (
-        f"{str(method.get('name', 'The method')).upper()}: a perturbation ({method.get('placement', '?')}) of the "
-        f"output of layer {method.get('layer', '?')} was fitted to bring the unwanted behaviour out, then the weights "
-        f"were trained to answer safely under it, for {steps}."
-    )
+    """Return what the method says of itself; a report may be read where its package is not installed."""
+    settings = report.config.get("method")
+    if not isinstance(settings, dict):
+        settings = {}
+    duration = f"{len(report.epochs)} epochs of {settings.get('outer_steps', '?')} removal steps"
+    method = METHODS.get(str(settings.get("name")))
+    if method is None:
+        return f"The method {settings.get('name', '(not recorded)')} trained for {duration}."
+    return method.story(settings, duration)
 
 
 def how_to_load(report: Report) -> list[tuple[str, str]]:
