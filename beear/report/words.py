@@ -49,13 +49,15 @@ def story(report: Report) -> list[str]:
 
 
 def _method(report: Report) -> str:
-    """Return what the method says of itself; a report may be of one whose package is not installed here."""
+    """Return what the method says of itself; a report may be read where its package is not installed."""
     settings = report.config.get("method")
     if not isinstance(settings, dict):
         settings = {}
     duration = f"{len(report.epochs)} epochs of {settings.get('outer_steps', '?')} removal steps"
-    name = str(settings.get("name"))
-    return METHODS[name].story(settings, duration) if name in METHODS else f"The method {name} trained for {duration}."
+    method = METHODS.get(str(settings.get("name")))
+    if method is None:
+        return f"The method {settings.get('name', '(not recorded)')} trained for {duration}."
+    return method.story(settings, duration)
 
 
 def how_to_load(report: Report) -> list[tuple[str, str]]:
