@@ -75,6 +75,13 @@ def test_its_fields_are_refused_where_another_method_is_chosen() -> None:
         given({"method.prune.heads": 7})
 
 
+def test_fields_of_the_first_method_are_refused_and_left_out_where_it_is_chosen() -> None:
+    with pytest.raises(UserError, match="method.length is given and method.name is prune, which has no such field"):
+        given({"method.name": "prune", "method.length": 9})
+    shown = given({"method.name": "prune"}).model_dump(mode="json")["method"]
+    assert shown["prune"] == {"heads": 4, "layer": None} and not {"layer", "length", "placement"} & set(shown)
+
+
 def test_a_method_that_is_not_chosen_leaves_no_trace() -> None:
     plain = given().model_dump(mode="json")
     assert plain == asked().model_dump(mode="json")
