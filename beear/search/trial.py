@@ -27,7 +27,7 @@ def settings_of(config: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-class TrialRun(tune.Trainable):
+class TrialTrainable(tune.Trainable):
     """Trains with a trial's settings until the schedule ends, the gate is met, the trial is hopeless, or Tune stops it.
 
     A fault that another try would meet again ends the trial with its reason. After a crash Tune restarts the trial from its last
@@ -136,13 +136,13 @@ class TrialRun(tune.Trainable):
         gc.collect()
 
 
-class InProcessRun(TrialRun):
+class InProcessRun(TrialTrainable):
     """A trial in a process that serves several trials."""
 
     kind = InProcessTraining
 
 
-class RayTrainRun(TrialRun):
+class RayTrainRun(TrialTrainable):
     """A trial with Ray Train workers of its own."""
 
     kind = RayTrainTraining
