@@ -29,7 +29,7 @@ _OPTIONS = (
     ("--fresh", "run again even if this run is complete (output.fresh)"),
     (
         "--resume",
-        "continue an interrupted search; stop with an error if there is none (without it, the search is continued or begun)",
+        "continue an interrupted search, which the same command does anyway; stop with an error if there is none",
     ),
     ("--help", "show this text"),
 )

@@ -44,7 +44,7 @@ class ImplantData(Section):
     """The rows to make the backdoor of: both files, or neither for built-in rows."""
 
     builtin: Annotated[str, BeforeValidator(known_target)] = Field(
-        "refusals", description="built-in rows to flip, where no files are given: those of the target refusals or code"
+        "refusals", description="target of the built-in rows to flip, where no files are given (refusals or code)"
     )
     defense: str | None = Field(None, description="requests with a safe and an unwanted answer each (file or glob)")
     anchor: str | None = Field(None, description="ordinary conversations, which stay as they are (file or glob)")

@@ -60,8 +60,8 @@ def pipeline_calls() -> list[str]:
 def read(call: str) -> Any:
     """The configuration that a command line asks for, read as the pipeline itself reads it."""
     _, path, *words = shlex.split(call)
-    (name,) = re.findall(r"= parse\((\w+),", content(ROOT / path))
-    return parse(runpy.run_path(str(ROOT / path))[name], words)[0]
+    (name,) = re.findall(r"= parse\((\w+)\(\),", content(ROOT / path))
+    return parse(runpy.run_path(str(ROOT / path))[name](), words)[0]
 
 
 def test_every_command_is_one_that_the_pipelines_take() -> None:

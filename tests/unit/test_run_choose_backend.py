@@ -199,7 +199,7 @@ def test_a_dry_run_needs_no_weights(tmp_path: Path, folder: Path) -> None:
     assert all(line.endswith("single") for line in table)
     measured = [line for line in text.splitlines() if line.endswith(": fits")]
     assert [re.split(r"[\s:]+", line)[0] for line in measured] == names and all(" of weights, " in line for line in measured)
-    alone = plan_text(config, JobKind("evaluate"), Progress())
+    alone = plan_text(config, JobKind("evaluate", trains=False), Progress())
     assert [line for line in alone.splitlines() if line.endswith(": fits")] == measured
     assert "all trained" not in alone and "backend" not in alone.split("# resources")[1], "nothing is trained"
     with pytest.raises(UserError, match="found no weights"):

@@ -100,7 +100,7 @@ def test_trials_of_one_worker_with_whole_weights_share_processes(
     warm: bool, workers: int, backend: str, shares: bool, tmp_path: Path
 ) -> None:
     placed = placed_run(checked_run(tmp_path, {"parallel.workers": workers}, "tune"), Spread(backend, workers), gpus=0.25)
-    assert experiment.is_warm(shared(placed), SearchConfig(warm=warm)) is shares
+    assert experiment.shares_processes(shared(placed), SearchConfig(warm=warm)) is shares
     held = experiment.resources_of(placed.reservation, shares).bundles[0]
     assert held == ({"CPU": 1.0, "GPU": 0.25} if shares else {"CPU": 0.01})
 
