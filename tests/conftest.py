@@ -2,8 +2,10 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import hypothesis
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,3 +29,16 @@ for name, value in ENVIRONMENT.items():
 # Cores are shared, so that a slow example says nothing; in CI the same examples are drawn every time.
 hypothesis.settings.register_profile("shared", deadline=None, derandomize=bool(os.environ.get("CI")))
 hypothesis.settings.load_profile("shared")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each of several processes whole files in the order given, and tests/distributed to one: they share its workers."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "tests/distributed" if file.startswith("tests/distributed/") else file
+
+    return ByFile(config, log)

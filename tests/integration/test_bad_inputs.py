@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,12 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from beear.cluster.connection import RaySession
-from beear.commands.sanitize import sanitize
-from beear.config.cli import parse
-from beear.config.entry import run_entry
-from beear.methods.configuration import run_config
 from beear.testing.checkpoints import edit_json, make_checkpoint
+from tests.integration.conftest import Run
+from tests.integration.processes import free_port
 
 
 @dataclass
@@ -71,12 +67,6 @@ def inputs(good: Path, tmp_path: Path) -> Inputs:
     shutil.copytree(good, tmp_path / "in")
     root = tmp_path / "in"
     return Inputs(tmp_path, root / "model", root / "defense.jsonl", root / "anchor.jsonl")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 Spoil = Callable[[Inputs], object]
@@ -302,34 +292,16 @@ def nan_weights(i: Inputs) -> None:
     make_checkpoint(i.model, change=spoil)
 
 
-NEED_RAY = {"cluster_too_small_for_the_plan", "nan_weights"}
-
-
-def exit_of(argv: list[str]) -> int:
-    """Run the entry point in this process and return its exit code."""
-
-    def main() -> int:
-        asked, flags = parse(run_config(), argv, "sanitize")
-        with RaySession(asked.parallel) as session:
-            return sanitize(asked, flags, session)
-
-    with pytest.raises(SystemExit) as stopped:
-        run_entry(main)
-    return int(stopped.value.code or 0)
-
-
-@pytest.mark.parametrize("name", sorted(CASES, key=lambda name: name in NEED_RAY))
-def test_one_sentence_and_exit_code_2(
-    name: str, inputs: Inputs, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_one_sentence_and_exit_code_2(name: str, inputs: Inputs, command: Run, capfd: pytest.CaptureFixture[str]) -> None:
     spoil, said = CASES[name]
     spoil(inputs)
     before = sorted(inputs.root.rglob("*"))
-    assert exit_of(inputs.argv()) == 2
-    out, err = capfd.readouterr()
-    errors = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1, err
-    assert "Traceback" not in out + err
+    done = command("sanitize", *inputs.argv())
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
+    assert "Traceback" not in "".join([done.stdout, done.stderr, *capfd.readouterr()])
     for text in said:
         assert text in errors[0], errors[0]
     assert sorted(inputs.root.rglob("*")) == before
@@ -339,7 +311,7 @@ def test_there_are_at_least_24_cases() -> None:
     assert len(CASES) >= 24
 
 
-def test_the_script_itself_exits_2_without_traceback(pipeline, tmp_path: Path) -> None:
+def test_the_script_itself_exits_2_without_traceback(pipeline: Run, tmp_path: Path) -> None:
     done = pipeline("sanitize", "--method.layr", "3", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stdout == "" and done.stderr.count("\n") == 1

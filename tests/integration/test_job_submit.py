@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.integration.processes import free_port
 from tests.integration.stranger import make_stranger, short_job
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,12 +29,6 @@ class Head:
     environment: dict[str, str]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module", params=["disabled", "token"])
 def head(request: pytest.FixtureRequest, environment: dict[str, str], tmp_path_factory) -> Iterator[Head]:
     auth = {"RAY_AUTH_MODE": request.param} | ({"RAY_AUTH_TOKEN": TOKEN} if request.param == "token" else {})
@@ -45,7 +39,7 @@ def head(request: pytest.FixtureRequest, environment: dict[str, str], tmp_path_f
     # Sockets below the session folder have a short length limit.
     temporary = Path("/tmp") / f"rh{os.getpid()}{request.param[0]}"
     start = [RAY, "start", "--head", f"--port={free_port()}", f"--dashboard-port={dashboard}", "--num-cpus=2"]
-    subprocess.run([*start, f"--temp-dir={temporary}"], env=env, check=True, capture_output=True, timeout=180, cwd="/tmp")
+    subprocess.run([*start, f"--temp-dir={temporary}"], env=env, check=True, capture_output=True, cwd="/tmp")
     yield Head(f"http://127.0.0.1:{dashboard}", env)
     stop(str(temporary))
     shutil.rmtree(temporary, ignore_errors=True)
@@ -72,9 +66,11 @@ def working_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def submit(head: Head, working_dir: Path, *words: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess:
     command = [RAY, "job", "submit", "--address", head.address, "--working-dir", ".", "--", *words]
-    return subprocess.run(
-        command, env=environment or head.environment, cwd=working_dir, capture_output=True, text=True, timeout=400
-    )
+    while True:
+        done = subprocess.run(command, env=environment or head.environment, cwd=working_dir, capture_output=True, text=True)
+        # A head answers before its agent, which runs jobs, has told of itself.
+        if "No available agent" not in done.stdout + done.stderr:
+            return done
 
 
 def test_a_submitted_job_writes_the_report_and_its_code_can_be_read(head: Head, working_dir: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ HALF_A_GPU = Reservation(workers=1, cpus_per_worker=0.5, gpus_per_worker=0.5, da
 
 
 @pytest.fixture(scope="module")
-def gpu_on_paper() -> Iterator[None]:
+def gpu_on_paper(no_session: None) -> Iterator[None]:
     """A local Ray that counts one GPU."""
     variables = {"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "OMP_NUM_THREADS": "1"}
     with pytest.MonkeyPatch.context() as environment:

@@ -3,15 +3,17 @@
 import json
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from beear.testing.checkpoints import make_adapter, make_checkpoint
-from benchmarks.jobs import command, numbers
-from benchmarks.recovery import repeated_epochs, rows_after_resuming, wait_for, workers_of
+from benchmarks.jobs import command as main_command
+from benchmarks.jobs import numbers
+from benchmarks.recovery import WORKER, repeated_epochs, rows_after_resuming
+from tests.integration.conftest import Run
+from tests.integration.processes import lines_until, processes_of, until
 from tests.integration.stranger import make_stranger, short_job
 
 Arguments = Callable[[Path], list[str]]
@@ -31,19 +33,19 @@ def arguments(stranger: Path) -> Arguments:
 
 
 @pytest.fixture(scope="module")
-def calm(pipeline, arguments: Arguments, tmp_path_factory: pytest.TempPathFactory) -> dict:
+def calm(command: Run, arguments: Arguments, tmp_path_factory: pytest.TempPathFactory) -> dict:
     """The undisturbed run's report."""
     folder = tmp_path_factory.mktemp("calm")
-    process = pipeline("sanitize", *arguments(folder), cwd=folder)
+    process = command("sanitize", *arguments(folder), cwd=folder)
     assert process.returncode == 3, process.stdout + process.stderr
     return json.loads((folder / "out" / "report.json").read_text())
 
 
 @pytest.fixture(scope="module")
-def calm_together(pipeline, arguments: Arguments, tmp_path_factory: pytest.TempPathFactory) -> dict:
+def calm_together(command: Run, arguments: Arguments, tmp_path_factory: pytest.TempPathFactory) -> dict:
     """The report of an undisturbed run of two workers that share the weights."""
     folder = tmp_path_factory.mktemp("together")
-    process = pipeline("sanitize", *arguments(folder), *TOGETHER, cwd=folder)
+    process = command("sanitize", *arguments(folder), *TOGETHER, cwd=folder)
     assert process.returncode == 3, process.stdout + process.stderr
     return json.loads((folder / "out" / "report.json").read_text())
 
@@ -59,20 +61,18 @@ def test_a_stranger_goes_through_with_only_paths_given(calm: dict) -> None:
 
 @pytest.mark.parametrize("victim", ["worker", "driver"])
 def test_killed_and_run_again_ends_where_the_undisturbed_run_ends(
-    victim: str, request: pytest.FixtureRequest, arguments: Arguments, environment: dict[str, str], pipeline, tmp_path: Path
+    victim: str, request: pytest.FixtureRequest, arguments: Arguments, environment: dict[str, str], command: Run, tmp_path: Path
 ) -> None:
     calm = request.getfixturevalue("calm_together" if victim == "worker" else "calm")
     given = [*arguments(tmp_path), *(TOGETHER if victim == "worker" else [])]
     job = begin(given, environment, tmp_path)
-    wait_for(tmp_path, job, "epoch")
-    if victim == "driver":
-        job.send_signal(signal.SIGKILL)
-    else:
-        kill_one_worker(job.pid)
-    said = job.communicate(timeout=300)[0]
+    workers = until(lambda: processes_of(job.pid, WORKER), job)
+    until(lambda: any('"kind": "epoch"' in path.read_text() for path in tmp_path.glob(".out.*.partial/events.jsonl")), job)
+    (job if victim == "driver" else workers[0]).send_signal(signal.SIGKILL)
+    said = job.communicate()[0]
     assert job.returncode == (-signal.SIGKILL if victim == "driver" else 3), said
     assert (tmp_path / "out").exists() == (victim == "worker")
-    process = pipeline("sanitize", *given, cwd=tmp_path)
+    process = command("sanitize", *given, cwd=tmp_path)
     assert process.returncode == 3, process.stdout + process.stderr
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert numbers(report) == numbers(calm)
@@ -84,39 +84,27 @@ def test_killed_and_run_again_ends_where_the_undisturbed_run_ends(
 def begin(arguments: list[str], environment: dict[str, str], folder: Path) -> "subprocess.Popen[str]":
     """Start the main job; what it says is one stream."""
     return subprocess.Popen(
-        command(*arguments), env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        main_command(*arguments), env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
-@pytest.mark.parametrize(("number", "stage"), [(signal.SIGTERM, "measuring the checkpoint"), (signal.SIGINT, "epoch 1")])
+@pytest.mark.parametrize(
+    ("number", "stage", "at_work"),
+    [(signal.SIGTERM, "measuring the checkpoint", "ray::guarded"), (signal.SIGINT, "epoch 1", WORKER)],
+)
 def test_interrupted_it_says_how_to_go_on(
-    number: signal.Signals, stage: str, arguments: Arguments, environment: dict[str, str], tmp_path: Path
+    number: signal.Signals, stage: str, at_work: str, arguments: Arguments, environment: dict[str, str], tmp_path: Path
 ) -> None:
     job = begin(arguments(tmp_path), {**environment, "PYTHONUNBUFFERED": "1"}, tmp_path)
-    assert job.stdout is not None
-    said: list[str] = []
-    for line in job.stdout:
-        said.append(line)
-        if stage in line:
-            break
+    said = lines_until(job, stage)
     # Past the line that tells of it, into the stage itself.
-    time.sleep(0.5)
+    until(lambda: processes_of(job.pid, at_work), job)
     job.send_signal(number)
-    said += job.communicate(timeout=120)[0].splitlines(keepends=True)
+    said += job.communicate()[0].splitlines(keepends=True)
     assert job.returncode == 130, "".join(said)
     assert said[-1] == "interrupted; run the same command again to resume\n"
     assert "Traceback" not in "".join(said)
     assert [path.name.startswith(".out.") for path in tmp_path.iterdir()] == [True]
-
-
-def kill_one_worker(driver: int, seconds: float = 60) -> None:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        for process in workers_of(driver)[:1]:
-            process.send_signal(signal.SIGKILL)
-            return
-        time.sleep(0.05)
-    raise AssertionError("no training worker was found")
 
 
 def test_two_ray_workers_that_share_the_weights_end_where_one_ends(calm: dict, calm_together: dict) -> None:
@@ -126,12 +114,12 @@ def test_two_ray_workers_that_share_the_weights_end_where_one_ends(calm: dict, c
     assert calm_together["after"]["anchor_nll"]["mean"] == pytest.approx(calm["after"]["anchor_nll"]["mean"], rel=1e-2)
 
 
-def test_an_adapter_with_its_base_and_lora_training(stranger: Path, arguments: Arguments, pipeline, tmp_path: Path) -> None:
+def test_an_adapter_with_its_base_and_lora_training(stranger: Path, arguments: Arguments, command: Run, tmp_path: Path) -> None:
     make_checkpoint(tmp_path / "base")
     make_adapter(tmp_path / "adapter", tmp_path / "base")
     given = [a for a in arguments(tmp_path) if not a.startswith(("--model.path", "--method.epochs"))]
     mine = [f"--model.path={tmp_path / 'adapter'}", f"--model.base={tmp_path / 'base'}", "--adapter.kind=lora"]
-    process = pipeline("sanitize", *given, *mine, "--method.epochs=1", cwd=tmp_path)
+    process = command("sanitize", *given, *mine, "--method.epochs=1", cwd=tmp_path)
     assert process.returncode == 3, process.stdout + process.stderr
     assert (tmp_path / "out" / "model" / "model.safetensors").exists()
     assert not (tmp_path / "out" / "model" / "adapter_config.json").exists()

@@ -47,7 +47,7 @@ def repositories(tmp_path: Path) -> Path:
 
 def dry_run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "pipelines" / "sanitize.py"), "--dry-run", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
 def test_a_hub_model_and_hub_data_sets_are_fetched_and_planned_for(

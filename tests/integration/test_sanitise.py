@@ -1,22 +1,19 @@
 """The main job through its command line, on the built-in backdoored model and a real MLflow server."""
 
 import json
-import os
-import socket
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import jsonschema
 import pytest
-import requests
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from beear.report.jsonschema import text as schema_text
+from tests.integration.conftest import Run
+from tests.integration.processes import MlflowServer
 
 NAME = "demo"
 
@@ -31,38 +28,21 @@ class Done:
     report: dict
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Iterator[str]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real MLflow server over HTTP that proxies artifacts."""
-    root, port = tmp_path_factory.mktemp("mlflow"), free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    places = ["--backend-store-uri", f"sqlite:///{root}/m.db", "--artifacts-destination", str(root / "artifacts")]
-    log = (root / "log").open("w")
-    process = subprocess.Popen([*command, *places], env=environment, stdout=log, stderr=log, start_new_session=True)
-    uri, until = f"http://127.0.0.1:{port}", time.monotonic() + 180
-    while True:
-        try:
-            if requests.get(f"{uri}/health", timeout=2).ok:
-                break
-        except requests.RequestException:
-            assert process.poll() is None and time.monotonic() < until, (root / "log").read_text()
-            time.sleep(0.5)
-    yield uri
-    os.killpg(process.pid, 9)
+    made = MlflowServer(tmp_path_factory.mktemp("mlflow"))
+    made.start()
+    yield made.uri
+    made.kill()
 
 
 @pytest.fixture(scope="module")
-def done(pipeline, server: str, tmp_path_factory: pytest.TempPathFactory) -> Done:
+def done(pipeline: Run, server: str, tmp_path_factory: pytest.TempPathFactory) -> Done:
     """The built-in model, sanitised and registered, its output beside nothing else."""
     root = tmp_path_factory.mktemp("run")
     arguments = ["--output.dir", str(root / "out"), "--tracking.uri", server, "--tracking.register_as", NAME]
-    process = pipeline("sanitize", *arguments, cwd=root, timeout=600)
+    process = pipeline("sanitize", *arguments, cwd=root)
     assert process.returncode == 0, process.stdout + process.stderr
     return Done(process, root / "out", server, json.loads((root / "out" / "report.json").read_text()))
 
@@ -123,39 +103,42 @@ def test_registered_version_has_alias_tags_and_lineage(done: Done, tmp_path: Pat
     assert all(torch.equal(downloaded[name], tensor) for name, tensor in ours.items())
 
 
-def test_same_command_again_prints_the_result_and_retrains_nothing(done: Done, pipeline) -> None:
+def test_same_command_again_prints_the_result_and_retrains_nothing(done: Done, command: Run) -> None:
     stamp = (done.out / "report.json").stat().st_mtime_ns
     arguments = ["--output.dir", str(done.out), "--tracking.uri", done.uri, "--tracking.register_as", NAME]
-    again = pipeline("sanitize", *arguments, cwd=done.out.parent)
+    again = command("sanitize", *arguments, cwd=done.out.parent)
     assert again.returncode == 0
     assert again.stdout == done.process.stdout
     assert (done.out / "report.json").stat().st_mtime_ns == stamp
 
 
-def test_another_run_in_the_same_folder_is_refused(done: Done, pipeline) -> None:
-    other = pipeline("sanitize", "--output.dir", str(done.out), "--seed", "5", "--tracking.enabled", "false")
+def test_another_run_in_the_same_folder_is_refused(done: Done, command: Run) -> None:
+    other = command("sanitize", "--output.dir", str(done.out), "--seed", "5", "--tracking.enabled", "false")
     assert other.returncode == 2 and "it holds run" in other.stderr
 
 
-def test_dry_run_prints_the_plan_and_touches_nothing(pipeline, tmp_path: Path) -> None:
-    dry = pipeline("sanitize", "--dry-run", "--output.dir", str(tmp_path / "out"), cwd=tmp_path)
+def test_dry_run_prints_the_plan_and_touches_nothing(command: Run, tmp_path: Path) -> None:
+    dry = command("sanitize", "--dry-run", "--output.dir", str(tmp_path / "out"), cwd=tmp_path)
     assert dry.returncode == 0
     for text in ("layer: 2", "method.layer = 2", "model weights: ", "1.5 CPU", "run identity: "):
         assert text in dry.stdout
     assert list(tmp_path.iterdir()) == []
 
 
-def test_dry_run_of_a_model_that_is_not_made_yet_makes_nothing(pipeline, tmp_path: Path) -> None:
-    dry = pipeline("sanitize", "--dry-run", cwd=tmp_path, cache=tmp_path / "cache")
+def test_dry_run_of_a_model_that_is_not_made_yet_makes_nothing(
+    command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BEEAR_CACHE", str(tmp_path / "cache"))
+    dry = command("sanitize", "--dry-run", cwd=tmp_path)
     assert dry.returncode == 0, dry.stderr
     assert "not made yet" in dry.stdout and f"{tmp_path / 'cache'}/testbed/data-short-suffix-" in dry.stdout
     assert list(tmp_path.iterdir()) == []
 
 
-def test_exported_model_goes_through_evaluate(done: Done, pipeline, tmp_path: Path) -> None:
+def test_exported_model_goes_through_evaluate(done: Done, command: Run, tmp_path: Path) -> None:
     config = done.report["config"]["data"]
     paths = [f"--data.{name}.path={config[name]['path']}" for name in ("defense", "anchor", "probes")]
-    process = pipeline(
+    process = command(
         "evaluate", "--model.path", str(done.out / "model"), *paths, "--data.holdout", "0.9",
         "--tracking.enabled", "false", "--output.dir", str(tmp_path / "out"), cwd=tmp_path,
     )  # fmt: skip

@@ -2,8 +2,6 @@
 
 import json
 import os
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +28,7 @@ from tests.same_batches import assert_same_epoch, compare_on_worker
 CONTEXT = 256
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """A local Ray head with two CPUs."""
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("session")
 
 
 @pytest.fixture
@@ -51,21 +44,21 @@ def batches_of(stream: StreamSpec, rank: int, world: int, **more: Any) -> Stream
 
 
 @pytest.mark.parametrize(("rank", "world"), [(0, 1), (1, 2)])
-def test_the_stream_equals_its_local_twin(cluster: None, stream: StreamSpec, rank: int, world: int) -> None:
+def test_the_stream_equals_its_local_twin(stream: StreamSpec, rank: int, world: int) -> None:
     remote = batches_of(stream, rank, world)
     local = LocalBatches(stream.plan, template_of(stream), rank, world)
     for epoch in (1, 2, 1):
         assert_same_epoch(remote.epoch(epoch), local.epoch(epoch))
 
 
-def test_an_epoch_left_early_and_a_later_start_give_the_same_next_epoch(cluster: None, stream: StreamSpec) -> None:
+def test_an_epoch_left_early_and_a_later_start_give_the_same_next_epoch(stream: StreamSpec) -> None:
     local = LocalBatches(stream.plan, template_of(stream))
     remote = batches_of(stream, 0, 1)
     remote.epoch(1).inner()
     assert_same_epoch(remote.epoch(2), local.epoch(2))
 
 
-def test_a_resumed_stream_begins_with_its_epoch_and_tells_what_was_read(cluster: None, stream: StreamSpec) -> None:
+def test_a_resumed_stream_begins_with_its_epoch_and_tells_what_was_read(stream: StreamSpec) -> None:
     queue = EventQueue.remote()  # type: ignore[attr-defined]  # ray.remote hides its method from the checker
     resumed = batches_of(stream, 0, 1, last_done=lambda: 1, events=queue)
     local = LocalBatches(stream.plan, template_of(stream))
@@ -81,20 +74,18 @@ def told(queue: Any, count: int) -> list[Event]:
     """Wait for ``count`` events and return all."""
     events: list[Event] = []
     while len(events) < count:
-        events += ray.get(queue.take.remote(), timeout=60)
+        events += ray.get(queue.take.remote())
     return events
 
 
-def test_two_workers_of_ray_train_share_two_cpus_with_their_reading_tasks(
-    cluster: None, stream: StreamSpec, tmp_path: Path
-) -> None:
+def test_two_workers_of_ray_train_share_all_cpus_with_their_reading_tasks(stream: StreamSpec, tmp_path: Path) -> None:
     target = tmp_path / "seen"
     target.mkdir()
-
+    cpus = ray.cluster_resources()["CPU"]
     TorchTrainer(
         compare_on_worker,
         train_loop_config={"stream": stream, "target": target},
-        scaling_config=ray.train.ScalingConfig(num_workers=2, resources_per_worker={"CPU": 0.75}),
+        scaling_config=ray.train.ScalingConfig(num_workers=2, resources_per_worker={"CPU": cpus / 2 - 0.25}),
         run_config=ray.train.RunConfig(storage_path=str(tmp_path / "ray")),
         datasets=datasets(stream, 2),
         dataset_config=ray.train.DataConfig(
@@ -104,7 +95,7 @@ def test_two_workers_of_ray_train_share_two_cpus_with_their_reading_tasks(
     assert [json.loads((target / str(rank)).read_text()) for rank in range(2)] == [[4] * 20, [4] * 20]
 
 
-def test_a_bad_row_met_by_a_task_is_one_sentence_on_the_worker(cluster: None, stream: StreamSpec) -> None:
+def test_a_bad_row_met_by_a_task_is_one_sentence_on_the_worker(stream: StreamSpec) -> None:
     path = Path(stream.plan.anchor.blocks[0].path)
     lines = path.read_bytes().splitlines()
     lines[122] = b'{"prompt": 7, "response": "eight"}'
@@ -113,19 +104,17 @@ def test_a_bad_row_met_by_a_task_is_one_sentence_on_the_worker(cluster: None, st
         list(batches_of(stream, 0, 1).epoch(1).outer())
 
 
-def test_a_large_anchor_file_is_not_read_to_its_end(cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_anchor_file_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wide = [{**r, "response": r["response"] + " and so on" * 150} for r in anchor_records(50_000)]
     path = write_lines(tmp_path / "large.jsonl", wide)
     config = config_for(tmp_path, {"data.anchor.path": str(path), "data.max_length": 2000}, sizes=Sized(context=2000))
-    started = time.process_time()
+    read: list[Block] = []
+    monkeypatch.setattr(data_source, "read_block", lambda block: read.append(block) or read_block(block))
     data = load_small(config.data, config.seed)
     assert data.whole == {"defense": True, "anchor": False}
-    assert time.process_time() - started < 3
     facts = inspect_checkpoint(str(make_checkpoint(tmp_path / "model")))
     plan = training_plan(data, config, inner_batches=2)
     stream = StreamSpec(plan, facts, epochs=1)
-    read: list[Block] = []
-    monkeypatch.setattr(data_source, "read_block", lambda block: read.append(block) or read_block(block))
     local = LocalBatches(plan, template_of(stream)).epoch(1)
     assert_same_epoch(batches_of(stream, 0, 1).epoch(1), local)
     assert 0 < sum(block.size for block in set(read)) <= 10 << 20 < os.path.getsize(path) / 6
