@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 
+from beear.run.output_folder import TRAINING
 from beear.testing.checkpoints import make_adapter, make_checkpoint
 from benchmarks.jobs import command as main_command
 from benchmarks.jobs import numbers
@@ -67,7 +69,8 @@ def test_killed_and_run_again_ends_where_the_undisturbed_run_ends(
     given = [*arguments(tmp_path), *(TOGETHER if victim == "worker" else [])]
     job = begin(given, environment, tmp_path)
     workers = until(lambda: processes_of(job.pid, WORKER), job)
-    until(lambda: any('"kind": "epoch"' in path.read_text() for path in tmp_path.glob(".out.*.partial/events.jsonl")), job)
+    # Written when the first epoch's checkpoint is in storage; what is told of an epoch comes before.
+    until(lambda: [*tmp_path.glob(f".out.*.partial/{TRAINING}/*/{CHECKPOINT_MANAGER_SNAPSHOT_FILENAME}")], job)
     (job if victim == "driver" else workers[0]).send_signal(signal.SIGKILL)
     said = job.communicate()[0]
     assert job.returncode == (-signal.SIGKILL if victim == "driver" else 3), said

@@ -225,7 +225,7 @@ def test_a_server_lost_at_the_end_costs_nothing(server: MlflowServer, out: Path,
     asked_again.clear()
     with pytest.raises(RegistrationPending) as caught:
         register(str(out), report, "later", run)
-    print(asked_again)
+    assert len(asked_again) < 7, "as often as one request is asked again by MLflow's own settings"
     assert caught.value.command == f"{sys.executable} -m beear.registry {out}" and caught.value.command in str(caught.value)
     assert "connection refused" in str(caught.value) and "\n" not in str(caught.value)
     assert read(out).registry["pending"] is True and read(out).registry["version"] is None
