@@ -1,8 +1,8 @@
 """The stages of a run, as values that never change: each holds the one before it and names what it adds.
 
-    checked → placed → trained → scored → decided → delivered
+    checked → placed → trained → scored → report → delivered
 
-A measurement without training goes from placed to decided.
+The report (:class:`beear.records.report.Report`) holds the verdict. A measurement without training goes from placed to it.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from beear.methods.method import Method
 from beear.methods.table import METHODS
 from beear.models.facts import ModelFacts
 from beear.parallel.spread import Spread
-from beear.records.report import Drift, EpochRecord, Report
+from beear.records.report import Drift, EpochRecord
 from beear.run.choose_backend import settled_values
 from beear.run.longest_rows import Lengths
 from beear.streams.datasets import StreamSpec
@@ -151,10 +151,3 @@ class Scored:
     trained: Trained
     after: Measured
     drift: Drift
-
-
-@dataclass(frozen=True)
-class Decided:
-    """A run with its verdict: the whole evidence, as the report that will be written."""
-
-    report: Report

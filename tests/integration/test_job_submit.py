@@ -19,6 +19,8 @@ from tests.integration.stranger import make_stranger, short_job
 ROOT = Path(__file__).resolve().parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
 TOKEN = "0123456789abcdef0123456789abcdef"
+# Each waits up to a minute for the agent.
+SUBMISSIONS = 5
 
 
 @dataclass
@@ -39,6 +41,8 @@ def head(request: pytest.FixtureRequest, environment: dict[str, str], tmp_path_f
     # Sockets below the session folder have a short length limit.
     temporary = Path("/tmp") / f"rh{os.getpid()}{request.param[0]}"
     start = [RAY, "start", "--head", f"--port={free_port()}", f"--dashboard-port={dashboard}", "--num-cpus=2"]
+    # The default port of the agent that runs jobs may be another Ray's on this machine.
+    start.append(f"--dashboard-agent-listen-port={free_port()}")
     subprocess.run([*start, f"--temp-dir={temporary}"], env=env, check=True, capture_output=True, cwd="/tmp")
     yield Head(f"http://127.0.0.1:{dashboard}", env)
     stop(str(temporary))
@@ -66,11 +70,12 @@ def working_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def submit(head: Head, working_dir: Path, *words: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess:
     command = [RAY, "job", "submit", "--address", head.address, "--working-dir", ".", "--", *words]
-    while True:
+    for _ in range(SUBMISSIONS):
         done = subprocess.run(command, env=environment or head.environment, cwd=working_dir, capture_output=True, text=True)
-        # A head answers before its agent, which runs jobs, has told of itself.
+        # A head answers before its agent, which runs jobs, has registered.
         if "No available agent" not in done.stdout + done.stderr:
-            return done
+            break
+    return done
 
 
 def test_a_submitted_job_writes_the_report_and_its_code_can_be_read(head: Head, working_dir: Path, tmp_path: Path) -> None:
