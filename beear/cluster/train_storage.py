@@ -16,14 +16,17 @@ from beear.files import write_text
 
 
 def mend(folder: Path) -> str | None:
-    """Remove interrupted uploads, and rebuild Ray's list where it cannot be read; then return a sentence that says so.
+    """Remove interrupted uploads, and rebuild Ray's list where Ray would refuse it; then return a sentence that says so.
 
-    No process of the run may be active.
+    No process of the run should be active: one that outlives a killed driver for a moment may list what is removed here.
+    The next call mends that too.
     """
     snapshot, said = folder / CHECKPOINT_MANAGER_SNAPSHOT_FILENAME, None
     try:
         state = _listed(snapshot)
         listed = {result.checkpoint_dir_name for result in state.checkpoint_results} if state else set()
+        if not all((folder / name).is_dir() for name in listed):
+            raise ValueError("a listed checkpoint is gone")
     except ValueError:
         listed, said = _recovered(folder, snapshot)
     for path in folder.glob("checkpoint_*"):
@@ -52,9 +55,9 @@ def _recovered(folder: Path, snapshot: Path) -> tuple[set[str], str]:
         epoch = epoch_if_complete(path) if path.is_dir() else None
         if epoch is not None:
             _write(snapshot, path.name, epoch)
-            return {path.name}, f"Ray's list of checkpoints was broken off; training goes on after epoch {epoch}, the last saved"
+            return {path.name}, f"Ray's list of checkpoints was broken; training goes on after epoch {epoch}, the last saved"
     snapshot.unlink()
-    return set(), "Ray's list of checkpoints was broken off and no checkpoint is whole; training starts over"
+    return set(), "Ray's list of checkpoints was broken and no checkpoint is whole; training starts over"
 
 
 def _write(snapshot: Path, name: str, epoch: int) -> None:

@@ -11,6 +11,8 @@ from tests.frozen.record import recorded
 
 # Places in report.json that are new on purpose since the recording.
 ADDED: frozenset[str] = frozenset({"before.measures", "after.measures", "changes"})
+# Kinds of event that are new on purpose since the recording.
+ADDED_EVENTS: frozenset[str] = frozenset({"rows"})
 RECORDED = recorded("run")
 HERE = run.machine() == RECORDED["machine"]
 NUMBERS = ("digests", "inner steps", "losses", "hits", "checks", "verdict", "exit code")
@@ -34,7 +36,8 @@ def test_a_run_writes_what_it_did(command: str, taken: Callable[[str], dict[str,
     found, before = taken(command), RECORDED[command]
     assert {key for key in found["keys"] if key not in before["keys"] and key not in ADDED} == set()
     assert set(before["keys"]) <= set(found["keys"])
-    same = [part for part in before if part not in (*NUMBERS, "keys")]
+    assert {kind: keys for kind, keys in found["events"].items() if kind not in ADDED_EVENTS} == before["events"]
+    same = [part for part in before if part not in (*NUMBERS, "keys", "events")]
     assert {part: found[part] for part in same} == {part: before[part] for part in same}
 
 

@@ -107,11 +107,22 @@ def test_a_list_that_is_cut_off_is_made_anew_with_the_last_whole_checkpoint(text
     (stored(folder, "checkpoint_2026-01-01_00-00-03.000001", 2) / WEIGHTS / ".metadata").unlink()
     (folder / SNAPSHOT).write_text(text)
     said = mend(folder)
-    assert said == "Ray's list of checkpoints was broken off; training goes on after epoch 2, the last saved"
+    assert said == "Ray's list of checkpoints was broken; training goes on after epoch 2, the last saved"
     assert kept(folder) == ["checkpoint_2026-01-01_00-00-02.000001"] == [latest(folder)]
     assert manager(folder)._current_report_index == 1
     assert last_saved_epoch(folder) == 2
     assert mend(folder) is None and kept(folder) == [latest(folder)]
+
+
+def test_a_list_that_names_a_checkpoint_which_is_gone_is_made_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    stored(folder, "checkpoint_1", 1)
+    (folder / SNAPSHOT).write_text("")
+    mend(folder)
+    (folder / SNAPSHOT).write_text((folder / SNAPSHOT).read_text().replace("checkpoint_1", "checkpoint_2"))
+    said = mend(folder)
+    assert said == "Ray's list of checkpoints was broken; training goes on after epoch 1, the last saved"
+    assert kept(folder) == ["checkpoint_1"] == [latest(folder)]
 
 
 def test_with_no_whole_checkpoint_training_starts_over(tmp_path: Path) -> None:
