@@ -131,7 +131,7 @@ class ResolvedConfig:
 
     ``settings`` are the chosen method's own, an instance of its own class. ``values`` holds the whole configuration as plain
     data, nested as the user gives it. How the work is spread over workers is not here, because it changes no result
-    (:class:`beear.parallel.memory.Spread`).
+    (:class:`beear.parallel.spread.Spread`).
     """
 
     model: ModelConfig

@@ -11,7 +11,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from beear.errors import nearest
 
-Placement = Literal["suffix", "prefix", "prompt", "broadcast", "everywhere"]
 PLACEMENTS: tuple[str, ...] = ("suffix", "prefix", "prompt", "broadcast", "everywhere")
 
 Share = Annotated[float, Field(ge=0, le=1)]

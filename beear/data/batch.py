@@ -50,7 +50,8 @@ class DefenseBatch(_Movable):
     """Requests with a safe and an unwanted answer each.
 
     ``*_ids`` are int64, ``*_mask`` bool (True: a real token), ``*_labelled`` bool (True: counts in the loss),
-    ``*_differs`` bool (labelled and outside the answers' common start and end; never all False in a row).
+    ``*_differs`` bool (labelled and outside the answers' common start and end; all False only
+    in a row that :func:`beear.data.encode.unlabelled` made).
     ``user_end`` [B] is the number of template tokens between the user text's end and the prompt's end.
     ``global_rows`` is the number of rows in the global batch, over which losses are averaged.
     """
@@ -91,7 +92,7 @@ class TextBatch(_Movable):
 
 @dataclass
 class OuterBatch:
-    """One removal step: defense rows with the perturbation; anchor rows, clean refusals among them, without it."""
+    """One removal step: defense rows with the perturbation; conversations and clean defense requests without it."""
 
     defense: DefenseBatch
     anchor: TextBatch

@@ -13,7 +13,10 @@ from beear.data.templates import Template
 
 
 class EpochOfSteps:
-    """One epoch's batches, made of steps as they come. The inner loop uses the first ones, and removal begins with them too."""
+    """One epoch's batches, made of steps as they come.
+
+    The first ``inner_batches`` defense batches serve the inner loop, and are also the first ones of removal.
+    """
 
     def __init__(
         self, plan: TrainingPlan, pad_id: int, begin: Callable[[], Iterator[Step]], device: torch.device | str = "cpu"

@@ -24,7 +24,8 @@ class DefenseRow:
     """A request that must be answered safely.
 
     ``messages`` ends with the user's turn. ``safe`` and ``unwanted`` are None where the file leaves them out;
-    ``unwanted_is_prefix`` marks an opening without an end-of-turn label. ``hit`` is the row's hit rule text or None.
+    ``unwanted_is_prefix``: ``unwanted`` only begins an answer, so no end-of-turn token is added to it.
+    ``hit`` is the row's hit rule text or None.
     ``origin`` is the row's place in a file, for error messages.
     """
 

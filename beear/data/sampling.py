@@ -17,7 +17,7 @@ from beear.data.locations import Block
 from beear.errors import UserError
 
 VISIT_BYTES = 8 << 20
-# Batches in a window: fewer than the least save little padding, more than the most cost more reading than they save.
+# Batches in a window: below LEAST_WINDOW they save little padding, above WINDOW the extra reading costs more than it saves.
 LEAST_WINDOW, WINDOW = 8, 64
 T = TypeVar("T")
 Measured = tuple[T, Sequence[int]]

@@ -29,8 +29,8 @@ class TrainingPlan:
     ``batch_size`` is B, the rows of a global batch. ``clean_rows`` of the B conversations of each anchor batch are
     clean requests with their safe answers, from the defense set. ``max_length`` and ``context`` are in tokens. ``filled``
     maps request digests to safe answers that the file leaves out. ``bucket`` batches are grouped by length
-    (:func:`beear.data.sampling.window_of`). None groups conversations alone, since the perturbation is fitted on an
-    epoch's first defense batches, which must stand for all.
+    (:func:`beear.data.sampling.window_of`). None groups only conversations. Defense batches then keep their random order,
+    because the perturbation is fitted on an epoch's first ones, which must be a fair sample.
     """
 
     defense: DataSource

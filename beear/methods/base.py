@@ -63,11 +63,18 @@ class Defense(Protocol):
         ...
 
     def nothing_left(self, courses: list[InnerCourse], selection: list[Any]) -> bool:
-        """Say whether nothing is left to remove, by the epoch's inner loops and by the batches of selection rows."""
+        """Return True if nothing is left to remove, which ends training; False also if the method cannot tell.
+
+        ``courses``: what ``begin_epoch`` returned. ``selection``: batches of selection rows.
+        """
         ...
 
     def step(self, batch: Any) -> dict[str, float]:
-        """Update the weights once on a :class:`beear.data.batch.OuterBatch`. Return losses (nats) over the global batch."""
+        """Update the weights once on a :class:`beear.data.batch.OuterBatch`.
+
+        Return the losses over the global batch, and ``gradient_norm``. They are shown as nats. A method with a loss of its own
+        calls ``backend.backward`` for each part of it, then ``backend.step`` once (see :mod:`beear.methods.removal`).
+        """
         ...
 
 

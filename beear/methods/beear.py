@@ -49,7 +49,7 @@ class BeearSettings(Section):
         return tuple(self.placement.split("+"))
 
     @property
-    def perturbed(self) -> int:
+    def perturbed_layer(self) -> int:
         """The perturbed layer l, 1-based.
 
         Raises:
@@ -71,13 +71,17 @@ def resolved(settings: BeearSettings, sizes: Sizes, max_length: int) -> tuple[Be
         settings = settings.model_copy(update={"layer": default_layer(sizes.layers)})
         why = f"{DEPTH_SHARE} of {sizes.layers} layers"
         choices.append(Choice(field="method.layer", value=settings.layer, why=why))
-    within("method.layer", settings.perturbed, sizes.layers - 1, depth(sizes))
+    within("method.layer", settings.perturbed_layer, sizes.layers - 1, depth(sizes))
     within("method.length", settings.length, max_length, "data.max_length")
     return settings, choices
 
 
 def check_positions(settings: BeearSettings, room: Mapping[str, int], shortest: str) -> None:
-    """Check that the shortest prompt has n positions; ``room`` and ``shortest`` as in :class:`beear.methods.method.Method`.
+    """Check that the shortest prompt has n positions.
+
+    Args:
+        room: its tokens up to the end of the ``prompt`` and up to the end of the ``user``'s text.
+        shortest: its file and row.
 
     Raises:
         UserError: it has fewer.
@@ -101,7 +105,7 @@ def needs(settings: BeearSettings) -> Needs:
     """Return what the inner loop needs: its batches, and memory for gradients through layers l+1..L."""
     # A δ that is only at the prompt's end never reaches the columns before it, which then need less memory.
     alone = settings.placements == ("suffix",) and settings.suffix_from == "prompt"
-    inner = InnerLoop(settings.perturbed, settings.inner_batches, settings.fast, settings.length if alone else None)
+    inner = InnerLoop(settings.perturbed_layer, settings.inner_batches, settings.fast, settings.length if alone else None)
     return Needs(settings.inner_batches, inner)
 
 

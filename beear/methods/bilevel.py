@@ -13,9 +13,10 @@ from beear.methods.removal import removal_step
 class Bilevel:
     """Alternates entrapment and removal. Each placement in the settings has its own perturbation and its own K inner steps.
 
-    With an unset K, an inner loop that calibrates runs until the unwanted answer is the likelier one; other epochs reuse the
-    first epoch's K. If every epoch calibrated, the model would refuse too much. In later epochs the first K is too small to make
-    the unwanted answer likelier, so these epochs give utility back (docs/negative-results.md).
+    If K is unset, an epoch that calibrates takes inner steps until the unwanted answer is likelier by ``margin`` nats, at most
+    ``max_inner_steps``. With ``calibrate="each"`` all epochs but the cooling ones do so, with ``"first"`` only the first. The
+    others reuse the first epoch's K. By then it is too small to make the unwanted answer likelier, so these epochs give utility
+    back (docs/negative-results.md).
     """
 
     def __init__(self, parts: MethodParts[Any]) -> None:
@@ -35,12 +36,12 @@ class Bilevel:
         settings, decoder, backend = self.parts.settings, self.parts.decoder, self.parts.backend
         self.perturbations, courses = [], []
         with backend.gathered():
-            rms = unit_after(decoder, batches, settings.perturbed, backend.reduce)
+            rms = unit_after(decoder, batches, settings.perturbed_layer, backend.reduce)
             longest = int(backend.max(max(batch.prompt_mask.shape[1] for batch in batches)))
             for placement in settings.placements:
                 perturbation = Perturbation(
                     self.parts.hidden_size,
-                    settings.perturbed,
+                    settings.perturbed_layer,
                     placement,
                     length=settings.length,
                     longest_prompt=longest,

@@ -1,7 +1,7 @@
 """The configuration classes that commands parse: a run's and a search's, with the fields of every method.
 
 The classes are made when they are first asked for, because installed packages may add methods and measures. A method's fields
-are at ``method.NAME.*``. Those of the product's first method and its control are at ``method.*``, where existing YAML files and
+are at ``method.NAME.*``. Those of ``beear`` and ``finetune`` are at ``method.*`` itself, where existing YAML files and
 search spaces name them.
 """
 

@@ -1,6 +1,8 @@
 """The inner level: find one perturbation for all prompts that makes the model misbehave (arXiv 2406.17092, eq. 2).
 
 δ* = argmin_δ (1/N) Σ_i [ CE(F_θ^l(x_i, δ), y_h^i) − CE(F_θ^l(x_i, δ), y_s^i) ], θ frozen, by Adam on δ.
+
+y_h is the unwanted answer ("harmful" in the paper), y_s the safe one.
 """
 
 import math

@@ -8,7 +8,8 @@ The weights are frozen and the model is causal. Therefore:
 The model's own forward always runs, with replacements in its list of layers. So everything that a model family does around its
 layers stays as it is.
 
-Legend: B rows, P prompt tokens, T = P + Rh + Rs packed columns, c the first perturbed column, D hidden, K labelled columns.
+Legend: y_h the unwanted answer, y_s the safe one, B rows, P prompt tokens, T = P + Rh + Rs packed columns, c the first perturbed
+column, D hidden, K labelled columns.
 """
 
 from collections.abc import Sequence

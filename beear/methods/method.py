@@ -39,7 +39,8 @@ class Needs:
     Args:
         inner_batches: batches that ``begin_epoch`` is given.
         inner: its inner loop, or None.
-        passes: activations that a removal step keeps, as a multiple of those of one ordinary pass.
+        passes: activations that a removal step keeps, as a multiple of those of one ordinary pass. 1 if each part of
+            the loss is backpropagated before the next pass; 2 if a clean and a perturbed pass are held together.
     """
 
     inner_batches: int = 1
@@ -65,17 +66,18 @@ class Method(Generic[S]):
         title: the name, with a few words for the help.
         section: the class of its own fields. They are at ``method.NAME.*`` in the configuration, the help and the identity.
         build: returns the defense on a worker.
-        story: returns a sentence that tells the report's reader what was done. It is given the report's ``config["method"]`` and
-            the length of the training in words ("6 epochs of 10 removal steps").
+        story: returns a sentence that tells the report's reader what was done. It is given the report's ``config["method"]``, in
+            which its own fields are under its name, and the length of the training in words ("6 epochs of 10 removal steps").
         needs: returns what it needs of data and memory, by its resolved settings.
         resolve: fills in its auto fields by the model's sizes, and raises UserError for settings that do not fit the model. It is
             given the settings, the sizes and the most tokens of a row.
         check: raises UserError for settings that do not fit the prompts. It is given the settings; the positions of the shortest
             prompt, up to the end of the ``prompt`` and up to the end of the ``user``'s text; and where that prompt is (file,
             row).
-        watched: returns the layer whose drift the report shows; None: round(0.28 L).
-        search_defaults: defaults of its fields that differ in a search.
-        flat: its fields are at ``method.*`` itself. Only for the product's first method and its control.
+        watched: returns the layer whose drift the report shows; None: round(0.28 L). (Not
+            ``Decoder.watched``, which shows hidden states.)
+        search_defaults: defaults of its fields that differ in a search. Read only where ``flat``.
+        flat: its fields are at ``method.*`` itself. Only ``beear`` and ``finetune``.
     """
 
     name: str

@@ -1,7 +1,8 @@
 """The universal perturbation: which positions get which vector, the module that holds them, and their unit.
 
 An index map [B, T] over the sequence ``[prompt (P, left-padded) | answer (R)]`` says which of the perturbation's vectors is added
-at each position; ``NONE`` where none is. A new placement is one function and one entry in ``PLACEMENTS``.
+at each position; ``NONE`` where none is. A new placement is one function, an entry in ``PLACEMENTS``, and
+its name in ``beear.config.schema.PLACEMENTS``.
 
 Legend: B rows, P prompt tokens, R answer tokens, T = P + R, n vectors, D hidden.
 """

@@ -59,7 +59,7 @@ def removal_step(
             losses[0] += part.detach()
             backend.backward(weights.removal * part)
     for texts in split_rows(batch.anchor, backend, micro_batch):
-        part = global_mean(text_loss(decoder, texts), batch.anchor.global_rows)
+        part = global_mean(text_loss(decoder, texts), texts.global_rows)
         losses[1] += part.detach()
         backend.backward(weights.anchor * part)
     norm = backend.step(clip)

@@ -70,7 +70,7 @@ class Decoder:
 
     @contextmanager
     def stack(self, layers: Sequence[nn.Module]) -> Iterator[None]:
-        """Within the context the model's forward runs ``layers``, as many as it has, in place of its own."""
+        """Within the context the model runs ``layers`` in place of its own, which must be as many."""
         for layer in layers:
             if isinstance(layer, Skip):
                 layer.in_tuple = self.returns_tuples
@@ -144,7 +144,12 @@ class Decoder:
 
     @torch.no_grad()
     def hidden(self, layer: int, ids: Tensor, mask: Tensor) -> Tensor:
-        """Return the hidden states [B, T, D] that leave layer ``layer``; no later layer runs."""
+        """Return the hidden states [B, T, D] that leave layer ``layer``, 1-based; no later layer runs.
+
+        The embedding output is seen by ``watched([0])``.
+        """
+        if not 1 <= layer <= len(self.layers):
+            raise ValueError(f"layer {layer} is not among 1 to {len(self.layers)}")
         wanted = Keep(self.layers[layer - 1])
         with self.stack([*self.layers[: layer - 1], wanted, *(Skip(later) for later in self.layers[layer:])]):
             self.logits(ids, mask, last=1)
@@ -161,7 +166,7 @@ def _changed_input(
 
 
 def _layer_stack(model: nn.Module) -> tuple[nn.Module, str]:
-    """Return the module that holds the decoder layers, and by what name."""
+    """Return the module that holds the decoder layers, and the name of the attribute in which it does."""
     config: Any = getattr(model, "config", None)
     if hasattr(config, "get_text_config"):
         config = config.get_text_config()

@@ -104,7 +104,7 @@ def test_what_is_chosen_is_said_and_resolving_it_again_changes_nothing() -> None
 
 def test_a_resolved_configuration_has_its_own_types_and_no_auto_field() -> None:
     config = resolved({"evaluate.resistance.layers": "3, 1"})
-    assert config.settings.perturbed == 2 and config.evaluate.resistance.at_layers == (3, 1)
+    assert config.settings.perturbed_layer == 2 and config.evaluate.resistance.at_layers == (3, 1)
     assert not hasattr(config, "parallel"), "how work is spread changes no number"
     with pytest.raises(ValueError, match="frozen"):
         config.method.epochs = 9

@@ -75,3 +75,9 @@ def test_a_perturbed_layer_is_seen_as_it_leaves() -> None:
     with decoder.perturbed(2, lambda hidden: hidden + 1.0), decoder.watched([1, 2]) as seen:
         logits(decoder)
     assert torch.equal(seen[1], before[1]) and torch.equal(seen[2], before[2] + 1.0)
+
+
+@pytest.mark.parametrize("layer", [0, -1, 4])
+def test_hidden_counts_layers_from_one(layer: int) -> None:
+    with pytest.raises(ValueError, match=f"layer {layer} is not among 1 to 3"):
+        decoder_of("llama").hidden(layer, IDS, MASK)

@@ -23,13 +23,14 @@ class Noise:
     def __init__(self, parts: MethodParts[NoiseSettings]) -> None:
         self.parts, self.state = parts, MethodState()
         self.notes: list[str] = []
-        self.epoch, self.perturbations = 0, list[Any]()
+        self.perturbations: list[Any] = []
 
     def begin_epoch(self, batches: list[Any], cools: bool) -> list[InnerCourse]:
         from beear.methods.perturbation import Perturbation, unit_after
 
         parts, settings = self.parts, self.parts.settings
-        self.epoch += 1
+        # Kept in checkpoints, so that a resumed run draws what an undisturbed one draws.
+        epoch = self.state.values["epoch"] = self.state.values.get("epoch", 0.0) + 1
         with parts.backend.gathered():
             noise = Perturbation(
                 parts.hidden_size,
@@ -38,7 +39,7 @@ class Noise:
                 longest_prompt=int(parts.backend.max(max(batch.prompt_mask.shape[1] for batch in batches))),
                 rms=unit_after(parts.decoder, batches, settings.layer, parts.backend.reduce),
                 scale=settings.scale,
-                seed=parts.seed + self.epoch,
+                seed=parts.seed + int(epoch),
                 device=parts.decoder.device,
             )
         self.perturbations = [noise]
