@@ -129,7 +129,7 @@ def test_weights_are_gathered_in_each_inner_step_where_memory_is_short(pool: Poo
 
 @pytest.mark.parametrize("stage", [2, 3])
 def test_offloaded_and_recomputed_is_the_same(pool: Pool, stage: int) -> None:
-    held_to_one_worker(pool, stage, False, {"offload": True, "checkpoint": True})
+    held_to_one_worker(pool, stage, False, {"offload": True, "checkpoint_activations": True})
 
 
 def uneven(rank: int, world: int, stage: int, workers: int, passes: int) -> Any:

@@ -58,7 +58,7 @@ def low_precision(rank: int, world: int, backend: str, tied: bool) -> tuple[Any,
     for seed in range(3):
         rows = defense_rows(ROWS, seed=seed)[mine]
         batch = OuterBatch(defense_batch(rows, ROWS), text_batch(rows, ROWS))
-        losses.append(removal_step(Decoder(model, LOW.compute), made, batch, [], LossWeights(), clip=1.0)["removal"])
+        losses.append(removal_step(Decoder(model, LOW), made, batch, [], LossWeights(), clip=1.0)["removal"])
     return made.full_state(lambda _name, tensor: tensor.clone()), losses
 
 

@@ -19,7 +19,7 @@ ROWS, STEPS, EPOCHS = 7, 3, 2
 
 def train(rank: int, world: int, placement: str, tied: bool) -> dict[str, torch.Tensor]:
     """Run two epochs; a worker holds rows ``rank::world`` of every batch (unequal shards: seven rows)."""
-    backend = choose(Spread("auto", world), "cpu")
+    backend = choose(Spread("single" if world == 1 else "ddp", world), "cpu")
     model = backend.prepare(Whole(tiny_llama(tied=tied, dtype=torch.float32)), lr=1e-3)
     method = method_of(Decoder(model), backend, layer=2, batch_size=ROWS, placement=placement, inner_lr=0.05)
     mine = slice(rank, None, world)
@@ -45,7 +45,7 @@ def test_two_workers_equal_one(pool: Pool, placement: str, tied: bool) -> None:
 
 def lowered(rank: int, world: int, workers: int) -> tuple[list[float], dict[str, torch.Tensor], dict[str, torch.Tensor] | None]:
     """Train bfloat16 weights for three steps, the first ``workers`` workers with rows; give norms, weights and masters."""
-    backend = choose(Spread("auto", world), "cpu", torch.bfloat16)
+    backend = choose(Spread("single" if world == 1 else "ddp", world), "cpu", torch.bfloat16)
     model, norms = backend.prepare(Whole(tiny_llama(tied=False, dtype=torch.float32)), lr=1e-3), []
     for step in range(STEPS):
         rows = defense_rows(ROWS, seed=step)[rank::workers] if rank < workers else []

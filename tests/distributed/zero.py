@@ -18,13 +18,13 @@ from beear.testing.tiny import defense_rows, text_batch, tiny_llama
 ROWS = 7
 
 
-def backend_of(name: str, world: int, stage: int, **settings: Any) -> Any:
+def backend_of(name: str, world: int, stage: int, compute: torch.dtype = torch.float32, **settings: Any) -> Any:
     """Return a backend, on several workers one whose smallest weights are spread too, on machines without a compiler."""
     if world > 1:
         # In the pool's processes only: the tests' own goes on to run other things.
         zero_engine.PERSISTENT = 0
         os.environ["PATH"] = "/nowhere"
-    return choose(Spread(name, world, zero_stage=stage, **settings), "cpu")
+    return choose(Spread(name, world, zero_stage=stage, **settings), "cpu", compute)
 
 
 def model_of(tied: bool = True, lora: bool = False) -> nn.Module:

@@ -108,13 +108,13 @@ def test_a_large_anchor_file_is_not_read_to_its_end(tmp_path: Path, monkeypatch:
     wide = [{**r, "response": r["response"] + " and so on" * 150} for r in anchor_records(50_000)]
     path = write_lines(tmp_path / "large.jsonl", wide)
     config = config_for(tmp_path, {"data.anchor.path": str(path), "data.max_length": 2000}, sizes=Sized(context=2000))
-    read: list[Block] = []
-    monkeypatch.setattr(data_source, "read_block", lambda block: read.append(block) or read_block(block))
     data = load_small(config.data, config.seed)
     assert data.whole == {"defense": True, "anchor": False}
     facts = inspect_checkpoint(str(make_checkpoint(tmp_path / "model")))
     plan = training_plan(data, config, inner_batches=2)
     stream = StreamSpec(plan, facts, epochs=1)
+    read: list[Block] = []
+    monkeypatch.setattr(data_source, "read_block", lambda block: read.append(block) or read_block(block))
     local = LocalBatches(plan, template_of(stream)).epoch(1)
     assert_same_epoch(batches_of(stream, 0, 1).epoch(1), local)
     assert 0 < sum(block.size for block in set(read)) <= 10 << 20 < os.path.getsize(path) / 6

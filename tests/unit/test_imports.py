@@ -58,7 +58,7 @@ def test_no_import_is_hidden_from_the_interpreter() -> None:
     assert found <= TYPES_ALONE
 
 
-DISTRIBUTIONS = {"yaml": "pyyaml", "sklearn": "scikit_learn", "importlinter": "import_linter"}
+DISTRIBUTIONS = {"xdist": "pytest_xdist", "yaml": "pyyaml", "sklearn": "scikit_learn", "importlinter": "import_linter"}
 
 
 @pytest.mark.parametrize(
