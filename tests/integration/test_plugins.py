@@ -54,9 +54,9 @@ def test_their_settings_are_checked_like_any_other(installed: dict[str, str], ar
     assert done.returncode == 2 and sentence in done.stderr.splitlines()[-1]
 
 
-def test_they_count_in_a_runs_identity_only_when_chosen(installed: dict[str, str]) -> None:
+def test_they_count_in_a_runs_identity_only_when_chosen(installed: dict[str, str], tmp_path: Path) -> None:
     def identity(*arguments: str, env: dict[str, str] = installed) -> str:
-        text = run("sanitize", "--dry-run", "--model.path", "testbed:base", *arguments, env=env).stdout
+        text = run("sanitize", "--dry-run", "--model.path", "testbed:base", *arguments, env=env, cwd=tmp_path).stdout
         return next(line for line in text.splitlines() if line.startswith("run identity"))
 
     noise = ("--method.name", "noise")
