@@ -131,7 +131,7 @@ def build(shape: str, work: Work, device: Any, micro_batch: int, checkpoint: boo
     if device.type == "cuda":
         fuse(model)
     decoder = Decoder(model, torch.bfloat16)
-    recipe = Recipe(perturbed=llama.layer, inner_steps=work.steps, length=work.length)
+    recipe = Recipe(perturbed_layer=llama.layer, inner_steps=work.steps, length=work.length)
     parts = MethodParts(decoder, backend, recipe, recipe, 0, llama.hidden, micro_batch)
     return Bilevel(parts), recipe, Rows(llama, work, device)
 

@@ -104,7 +104,7 @@ class Weights:
 class Recipe:
     """What BEEAR reads of ``method.*``: its own settings and the training's, where pydantic is not installed."""
 
-    perturbed: int
+    perturbed_layer: int
     inner_steps: int
     length: int
     placements: tuple[str, ...] = ("suffix",)

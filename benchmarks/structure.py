@@ -54,7 +54,7 @@ LAYERED = (
     *("BeearSettings", "ResolvedConfig", "run_config", "tune_config"),
 )
 # The field, and the properties that give it under another name.
-LAYER, LAYER_FIELD = ("layer", "perturbed", "watched_layer"), "method.layer"
+LAYER, LAYER_FIELD = ("layer", "perturbed_layer", "watched_layer"), "method.layer"
 
 
 @dataclass(frozen=True)

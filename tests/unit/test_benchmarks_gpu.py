@@ -51,7 +51,7 @@ def test_a_small_run_reports_every_phase(tiny: dict[str, Any]) -> None:
 
 
 def test_the_warm_up_is_at_the_largest_shapes_and_leaves_the_recipe() -> None:
-    rows, recipe = Rows(SHAPES["tiny"], TINY, CPU), Recipe(perturbed=1, inner_steps=4, length=5)
+    rows, recipe = Rows(SHAPES["tiny"], TINY, CPU), Recipe(perturbed_layer=1, inner_steps=4, length=5)
     seen: list[Any] = []
     method = SimpleNamespace(
         begin_epoch=lambda inner, cools: seen.append((recipe.inner_steps, [batch.rows for batch in inner])),

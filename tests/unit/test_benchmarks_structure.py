@@ -68,7 +68,7 @@ S = TypeVar("S")
 class Parts(Generic[S]):
     settings: S
     @property
-    def perturbed(self) -> int:
+    def perturbed_layer(self) -> int:
         return self.settings.depth
 """,
     "beear/hook.py": "def perturb(layer: int) -> None:\n    import beear.back\n    print(layer)\n",
