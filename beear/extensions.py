@@ -9,7 +9,7 @@ package whose pyproject.toml says
 adds a method named ``crow`` without a change to this repository.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, Protocol, TypeVar
@@ -35,9 +35,12 @@ class Table(Mapping[str, M], Generic[M]):
     Entry points are looked up when the table is first read, so that importing one costs nothing.
     """
 
-    def __init__(self, group: str, kind: type[M], builtin: Sequence[M]) -> None:
-        """``group`` is the entry points' group, such as ``beear.methods``; every member is an instance of ``kind``."""
-        self.group, self._kind, self._builtin = group, kind, tuple(builtin)
+    def __init__(self, group: str, kind: type[M], builtin: Sequence[M], taken: Collection[str] = ()) -> None:
+        """``group`` is the entry points' group, such as ``beear.methods``; every member is an instance of ``kind``.
+
+        ``taken``: names that no package may give a member, such as those of configuration fields that it would replace.
+        """
+        self.group, self._kind, self._builtin, self.taken = group, kind, tuple(builtin), frozenset(taken)
 
     @cached_property
     def added(self) -> tuple[M, ...]:
@@ -47,12 +50,12 @@ class Table(Mapping[str, M], Generic[M]):
             UserError: one cannot be imported, is of another kind, or has a name that is taken.
         """
         found: list[M] = []
-        taken = {member.name for member in self._builtin}
+        taken = self.taken | {member.name for member in self._builtin}
         for point in sorted(entry_points(group=self.group), key=lambda point: point.name):
             member = self._load(point)
             if member.name in taken:
                 raise UserError(f'{_whence(point)}: "{member.name}" is taken in {self.group}; expected a name of its own')
-            taken.add(member.name)
+            taken |= {member.name}
             found.append(member)
         return tuple(found)
 

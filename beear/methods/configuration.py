@@ -7,7 +7,7 @@ search spaces name them.
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from pydantic import Field, SerializerFunctionWrapHandler, create_model, field_validator, model_serializer, model_validator
 
@@ -33,6 +33,16 @@ class Limit(Protocol):
     @property
     def description(self) -> str:
         """One line for the help."""
+        ...
+
+
+@runtime_checkable
+class Measure(Protocol):
+    """What is read here of a measure from another package; ``limit`` is read where it has one."""
+
+    @property
+    def name(self) -> str:
+        """What ``gate.NAME`` and the report call it."""
         ...
 
 
@@ -134,8 +144,9 @@ def _search_method_class() -> type[schema.MethodConfig]:
 def _gate_class() -> type[schema.GateConfig]:
     """Return the gate's section with the limits of measures from other packages; the product's own are in the schema."""
     # The table of measures is in a room above this one, so it cannot be imported here. The entry points can be read.
-    measures: Table[Any] = Table("beear.measures", object, [])
-    limits: dict[str, Limit] = {measure.name: measure.limit for measure in measures.added if getattr(measure, "limit", None)}
+    known = schema.GateConfig.model_fields
+    measures: Table[Measure] = Table("beear.measures", Measure, [], taken=known)  # type: ignore[type-abstract]
+    limits: dict[str, Limit] = {one.name: limit for one in measures.added if (limit := getattr(one, "limit", None))}
     fields: dict[str, Any] = {
         name: (Share, Field(limit.default, description=limit.description)) for name, limit in limits.items()
     }

@@ -1,11 +1,14 @@
 """A method of another package: its fields are parsed, shown, checked and counted, and leave no trace where it is not chosen."""
 
 import pickle
-from typing import Any
+from dataclasses import replace
+from importlib.metadata import EntryPoint
+from typing import Any, NamedTuple
 
 import pytest
 from pydantic import Field
 
+from beear import extensions
 from beear.config import schema
 from beear.config.build import build
 from beear.config.cli import help_text
@@ -14,6 +17,9 @@ from beear.config.resolve import resolve
 from beear.config.schema import PositiveInt, Section
 from beear.config.yaml_file import to_yaml
 from beear.errors import UserError
+from beear.evaluation.measures.base import Limit
+from beear.extensions import Table
+from beear.methods import configuration
 from beear.methods.configuration import method_class, run_config, tune_config
 from beear.methods.method import Method
 from beear.methods.table import METHODS
@@ -119,3 +125,40 @@ def test_a_search_has_defaults_of_its_own() -> None:
 def test_a_configuration_never_changes() -> None:
     with pytest.raises(ValueError, match="frozen"):
         asked().method.epochs = 3
+
+
+class Bound(NamedTuple):
+    """A measure of another package that the gate decides on."""
+
+    name: str
+    limit: Any
+
+
+@pytest.mark.parametrize("name", ["asr", "utility_loss", "utility_measure"])
+def test_a_measure_of_another_package_cannot_take_the_place_of_a_limit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A measure named ``asr`` would replace the limit on attack success, and with it the verdict."""
+    monkeypatch.setitem(globals(), "FOREIGN", Bound(name, Limit(0.9, "a share")))
+    offer(monkeypatch, "beear.measures")
+    with pytest.raises(UserError, match=f'"{name}" is taken in beear.measures; expected a name of its own'):
+        configuration._gate_class.__wrapped__()
+
+
+def test_what_has_no_name_is_no_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "FOREIGN", 7)
+    offer(monkeypatch, "beear.measures")
+    with pytest.raises(UserError, match="found int, expected Measure"):
+        configuration._gate_class.__wrapped__()
+
+
+@pytest.mark.parametrize("name", ["epochs", "weights", "layer"])
+def test_a_method_of_another_package_cannot_take_the_place_of_a_field(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "FOREIGN", replace(PRUNE, name=name))
+    offer(monkeypatch, "beear.methods")
+    with pytest.raises(UserError, match=f'"{name}" is taken in beear.methods; expected a name of its own'):
+        list(Table("beear.methods", Method, [], taken=METHODS.taken))
+
+
+def offer(monkeypatch: pytest.MonkeyPatch, group: str) -> None:
+    """Let an installed package offer ``FOREIGN`` of this module."""
+    point = EntryPoint("foreign", f"{__name__}:FOREIGN", group)
+    monkeypatch.setattr(extensions, "entry_points", lambda group: [point] if group == point.group else [])

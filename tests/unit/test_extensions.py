@@ -15,14 +15,14 @@ class Member:
     name: str
 
 
-OWN, OTHER, TAKEN, NO_MEMBER = Member("own"), Member("other"), Member("own"), "text"
+OWN, OTHER, TAKEN, FIELD, NO_MEMBER = Member("own"), Member("other"), Member("own"), Member("field"), "text"
 
 
 def offered(monkeypatch: pytest.MonkeyPatch, *names: str) -> Table[Member]:
     """Return a table to which an installed package offers these names of this module."""
     points = [EntryPoint(name.lower(), f"{__name__}:{name}", "beear.things") for name in names]
     monkeypatch.setattr(extensions, "entry_points", lambda group: [p for p in points if p.group == group])
-    return Table("beear.things", Member, [OWN])
+    return Table("beear.things", Member, [OWN], taken=["field"])
 
 
 def test_members_of_other_packages_follow_the_built_in_ones(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,6 +36,7 @@ def test_members_of_other_packages_follow_the_built_in_ones(monkeypatch: pytest.
     ("name", "sentence"),
     [
         ("TAKEN", r'"own" is taken in beear.things; expected a name of its own'),
+        ("FIELD", r'"field" is taken in beear.things; expected a name of its own'),
         ("NO_MEMBER", r"found str, expected Member"),
         ("ABSENT", r"cannot be loaded \(AttributeError"),
     ],
