@@ -1,1 +1,1 @@
-"""All that knows Ray: connection, tasks, actor pools, training workers, scoring."""
+"""The work on a Ray cluster: connection, tasks, actor pools, training workers, scoring."""

@@ -54,11 +54,11 @@ class EventLog:
 
     def __init__(self, path: Path) -> None:
         """Append to ``path``, so that a resumed run keeps its history."""
-        self._path, self._lock = path, threading.Lock()
+        self._path = path
 
     def write(self, event: Event) -> None:
         """Append one event."""
-        with self._lock, self._path.open("a") as file:
+        with self._path.open("a") as file:
             file.write(json.dumps({"time": round(time.time(), 3), **event}) + "\n")
 
 

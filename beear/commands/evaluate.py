@@ -1,4 +1,4 @@
-"""Measuring a checkpoint without changing it: the same evidence and report, a verdict on ASR alone."""
+"""Measuring a checkpoint without changing it: the same evidence and report, a verdict that judges no change."""
 
 from beear.cluster import scoring
 from beear.cluster.connection import RaySession

@@ -17,7 +17,6 @@ from beear.evaluation import resistance_scale
 from beear.evaluation.measures.utility import utility_of
 from beear.evaluation.trials import ENDED, Yardstick
 from beear.methods.configuration import resolved, run_config
-from beear.records.display import SHARE
 from beear.records.search import Calibration, Trial
 from beear.run.job_kind import JobKind
 from beear.run.lifecycle import Running, run
@@ -129,10 +128,10 @@ def _work(running: Running, search: SearchConfig, asked: RunConfig) -> int:
         progress.note(f"{name}: {words}")
     if scale is not None:
         calibration = calibration_of(scale)
-        progress.say(f"  note: {calibration.sentence}")
+        progress.warn(calibration.sentence)
     shared = _shared(running, search, scale)
     concurrent = experiment.at_a_time(shared, search)
-    path, nats = staging / TRIALS, utility_of(job.config.gate).unit != SHARE
+    path, nats = staging / TRIALS, utility_of(job.config.gate).in_nats
     running.tracker.start()
     count = f"{search.trials} trials" if search.trials > 1 else "1 trial"
     source = "ASR is measured under the probes" if scale is None else "ASR is bounded by entrapment resistance"

@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel
 
 from beear.config.build import build
-from beear.config.fields import FieldSpec, leaves, sections, suggestion
+from beear.config.fields import FieldSpec, groups, leaves, suggestion
 from beear.config.yaml_file import read_values
 from beear.errors import UserError, nearest
 
@@ -156,19 +156,13 @@ def help_text(config_class: type[BaseModel], description: str, width: int | None
     for name, words in options:
         lines += _entry(name, words, width)
     lines += ["", *textwrap.wrap("Fields (default in square brackets; the value none clears a field that may be unset):", width)]
-    for title, description_, fields in _groups(config_class, known):
+    for title, description_, fields in groups(config_class, known):
         lines += ["", f"{title}: {description_}" if title else description_]
         for spec in fields:
             # "(text)" would tell the reader nothing.
             takes = "" if spec.types == (str,) else f" ({spec.expected.removeprefix('a ')})"
             lines += _entry(f"--{spec.name} [{spec.shown_default}]", spec.description + takes, width)
     return "\n".join(lines)
-
-
-def _groups(config_class: type[BaseModel], known: dict[str, FieldSpec]) -> list[tuple[str, str, list[FieldSpec]]]:
-    titles = [*((name, words) for name, _, words in sections(config_class)), ("", "the run as a whole")]
-    groups = [(name, words, [s for s in known.values() if s.section == name]) for name, words in titles]
-    return [group for group in groups if group[2]]
 
 
 def _entry(name: str, words: str, width: int) -> list[str]:

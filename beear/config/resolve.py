@@ -97,7 +97,7 @@ class MethodRules(Protocol):
 
 
 class ResolvedData(DataConfig):
-    """``data`` with every auto field filled in."""
+    """``data`` with its length filled in. An unset ``bucket`` stays so: each pass over the rows decides it by its length."""
 
     max_length: int
 

@@ -1,8 +1,9 @@
 """The configuration of a run as the user asks for it: every field with its type, bounds, default, unit and one line of help.
 
-Imports neither torch nor ray. A field whose description says *auto* may be None; :func:`beear.config.resolve.resolve` then
-fills it in by the model. A method's own fields are not here: each method declares them in its own file, and
-:mod:`beear.methods.configuration` adds them to the classes that commands parse.
+Imports neither torch nor ray. A field whose description says *auto* may be None. :func:`beear.config.resolve.resolve` fills it
+in by the model; ``data.bucket``, ``tracking.register_as`` and ``parallel`` are decided where they are used. A method's own fields
+are not here: each method declares them in its own file, and :mod:`beear.methods.configuration` adds them to the classes that
+commands parse.
 """
 
 from typing import Annotated, Literal, Self

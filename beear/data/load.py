@@ -9,7 +9,7 @@ from beear.config.resolve import ResolvedConfig
 from beear.config.schema import AnchorData, DataConfig, DefenseData, ProbesData
 from beear.data import storage
 from beear.data.columns import probe
-from beear.data.data_source import SPLITS, DataSource, Row, Scan, scan
+from beear.data.data_source import SPLITS, DataSource, Row, Scan, scan, split_of
 from beear.data.files import blocks, expand, read_block
 from beear.data.hits import HitRule, default_rule
 from beear.data.missing_answers import Filled, Generate, complete, fill_safe
@@ -216,9 +216,7 @@ def _opened(
 def _split(source: DataSource, seen: Scan, report: Scan | None, forbidden: frozenset[str]) -> dict[str, list[Row]]:
     parts: dict[str, list[Row]] = {name: [] for name in SPLITS}
     for row in seen.rows.values():
-        name = source.split(row)
-        if name is not None:
-            parts[name].append(row)
+        parts[split_of(row.group, source.holdout, source.seed, source.separate_report)].append(row)
     if report is not None:
         parts["report"] = [row for row in report.rows.values() if row.keys.isdisjoint(forbidden)]
     return {name: rows if name == "train" else rows[:MOST_HELD_OUT] for name, rows in parts.items()}

@@ -11,6 +11,7 @@ from beear.config.resolve import ResolvedConfig
 from beear.data.batch import DefenseBatch
 from beear.data.collate import collate_defense
 from beear.data.encode import encode_defense, unlabelled
+from beear.data.local import pad_id_of
 from beear.data.missing_answers import complete
 from beear.data.rows import AnchorRow, DefenseRow, Probe
 from beear.data.steps import TrainingPlan
@@ -157,11 +158,9 @@ class Session:
         if len(shares) * self.backend.world < len(encoded):
             # If weights are sharded, all workers must make the same number of forward passes.
             shares.append(unlabelled(encoded[0]))
-        pad = self.tokenizer.pad_token_id
-        size = plan.batch_size
+        pad, size = pad_id_of(self.tokenizer), plan.batch_size
         return [
-            collate_defense(shares[i : i + size], int(pad), len(encoded)).to(self.backend.device)
-            for i in range(0, len(shares), size)
+            collate_defense(shares[i : i + size], pad, len(encoded)).to(self.backend.device) for i in range(0, len(shares), size)
         ]
 
 

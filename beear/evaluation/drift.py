@@ -12,11 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from beear.config.resolve import ResolvedEvaluate
 from beear.data.rows import DefenseRow, Probe
 from beear.evaluation.generate import left_padded
 from beear.evaluation.probes import apply
-from beear.evaluation.shard import MeasuredRows
 from beear.evaluation.subject import Subject
 from beear.models.decoder import Decoder
 from beear.records.report import Drift
@@ -58,13 +56,6 @@ def _last_states(subject: Subject, prompts: Sequence[Sequence[int]]) -> Tensor:
 def _keep_last(seen: list[Tensor], hidden: Tensor) -> Tensor:
     seen.append(hidden[:, -1].float().cpu())
     return hidden
-
-
-def measure_drift(before: Subject, after: Subject, rows: MeasuredRows, layer: int, config: ResolvedEvaluate) -> Drift:
-    """Return the drift at ``layer`` (1-based) from ``before`` to ``after``, on ``config.drift_rows`` rows at most."""
-    chosen = rows.defense[: config.drift_rows]
-    found = [hidden_states(subject, chosen, rows.probes, config.batch_size) for subject in (before, after)]
-    return drift(found[0], found[1], layer)
 
 
 def drift(before: HiddenStates, after: HiddenStates, layer: int) -> Drift:

@@ -63,9 +63,10 @@ class Defense(Protocol):
         ...
 
     def nothing_left(self, courses: list[InnerCourse], selection: list[Any]) -> bool:
-        """Return True if nothing is left to remove, which ends training; False also if the method cannot tell.
+        """Return True if nothing is left to remove, after which training cools down and ends; False if the method cannot tell.
 
-        ``courses``: what ``begin_epoch`` returned. ``selection``: batches of selection rows.
+        Not asked in the first epoch nor in a cooling one. ``courses``: what ``begin_epoch`` returned. ``selection``: batches of
+        selection rows.
         """
         ...
 

@@ -105,7 +105,7 @@ def needs(settings: BeearSettings) -> Needs:
     """Return what the inner loop needs: its batches, and memory for gradients through layers l+1..L."""
     # A δ that is only at the prompt's end never reaches the columns before it, which then need less memory.
     alone = settings.placements == ("suffix",) and settings.suffix_from == "prompt"
-    inner = InnerLoop(settings.perturbed_layer, settings.inner_batches, settings.fast, settings.length if alone else None)
+    inner = InnerLoop(settings.perturbed_layer, settings.fast, settings.length if alone else None)
     return Needs(settings.inner_batches, inner)
 
 

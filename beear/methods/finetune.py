@@ -42,6 +42,5 @@ METHOD = Method(
     needs=needs,
     resolve=resolved,
     watched=lambda settings: settings.layer,
-    search_defaults={"placement": "suffix"},
     flat=True,
 )

@@ -21,13 +21,11 @@ class InnerLoop:
 
     Args:
         layer: the perturbed layer, 1-based; gradients flow through the layers after it.
-        batches: fixed batches that it cycles over.
         fast: it computes only once what the perturbation cannot change.
         length: perturbed positions at the prompt's end, if no others are perturbed; else None.
     """
 
     layer: int
-    batches: int
     fast: bool = False
     length: int | None = None
 

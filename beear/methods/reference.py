@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from beear.config.fields import FieldSpec, leaves, sections
+from beear.config.fields import FieldSpec, groups, leaves
 from beear.errors import UserError
 from beear.methods.configuration import run_config
 
@@ -19,15 +19,11 @@ BEGIN, END = "<!-- fields: begin -->", "<!-- fields: end -->"
 
 def table(config_class: type[BaseModel]) -> str:
     """Return one Markdown table per section, in the order of the classes."""
-    known = leaves(config_class)
-    groups = [*((name, words) for name, _, words in sections(config_class)), ("", "The run as a whole")]
     parts = []
-    for name, words in groups:
-        fields = [spec for spec in known.values() if spec.section == name]
-        if fields:
-            title = f"`{name}`: {words}" if name else words
-            rows = "\n".join(_row(spec) for spec in fields)
-            parts.append(f"### {title}\n\n| Field | Default | Takes | Meaning |\n|---|---|---|---|\n{rows}")
+    for name, words, fields in groups(config_class, leaves(config_class)):
+        title = f"`{name}`: {words}" if name else words.capitalize()
+        rows = "\n".join(_row(spec) for spec in fields)
+        parts.append(f"### {title}\n\n| Field | Default | Takes | Meaning |\n|---|---|---|---|\n{rows}")
     return "\n\n".join(parts)
 
 

@@ -67,7 +67,6 @@ class Backend(Protocol):
     Losses handed to ``backward`` are local sums over global counts, so gradients are **added** over the workers.
     """
 
-    name: str
     rank: int
     world: int
     device: torch.device

@@ -27,8 +27,6 @@ class FullySharded(Group):
     Within ``gathered()`` all layers stay gathered, in ``compute``, where the settings say that memory allows it.
     """
 
-    name = "fsdp"
-
     def __init__(self, device: torch.device | str, spread: Spread, compute: torch.dtype = torch.float32) -> None:
         """Read rank and world from the process group.
 

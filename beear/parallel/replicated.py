@@ -24,7 +24,6 @@ BUCKET_BYTES = 64 * 2**20
 class Single:
     """One worker, no communication."""
 
-    name = "single"
     rank, world = 0, 1
     # A worker that holds the whole model may compute more or less than the others.
     lockstep = False
@@ -100,8 +99,6 @@ class Single:
 
 class DataParallel(Group, Single):
     """Several workers with the same weights, which add their gradients in every step."""
-
-    name = "ddp"
 
     def __init__(
         self, device: torch.device | str = "cpu", spread: Spread | None = None, compute: torch.dtype = torch.float32

@@ -24,8 +24,6 @@ class ZeRO(Group):
     it, and entrapment takes the gradient of δ alone. :meth:`backward` does what that forward pass does for the engine.
     """
 
-    name = "deepspeed"
-
     def __init__(self, device: torch.device | str, spread: Spread, compute: torch.dtype = torch.float32) -> None:
         """Read rank and world from the process group."""
         target = torch.device(device)

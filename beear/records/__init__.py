@@ -1,1 +1,1 @@
-"""The published records, as plain data: report.json and search.json."""
+"""The published records (report.json, search.json) as plain data, how numbers are shown, and what is taken out before."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from beear.records import display
-from beear.records.display import Series
+from beear.records.display import BLUE, ORANGE, VERMILLION, Series
 from beear.records.search import SearchReport, Trial, TrialEpoch
 from beear.report.charts import MARKERS, Chart, Tick, chart
 from beear.report.search_text import as_it_came, broken, describe, in_nats, in_order, points, setting_text, shown_epoch
@@ -17,7 +17,7 @@ BOUNDS = (0.05, 0.10, 0.25, 0.50, 0.75)
 MOST_PANELS, GROUPS = 6, 4
 EPOCHS = "epochs run"
 _ENDS = {"finished": "circle", "stopped early": "square", "met the gate": "diamond", "failed": "cross"}
-_LOSS_COLOURS = (0, 4, 1)
+_LOSS_COLOURS = (BLUE, ORANGE, VERMILLION)
 
 Kind = Literal["within", "broken", "failed", "unrun", "untried"]
 Role = Literal["chosen", "runner-up", "other"]

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from beear.evaluation.measures.utility import utility_of
+from beear.evaluation.measures.utility import EXACT_MATCH, utility_of
 from beear.evaluation.trials import ENDED, merit
 from beear.records import display
 from beear.records.report import Paired
@@ -64,10 +64,11 @@ def as_it_came(report: SearchReport) -> dict[str, float]:
     seen = [came[name] for name in ("asr_clean", "asr_worst") if name in came]
     if seen and report.measure == PROBED:
         came.setdefault("asr", max(seen))
-    if in_nats(report) and "anchor_nll" in came:
-        came.setdefault("utility", math.exp(-came["anchor_nll"]))
-    elif "exact_match" in came:
-        came.setdefault("utility", came["exact_match"])
+    measured = utility_of(report.config)
+    if measured.name not in came:
+        measured = EXACT_MATCH
+    if measured.name in came:
+        came.setdefault("utility", measured.worth(came))
     if came.get("utility", -1.0) >= 0 and came.get("asr", 2.0) <= 1:
         came.setdefault("composite", math.sqrt(came["utility"] * (1 - came["asr"])))
     return came
@@ -107,7 +108,7 @@ def points(value: float | None, nats: bool = False) -> str:
 
 def in_nats(report: SearchReport) -> bool:
     """Say whether utility loss is a rise of anchor NLL, not a share of rows."""
-    return utility_of(report.config).unit != display.SHARE
+    return utility_of(report.config).in_nats
 
 
 def verdict(report: SearchReport) -> str:

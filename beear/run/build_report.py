@@ -50,7 +50,7 @@ def told_once(history: list[EpochRecord]) -> list[str]:
 
 
 def evaluate_report(placed: Placed, measured: Measured, seconds: dict[str, float]) -> Report:
-    """Return the report of a checkpoint that was measured and not changed; the verdict is on ASR alone."""
+    """Return the report of a checkpoint that was measured and not changed; no change is judged."""
     config = placed.checked.config
     verdict = gate.decide_alone(measured.measurement, config.gate, config.evaluate.confidence)
     return Report(**_common(placed, verdict, seconds, measured.notes), before=measured.measurement)

@@ -106,5 +106,5 @@ def _with_output_folder(asked: RunConfig, progress: Progress) -> RunConfig:
     """Return the configuration with its output folder named from the root."""
     folder = place_of(asked.output.dir)
     if not Path(asked.output.dir).is_absolute() and folder != Path(asked.output.dir).absolute():
-        progress.say(f"  note: output.dir is relative; a submitted job's results go to {folder} on this node")
+        progress.warn(f"output.dir is relative; a submitted job's results go to {folder} on this node")
     return asked.model_copy(update={"output": asked.output.model_copy(update={"dir": str(folder)})})

@@ -46,7 +46,7 @@ class Lengths:
             self.labelled,
             inner.layer if inner else None,
             untouched=max(0, self.prompt - inner.length) if inner and inner.length is not None else 0,
-            inner_batches=inner.batches if inner else 0,
+            inner_batches=needs.inner_batches if inner else 0,
             half=in_bfloat16(config, gpu),
             fast=inner is not None and inner.fast,
             passes=needs.passes,

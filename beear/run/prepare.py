@@ -3,7 +3,6 @@
 import os
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 from beear.config.schema import DataConfig, RunConfig
@@ -52,9 +51,9 @@ def prepare(asked: RunConfig, kind: Kind, trains: bool, progress: Progress, find
     method.check(config.settings, room, str(data.shortest.origin))
     for what, count in data.overlaps.items():
         if count:
-            progress.say(f"  note: {count} {what}; each counts once, and none trains that also reports")
+            progress.warn(f"{count} {what}; each counts once, and none trains that also reports")
     for note in facts.notes:
-        progress.say(f"  note: {note}")
+        progress.warn(note)
     identity = run_identity(
         config.values, config.evaluate.keywords, config.model.chat_template, facts, list(data.digests.values()), kind
     )
@@ -100,7 +99,7 @@ def with_testbed(asked: C, find: Find) -> tuple[C, str]:
     if not is_testbed(model.path):
         return asked, model.path
     found = find(model.path)
-    return asked.model_copy(update={"data": _with_own_data(asked.data, found)}), str(Path(found.model_dir))
+    return asked.model_copy(update={"data": _with_own_data(asked.data, found)}), str(found.model_dir)
 
 
 def _with_own_data(data: DataConfig, found: TestbedModel) -> DataConfig:

@@ -82,7 +82,7 @@ class Progress:
                 description=f"epoch {event['epoch']}/{self.epochs} {event['phase']} {losses}",
             )
         elif kind == "note":
-            self.say(f"  note: {event['message']}")
+            self.warn(event["message"])
         elif kind == "epoch":
             self.say("  " + epoch_line(event))
             for note in event["record"].get("notes", []):

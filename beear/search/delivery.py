@@ -61,7 +61,7 @@ class Children:
         try:
             return TrialRun(parent, str(self._folder / trial.id), identity, name, trial)
         except UserError as error:
-            self._progress.say(f"  note: trial {trial.number} is not tracked: {error}")
+            self._progress.warn(f"trial {trial.number} is not tracked: {error}")
             return None
 
 

@@ -54,7 +54,7 @@ def run_trials(shared: Shared, space: Space, search: SearchConfig, watch: Monito
         write_text(storage / PROCESSES, json.dumps({"kind": _words(warm), "concurrent": concurrent}))
         if len(done) >= strategy.wanted(space, search, seed):
             return
-        tuner = _new(trainable, shared, space, search, watch, seed, concurrent, done)
+        tuner = _new(trainable, shared, space, search, watch, seed, concurrent, done, warm)
     run_in_thread(tuner.fit)
 
 
@@ -95,6 +95,7 @@ def _new(
     seed: int,
     concurrent: int,
     done: list[dict[str, Any]],
+    warm: bool,
 ) -> tune.Tuner:
     """Return an experiment of all settings except those that are ``done``."""
     return tune.Tuner(
@@ -105,7 +106,7 @@ def _new(
             scheduler=strategy.scheduler(search, shared.placed.checked.config.method.epochs),
             num_samples=strategy.samples(search, len(done)),
             max_concurrent_trials=concurrent if search.algorithm == "optuna" else None,
-            reuse_actors=shares_processes(shared, search),
+            reuse_actors=warm,
         ),
         run_config=tune.RunConfig(
             name=EXPERIMENT,

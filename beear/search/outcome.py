@@ -7,7 +7,6 @@ from beear.config.search import SearchConfig
 from beear.config.yaml_file import to_yaml
 from beear.evaluation.measures.utility import utility_of
 from beear.evaluation.trials import judged, ranked
-from beear.records.display import SHARE
 from beear.records.redact import redact
 from beear.records.search import Calibration, SearchReport, Trial
 from beear.report.search_text import describe, points
@@ -74,7 +73,7 @@ def search_report(
         limits=_limits(config.gate, search.stop_asr),
         trials=list(trials),
         chosen=order[0].id if order else None,
-        why=_why(order, trials, calibration, utility_of(config.gate).unit != SHARE),
+        why=_why(order, trials, calibration, utility_of(config.gate).in_nats),
         runners_up=[trial.id for trial in order[1 : 1 + RUNNERS_UP]],
         epochs_run=sum(len(trial.epochs) for trial in trials),
         epochs_planned=sum(trial.planned_epochs for trial in trials),

@@ -6,10 +6,8 @@ import torch
 import torch.nn.functional as F
 from sklearn.decomposition import PCA
 
-from beear.config.resolve import ResolvedEvaluate, ResolvedResistance
 from beear.data.rows import Probe
-from beear.evaluation.drift import drift, hidden_states, measure_drift
-from beear.evaluation.shard import MeasuredRows
+from beear.evaluation.drift import drift, hidden_states
 from tests.subjects import defense_rows, random_subject
 
 PROBES = [Probe("late", "suffix", "zeta")]
@@ -30,14 +28,9 @@ def test_states_equal_transformers_row_by_row() -> None:
 
 
 def test_no_change_is_no_drift() -> None:
-    subject = random_subject()
-    found = measure_drift(
-        subject,
-        subject,
-        MeasuredRows(defense_rows(5), [], PROBES),
-        2,
-        ResolvedEvaluate(batch_size=4, resistance=ResolvedResistance()),
-    )
+    subject, rows = random_subject(), defense_rows(5)
+    before, after = (hidden_states(subject, rows, PROBES, 4) for _ in range(2))
+    found = drift(before, after, 2)
     assert found.cosine_by_layer == pytest.approx([1.0] * 3, abs=1e-6)
     np.testing.assert_allclose(found.pca["before/plain"], found.pca["after/plain"])
 

@@ -174,11 +174,11 @@ def test_the_plan_is_for_the_chosen_methods_inner_loop() -> None:
         return METHODS["beear"].needs(config.settings)
 
     alone = needs(placement="suffix")
-    assert alone == Needs(2, InnerLoop(layer=2, batches=2, fast=True, length=5))
+    assert alone == Needs(2, InnerLoop(layer=2, fast=True, length=5))
     # δ at the last 5 of 64 positions; counted from the user's text its place is not known.
     assert LENGTHS.work(resolved(), alone, gpu=False).untouched == 59
     for elsewhere in (needs(placement="suffix", suffix_from="user"), needs(placement="suffix+prompt")):
-        assert elsewhere.inner == InnerLoop(layer=2, batches=2, fast=True, length=None)
+        assert elsewhere.inner == InnerLoop(layer=2, fast=True, length=None)
         assert LENGTHS.work(resolved(), elsewhere, gpu=False).untouched == 0
     work = LENGTHS.work(resolved({"method.batch_size": 8}), needs(inner_batches=3, fast=False), gpu=False)
     assert (work.rows, work.layer, work.inner_batches, work.fast, work.passes) == (8, 2, 3, False, 1.0)

@@ -10,7 +10,7 @@ from typing import ClassVar
 from beear.config.schema import GateConfig
 from beear.evaluation.measures.base import Observed, RowMeasure
 from beear.evaluation.shard import Shard
-from beear.records.display import Cell
+from beear.records.display import SHARE, Cell
 from beear.records.report import GateCheck, Measurement, Paired, Report
 
 
@@ -21,6 +21,11 @@ class Utility(RowMeasure):
     group = "Benign use"
     bound = "utility_loss"
     change_field = "utility_loss"
+
+    @property
+    def in_nats(self) -> bool:
+        """Whether the loss of utility is a rise in nats, not a share of rows."""
+        return self.unit != SHARE
 
     def limit_in(self, gate: GateConfig) -> float | None:
         """Return the limit, None where the loss of utility is taken on the other measure."""
