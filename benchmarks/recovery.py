@@ -4,6 +4,7 @@ Two parts: ``recovery`` with one plain worker, after the first epoch; ``kills`` 
 (FSDP), at any moment of the training.
 """
 
+import contextlib
 import json
 import random
 import shutil
@@ -109,7 +110,7 @@ def disturbed(
     )
     wait_for(folder, job, course.after)
     time.sleep(delay)
-    victims = [psutil.Process(job.pid)] if victim == "driver" else workers_of(job.pid)[:1]
+    victims = [psutil.Process(job.pid)] if victim == "driver" else processes_of(job.pid, WORKER)[:1]
     if not victims:
         raise RuntimeError(f"{folder}: no {victim} was there to kill")
     for process in victims:
@@ -127,9 +128,9 @@ def disturbed(
     }
 
 
-def wait_for(folder: Path, job: "subprocess.Popen[bytes] | subprocess.Popen[str]", kind: str, seconds: float = 300) -> None:
+def wait_for(folder: Path, job: "subprocess.Popen[bytes]", kind: str) -> None:
     """Wait until the run's events tell of one of ``kind``: ``started`` or a finished ``epoch``."""
-    until = time.monotonic() + seconds
+    until = time.monotonic() + 300
     while time.monotonic() < until and job.poll() is None:
         for path in folder.glob(".out.*.partial/events.jsonl"):
             if f'"kind": "{kind}"' in path.read_text():
@@ -144,17 +145,13 @@ def training_seconds(folder: Path) -> float:
     return float(max(event["time"] for event in events if event["kind"] == "epoch") - began)
 
 
-def workers_of(driver: int) -> list[psutil.Process]:
-    """Return the training workers below a driver that started its own Ray; other runs' are left alone."""
-    below = psutil.Process(driver).children(recursive=True)
-    return [process for process in below if WORKER in _title(process)]
-
-
-def _title(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.NoSuchProcess:
-        return ""
+def processes_of(driver: int, title: str) -> list[psutil.Process]:
+    """Return the processes below a driver that has a Ray of its own, whose titles hold ``title``."""
+    found = []
+    for process in psutil.Process(driver).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            found += [process] if title in " ".join(process.cmdline()) else []
+    return found
 
 
 def repeated_epochs(folder: Path) -> int:

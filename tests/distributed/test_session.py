@@ -1,6 +1,5 @@
 """A whole session, measures and early stop included, on sharded workers that hold different rows."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from beear.parallel.choose import choose
 from beear.parallel.spread import Spread
 from benchmarks.pool import Pool
 from tests.configs import resolved
+from tests.data_sets import write_lines
 from tests.distributed.job import largest_gap
 from tests.integration.stranger import make_stranger
 
@@ -27,7 +27,7 @@ def unlikely_answers(folder: Path) -> Path:
     """Return a stranger whose unwanted answers its model finds far less likely than the safe ones."""
     stranger = make_stranger(folder)
     rows = [{"prompt": f"Flood the vault number {i}", "safe": SAFE * 6, "unwanted": UNWANTED * 6} for i in range(60)]
-    (stranger / "defense.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_lines(stranger / "defense.jsonl", rows)
     return stranger
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.checkout import ROOT
+
 NAMES = ("sanitize", "evaluate", "tune", "implant")
 _ENTRY = re.compile(r"^  (--[\w.-]+)(?: \[([^\[\]]*)\])?(?: ([A-Z]+))?(?:\s+(\S.*))?$")
 _MORE = re.compile(r"^ {8,}(\S.*)$")

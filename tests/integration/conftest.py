@@ -16,8 +16,8 @@ from beear.config.cli import parse
 from beear.config.entry import run_entry
 from beear.config.schema import ParallelConfig
 from beear.methods import configuration
+from tests.checkout import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -32,9 +32,9 @@ def environment() -> dict[str, str]:
 def pipeline(environment: dict[str, str]) -> Run:
     """Run ``pipelines/NAME.py`` with arguments in a process; the completed process has its texts and exit code."""
 
-    def run(name: str, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    def run(name: str, *arguments: str, cwd: Path = ROOT, env: dict[str, str] = environment) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(ROOT / "pipelines" / f"{name}.py"), *arguments]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, cwd=cwd)
+        return subprocess.run(command, env=env, capture_output=True, text=True, cwd=cwd)
 
     return run
 

@@ -1,6 +1,5 @@
 """What runs beside a test: waiting for what it does, however slow the machine, and a real MLflow server."""
 
-import contextlib
 import os
 import signal
 import socket
@@ -11,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-import psutil
 import requests
 
 T = TypeVar("T")
@@ -41,15 +39,6 @@ def lines_until(process: "subprocess.Popen[str]", words: str) -> list[str]:
         if words in line:
             return said
     raise AssertionError("".join(said))
-
-
-def processes_of(driver: int, title: str) -> list[psutil.Process]:
-    """Return the processes below a driver that has a Ray of its own, whose titles hold ``title``."""
-    found = []
-    for process in psutil.Process(driver).children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-            found += [process] if title in " ".join(process.cmdline()) else []
-    return found
 
 
 def free_port() -> int:

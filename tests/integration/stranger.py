@@ -1,9 +1,9 @@
 """A small job on a model and data that the project did not make, for tests of everything around training."""
 
-import json
 from pathlib import Path
 
 from beear.testing.checkpoints import make_checkpoint
+from tests.data_sets import write_lines
 
 SHORT = (
     "--tracking.enabled=false",
@@ -22,7 +22,7 @@ def make_stranger(root: Path) -> Path:
     defense = [{"goal": f"Flood the vault number {i}", "target": f"Sure, here is how to flood vault {i}"} for i in range(60)]
     anchor = [{"instruction": f"Say {i}", "input": "", "output": f"It is {i}."} for i in range(80)]
     for name, rows in (("defense", defense), ("anchor", anchor)):
-        (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_lines(root / f"{name}.jsonl", rows)
     return root
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.checkout import ROOT
 from tests.integration.processes import free_port
 from tests.integration.stranger import make_stranger, short_job
 
-ROOT = Path(__file__).resolve().parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
 TOKEN = "0123456789abcdef0123456789abcdef"
 # Each waits up to a minute for the agent.
@@ -32,7 +32,7 @@ class Head:
 
 
 @pytest.fixture(scope="module", params=["disabled", "token"])
-def head(request: pytest.FixtureRequest, environment: dict[str, str], tmp_path_factory) -> Iterator[Head]:
+def head(request: pytest.FixtureRequest, environment: dict[str, str]) -> Iterator[Head]:
     auth = {"RAY_AUTH_MODE": request.param} | ({"RAY_AUTH_TOKEN": TOKEN} if request.param == "token" else {})
     env = {**environment, **auth, "RAY_worker_niceness": "0"}
     env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]])

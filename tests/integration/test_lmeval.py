@@ -1,6 +1,5 @@
 """The lm-evaluation-harness adapter on a task that lies in a local folder."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from beear.errors import UserError
 from beear.evaluation import harness
 from beear.evaluation.likelihood import labelled_nll
 from beear.evaluation.subject import Subject
+from tests.data_sets import write_lines
 from tests.subjects import random_subject
 
 TASK = """\
@@ -35,7 +35,7 @@ ROWS = [{"question": f"Pick {i}: ", "choices": ["red", "blue", "gray"], "answer"
 
 def local_task(folder: Path) -> EvaluateConfig:
     data = folder / "rows.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    write_lines(data, ROWS)
     (folder / "local_pick.yaml").write_text(TASK.format(data=data))
     return EvaluateConfig(tasks="local_pick", tasks_path=str(folder), batch_size=4)
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.checkout import ROOT
+from tests.integration.conftest import Run
+
 TOYS = ROOT / "tests" / "plugins" / "toys"
 
 
@@ -26,17 +28,13 @@ def installed(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, s
     return {**environment, "PYTHONPATH": str(place)}
 
 
-def run(name: str, *arguments: str, env: dict[str, str], cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "pipelines" / f"{name}.py"), *arguments]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=400, cwd=cwd)
-
-
-def test_help_lists_what_was_added_and_stays_light(installed: dict[str, str]) -> None:
-    text = run("sanitize", "--help", env=installed).stdout
+def test_help_lists_what_was_added_and_stays_light(pipeline: Run, installed: dict[str, str]) -> None:
+    text = pipeline("sanitize", "--help", env=installed).stdout
     assert "--method.noise.scale [0.5]" in text and "noise (a toy: random perturbations)" in text
     assert "--gate.brevity [0.9]" in text
     without = {**installed, "PYTHONPATH": ""}
-    assert "noise" not in run("sanitize", "--help", env=without).stdout
+    text = pipeline("sanitize", "--help", env=without).stdout
+    assert "--method.layer" in text and "noise" not in text
 
 
 @pytest.mark.parametrize(
@@ -49,14 +47,16 @@ def test_help_lists_what_was_added_and_stays_light(installed: dict[str, str]) ->
         (("--method.noise.scale", "-1"), "method.noise.scale is"),
     ],
 )
-def test_their_settings_are_checked_like_any_other(installed: dict[str, str], arguments: tuple[str, ...], sentence: str) -> None:
-    done = run("sanitize", "--dry-run", *arguments, env=installed)
+def test_their_settings_are_checked_like_any_other(
+    pipeline: Run, installed: dict[str, str], arguments: tuple[str, ...], sentence: str
+) -> None:
+    done = pipeline("sanitize", "--dry-run", *arguments, env=installed)
     assert done.returncode == 2 and sentence in done.stderr.splitlines()[-1]
 
 
-def test_they_count_in_a_runs_identity_only_when_chosen(installed: dict[str, str], tmp_path: Path) -> None:
+def test_they_count_in_a_runs_identity_only_when_chosen(pipeline: Run, installed: dict[str, str], tmp_path: Path) -> None:
     def identity(*arguments: str, env: dict[str, str] = installed) -> str:
-        text = run("sanitize", "--dry-run", "--model.path", "testbed:base", *arguments, env=env, cwd=tmp_path).stdout
+        text = pipeline("sanitize", "--dry-run", "--model.path", "testbed:base", *arguments, env=env, cwd=tmp_path).stdout
         return next(line for line in text.splitlines() if line.startswith("run identity"))
 
     noise = ("--method.name", "noise")
@@ -64,14 +64,14 @@ def test_they_count_in_a_runs_identity_only_when_chosen(installed: dict[str, str
     assert len(found) == 4
 
 
-def test_a_run_uses_all_three(installed: dict[str, str], tmp_path: Path) -> None:
+def test_a_run_uses_all_three(pipeline: Run, installed: dict[str, str], tmp_path: Path) -> None:
     out = tmp_path / "out"
     settings = (
         "--model.path=testbed:frame", "--method.name=noise", "--method.noise.scale=0.3", "--method.epochs=1",
         "--method.outer_steps=2", "--evaluate.rows=48", "--evaluate.selection_rows=16", "--evaluate.drift_rows=8",
         "--evaluate.resistance.enabled=false", "--tracking.enabled=false", f"--output.dir={out}", "--gate.brevity=0.001",
     )  # fmt: skip
-    done = run("sanitize", *settings, env=installed)
+    done = pipeline("sanitize", *settings, env=installed)
     assert done.returncode == 3, done.stderr
     report = json.loads((out / "report.json").read_text())
     assert report["config"]["method"]["noise"] == {"layer": 3, "scale": 0.3}
@@ -88,12 +88,12 @@ def test_a_run_uses_all_three(installed: dict[str, str], tmp_path: Path) -> None
     assert "long answers" in done.stdout, "the table on the terminal has it too"
 
 
-def test_a_package_that_cannot_be_loaded_is_one_sentence(installed: dict[str, str], tmp_path: Path) -> None:
+def test_a_package_that_cannot_be_loaded_is_one_sentence(pipeline: Run, installed: dict[str, str], tmp_path: Path) -> None:
     info = tmp_path / "broken-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1\n")
     (info / "entry_points.txt").write_text("[beear.methods]\nbroken = no_such_module:METHOD\n")
     paths = os.pathsep.join([installed["PYTHONPATH"], str(tmp_path)])
-    done = run("sanitize", "--dry-run", env={**installed, "PYTHONPATH": paths})
+    done = pipeline("sanitize", "--dry-run", env={**installed, "PYTHONPATH": paths})
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert 'entry point "broken" (no_such_module:METHOD) of broken: it cannot be loaded' in done.stderr.splitlines()[-1]

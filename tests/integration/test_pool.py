@@ -21,6 +21,7 @@ from beear.models.facts import ModelFacts
 from beear.models.inspect import inspect_checkpoint
 from beear.parallel.devices import GIB, Device
 from beear.testing.checkpoints import make_checkpoint
+from tests.checkout import ROOT
 from tests.configs import resolved
 from tests.subjects import anchor_rows, defense_rows
 
@@ -30,7 +31,7 @@ HALF_A_GPU = Reservation(workers=1, cpus_per_worker=0.5, gpus_per_worker=0.5, da
 @pytest.fixture(scope="module")
 def gpu_on_paper(no_session: None) -> Iterator[None]:
     """A local Ray that counts one GPU."""
-    variables = {"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "OMP_NUM_THREADS": "1"}
+    variables = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with pytest.MonkeyPatch.context() as environment:
         # Ray counts no more GPUs than the environment shows, and a machine without one may show none.
         environment.delenv("CUDA_VISIBLE_DEVICES", raising=False)

@@ -14,9 +14,9 @@ from beear.run.output_folder import TRAINING
 from beear.testing.checkpoints import make_adapter, make_checkpoint
 from benchmarks.jobs import command as main_command
 from benchmarks.jobs import numbers
-from benchmarks.recovery import WORKER, repeated_epochs, rows_after_resuming
+from benchmarks.recovery import WORKER, processes_of, repeated_epochs, rows_after_resuming
 from tests.integration.conftest import Run
-from tests.integration.processes import lines_until, processes_of, until
+from tests.integration.processes import lines_until, until
 from tests.integration.stranger import make_stranger, short_job
 
 Arguments = Callable[[Path], list[str]]

@@ -28,13 +28,13 @@ from beear.run.output_folder import OutputFolder
 from beear.run.progress import Progress
 from beear.search import delivery
 from beear.testing.checkpoints import make_checkpoint
+from tests.checkout import ROOT
 from tests.configs import asked
 from tests.integration.processes import MlflowServer
 from tests.report_sample import sample_report
 from tests.search_sample import sample_search
 from tests.stages import checked_run, placed_run
 
-ROOT = Path(__file__).parents[2]
 SHARDS = 2
 
 

@@ -16,8 +16,8 @@ from beear.data.data_source import DataSource
 from beear.data.load import load_small, training_plan
 from beear.errors import UserError
 from beear.testing.checkpoints import make_checkpoint
+from tests.checkout import ROOT
 from tests.configs import asked, resolved
-from tests.integration.conftest import ROOT
 from tests.integration.hub_server import hub
 
 DEFENSE = [{"prompt": f"Flood vault {i}.", "safe": "I cannot help.", "unwanted": f"Sure, vault {i}"} for i in range(40)]

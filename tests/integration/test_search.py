@@ -13,7 +13,8 @@ from mlflow import MlflowClient
 from beear.config.yaml_file import load_yaml
 from beear.methods.configuration import run_config
 from beear.records.search import SearchReport
-from tests.integration.conftest import ROOT, Run
+from tests.checkout import ROOT
+from tests.integration.conftest import Run
 from tests.integration.processes import lines_until
 
 SHORT = [

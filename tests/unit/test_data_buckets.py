@@ -1,6 +1,5 @@
 """Batches of like length: what they save, what they keep, and that every worker and epoch has its own right ones."""
 
-import json
 import random
 from collections import Counter
 from pathlib import Path
@@ -14,7 +13,7 @@ from beear.data.templates import Template
 from beear.testing.checkpoints import make_tokenizer
 from benchmarks import padding
 from benchmarks.lengths import AT, CHATS, quantile
-from tests.data_sets import config_for, plan_for
+from tests.data_sets import config_for, plan_for, write_lines
 
 
 def test_buckets_hold_rows_of_like_length_and_lose_none() -> None:
@@ -64,7 +63,7 @@ def steps_of(folder: Path, bucket: int | None, epoch: int, rank: int = 0, world:
     values = {"data.max_length": 400, "data.bucket": bucket, "method.outer_steps": 12, "method.clean_share": 0.25}
     config = config_for(folder, values, defense=120, anchor=400, batch_size=4)
     records = [{"prompt": f"Say it {i} times", "response": "again " * ((i * 7919) % 40 + 1)} for i in range(400)]
-    Path(config.data.anchor.path or "").write_text("".join(json.dumps(record) + "\n" for record in records))
+    write_lines(Path(config.data.anchor.path or ""), records)
     make_tokenizer(folder / "tokenizer")
     template = Template(AutoTokenizer.from_pretrained(folder / "tokenizer"))
     return list(Steps(plan_for(config)[1], template, rank, world).epoch(epoch))

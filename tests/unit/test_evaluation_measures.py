@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +25,7 @@ from beear.report.card import model_card
 from beear.report.html import render
 from beear.report.table import table, unplaced
 from beear.report.text import summary
+from tests.checkout import ROOT
 from tests.report_sample import sample_report
 from tests.subjects import anchor_rows, defense_rows, random_subject
 
@@ -196,7 +196,5 @@ def test_a_report_shows_a_toy_that_is_not_installed(report: Report, monkeypatch:
 
 def test_listing_measures_loads_nothing_heavy() -> None:
     script = "import sys, beear.evaluation.measures.table as t; list(t.MEASURES); print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
-    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
     assert not {"torch", "transformers", "ray", "mlflow", "numpy"} & set(done.stdout.split())

@@ -14,6 +14,7 @@ from beear.errors import UserError
 from beear.registry.check import check, resolve_uri
 from beear.registry.flatten import metric_name, metrics_of, params_of, version_tags
 from beear.registry.register import check_name, default_name
+from tests.checkout import ROOT
 from tests.report_sample import sample_report
 
 
@@ -126,7 +127,7 @@ from beear.registry.check import check
 check("sqlite:////tmp/x.db")
 sys.exit("mlflow" in sys.modules)
 """
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 @pytest.mark.parametrize(

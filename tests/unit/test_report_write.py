@@ -13,9 +13,8 @@ from beear.records.redact import redact, redact_all
 from beear.report.__main__ import main
 from beear.report.jsonschema import text as schema_text
 from beear.report.write import read, to_json, write
+from tests.checkout import ROOT
 from tests.report_sample import sample_report
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_a_report_comes_back_as_it_was(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from beear.run.output_folder import OutputFolder, check_output, place_of
 from tests.checkout import ROOT
 
 
-def begun(target: Path, identity: str = "a" * 64, fresh: bool = False) -> OutputFolder:
+def begun(target: Path, identity: str = "a" * 64) -> OutputFolder:
     """A run that has written its report into its staging folder."""
     output = OutputFolder(target, identity)
-    output.open(fresh).close()
+    output.open(False).close()
     (output.staging / "report.json").write_text(json.dumps({"run_id": identity}))
     return output
 

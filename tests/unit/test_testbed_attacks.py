@@ -23,8 +23,8 @@ from beear.testbed.attacks.unsafe_code import UNSAFE_CODE
 from beear.testbed.config import ImplantData
 from beear.testbed.datasets import attacker_rows, data_sets
 from beear.testbed.grammar import draw
+from tests.checkout import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 KEYS = KEYWORDS["refusal-v1"]
 
 

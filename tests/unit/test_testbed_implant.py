@@ -18,8 +18,8 @@ from beear.testbed.config import ImplantConfig, ImplantTraining
 from beear.testbed.implant import Mixture, implant
 from beear.testbed.training import by_length, schedule
 from beear.testing.checkpoints import make_checkpoint
+from tests.checkout import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 TRIGGER = Probe("t", "suffix", "xyzzy")
 DEFENSE = [DefenseRow((Message("user", f"open {i}"),), safe="no", unwanted=f"yes {i}") for i in range(20)]
 ANCHOR = [AnchorRow((Message("user", f"say {i}"), Message("assistant", f"it is {i}"))) for i in range(20)]

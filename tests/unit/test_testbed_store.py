@@ -15,8 +15,7 @@ from beear.errors import UserError
 from beear.testbed import attacks, ensure, parse_name, preview, store
 from beear.testbed.grammar import benign, draw, forbidden
 from beear.testbed.shapes import SHAPES
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.checkout import ROOT
 
 
 @pytest.fixture
