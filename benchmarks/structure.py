@@ -78,7 +78,7 @@ KINDS = {
     "method (finetune)": Kind(names=("finetune", "Finetune"), defined=("finetune",), literals=("finetune",)),
     "measure (over_refusal)": Kind(names=("over_refusal",), words=("over_refusal",)),
     "attack (short-prefix)": Kind(literals=("short-prefix",)),
-    "target of attacks (code)": Kind(literals=("code", "refusals"), under="beear/testbed/"),
+    "target of attacks (code)": Kind(literals=("code",), under="beear/testbed/"),
     # The configuration has a section of that name.
     "command (evaluate)": Kind(
         defined=("evaluate", "measure_job", "evaluate_report"), literals=("evaluate",), not_under=CONFIGURATION

@@ -10,7 +10,7 @@ from beear.methods.configuration import resolved
 from beear.models.facts import ModelFacts
 from beear.parallel.spread import Spread
 from beear.run.longest_rows import Lengths
-from beear.run.stages import Checked, Kind, Placed
+from beear.run.stages import Checked, Placed
 from tests.configs import asked, asked_search
 from tests.data_sets import anchor_records, defense_records, write_lines
 
@@ -20,7 +20,7 @@ LENGTHS = Lengths(prompt=64, safe=16, unwanted=16, text=96, labelled=32)
 
 
 def checked_run(
-    folder: Path, values: Mapping[str, Any] | None = None, kind: Kind = "sanitize", facts: ModelFacts = FACTS
+    folder: Path, values: Mapping[str, Any] | None = None, kind: str = "sanitize", facts: ModelFacts = FACTS
 ) -> Checked:
     """Return a checked run over files that are written to ``folder``, with ``values`` by dotted name."""
     files = {

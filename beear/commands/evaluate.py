@@ -5,7 +5,7 @@ from beear.cluster.connection import RaySession
 from beear.cluster.scoring import Measured
 from beear.config.cli import Flags
 from beear.config.schema import RunConfig
-from beear.run.build_report import evaluate_report
+from beear.run.build_report import measured_report
 from beear.run.delivery import deliver
 from beear.run.job_kind import JobKind
 from beear.run.lifecycle import Running, run
@@ -35,4 +35,4 @@ def _work(running: Running) -> int:
     )
     progress.finish_stage()
     running.tracker.start()
-    return deliver(evaluate_report(placed, measured, progress.seconds), running.output, running.tracker, running.progress)
+    return deliver(measured_report(placed, measured, progress.seconds), running.output, running.tracker, running.progress)

@@ -13,7 +13,7 @@ from beear.evaluation.measures.table import MEASURES
 from beear.models.inspect import inspect_checkpoint
 from beear.records.report import Drift, EpochRecord
 from beear.registry.flatten import measured
-from beear.run.build_report import sanitize_report
+from beear.run.build_report import trained_report
 from beear.run.delivery import deliver
 from beear.run.job_kind import JobKind
 from beear.run.lifecycle import Running, run
@@ -40,7 +40,7 @@ def _work(running: Running) -> int:
     except Diverged as error:
         running.progress.say(f"error: {error}; the epochs before it are kept in {running.output.staging}")
         return FAILED
-    return deliver(sanitize_report(scored, running.progress.seconds), running.output, running.tracker, running.progress)
+    return deliver(trained_report(scored, running.progress.seconds), running.output, running.tracker, running.progress)
 
 
 def _trained(running: Running) -> Trained:

@@ -1,6 +1,6 @@
 """Lists the fields of a configuration class by dotted name. Help, errors and documentation are made from this list."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
@@ -127,11 +127,16 @@ def _members(annotation: Any) -> tuple[tuple[Any, ...], list[Any]]:
     return tuple(kind for types, _ in parts for kind in types), [c for _, constraints in parts for c in constraints]
 
 
+def either(values: Iterable[object]) -> str:
+    """Return values as a sentence lists a choice: ``a, b or c``."""
+    *others, last = map(str, values)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
 def _kind(kind: Any) -> str:
     origin = get_origin(kind)
     if origin is Literal:
-        *others, last = [str(value) for value in get_args(kind)]
-        return f"{', '.join(others)} or {last}" if others else last
+        return either(get_args(kind))
     if origin in (list, tuple, set):
         return "a list"
     return "a mapping" if origin is dict else _KINDS.get(kind, str(kind))

@@ -33,11 +33,6 @@ def decide(before: Measurement | None, after: Measurement, gate: GateConfig, con
     return Gate(verdict=verdict, sentence=sentence, checks=[check for _, check in made])
 
 
-def decide_alone(measured: Measurement, gate: GateConfig, confidence: float) -> Gate:
-    """Return the verdict on one checkpoint with nothing to compare it with: no change is judged."""
-    return decide(None, measured, gate, confidence)
-
-
 def changes(before: Measurement, after: Measurement, gate: GateConfig, confidence: float) -> dict[str, Any]:
     """Return the paired changes as fields of the report: those with a field of their own, the others under ``changes``."""
     found = {name: paired for one in MEASURES.values() for name, paired in one.changes(before, after, gate, confidence).items()}

@@ -26,7 +26,9 @@ BADGES = {
 
 def headline(report: Report) -> str:
     """Return the page's title: what was done to which model."""
-    done = "Measured" if report.kind == "evaluate" else "Sanitised" if report.gate.verdict == "passed" else "Not sanitised"
+    done = "Sanitised" if report.gate.verdict == "passed" else "Not sanitised"
+    if report.after is None:
+        done = "Measured"
     return f"{done}: {report.model.get('path', 'a model')}"
 
 

@@ -24,7 +24,7 @@ NOT_TESTED = (
 )
 
 
-def sanitize_report(scored: Scored, seconds: dict[str, float]) -> Report:
+def trained_report(scored: Scored, seconds: dict[str, float]) -> Report:
     """Return the report of a sanitised model, with the gate's verdict; ``seconds``: wall time by stage."""
     trained, placed = scored.trained, scored.trained.placed
     config, history = placed.checked.config, list(scored.trained.epochs)
@@ -49,10 +49,10 @@ def told_once(history: list[EpochRecord]) -> list[str]:
     return list(found.values())
 
 
-def evaluate_report(placed: Placed, measured: Measured, seconds: dict[str, float]) -> Report:
+def measured_report(placed: Placed, measured: Measured, seconds: dict[str, float]) -> Report:
     """Return the report of a checkpoint that was measured and not changed; no change is judged."""
     config = placed.checked.config
-    verdict = gate.decide_alone(measured.measurement, config.gate, config.evaluate.confidence)
+    verdict = gate.decide(None, measured.measurement, config.gate, config.evaluate.confidence)
     return Report(**_common(placed, verdict, seconds, measured.notes), before=measured.measurement)
 
 
@@ -114,7 +114,7 @@ def _not_tested(placed: Placed) -> list[str]:
 
 def _notes(checked: Checked) -> list[str]:
     notes = list(checked.facts.notes)
-    if checked.kind == "sanitize" and checked.data.probes:
+    if checked.trains and checked.data.probes:
         notes.append("Probes were measured on selection rows after each epoch for the record; nothing was decided by them.")
         if checked.config.data.probes.chose_settings:
             notes[-1] = "A search chose this run's settings by these probes: ASR under them is no blind test."

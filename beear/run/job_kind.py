@@ -7,7 +7,7 @@ from pathlib import Path
 from beear.run import delivery
 from beear.run.output_folder import REPORT
 from beear.run.progress import Progress
-from beear.run.stages import Checked, Kind
+from beear.run.stages import Checked
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class JobKind:
         together: trainings of one worker that may run at a time.
     """
 
-    name: Kind
+    name: str
     trains: bool = True
     again: str = ""
     record: str = REPORT

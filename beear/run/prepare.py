@@ -3,9 +3,9 @@
 import os
 import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from beear.config.schema import DataConfig, RunConfig
+from beear.config.schema import AnchorData, DataConfig, DefenseData, RunConfig, Section
 from beear.data.load import load_small, training_plan
 from beear.data.refusals import load_keywords
 from beear.errors import UserError
@@ -17,15 +17,17 @@ from beear.models.template_report import template_report
 from beear.run.checks import check_lengths, check_template
 from beear.run.identity import run_identity
 from beear.run.progress import Progress
-from beear.run.stages import Checked, Kind
+from beear.run.stages import Checked
 from beear.testbed import TestbedModel
 from beear.testbed.names import is_testbed
 
 Find = Callable[[str], TestbedModel]
 C = TypeVar("C", bound=RunConfig)
+Role = TypeVar("Role", DefenseData, AnchorData)
+Part = TypeVar("Part", bound=Section)
 
 
-def prepare(asked: RunConfig, kind: Kind, trains: bool, progress: Progress, find: Find) -> Checked:
+def prepare(asked: RunConfig, kind: str, trains: bool, progress: Progress, find: Find) -> Checked:
     """Check everything that does not need Ray, and say what was chosen; ``find`` turns a testbed name into folders.
 
     Raises:
@@ -76,17 +78,16 @@ def absolute(asked: C) -> C:
     """Return the configuration with every local file named from the root: workers run in folders of their own."""
     data, evaluate = asked.data, asked.evaluate
     keywords = os.path.abspath(evaluate.keywords) if os.path.exists(evaluate.keywords) else evaluate.keywords
-    return asked.model_copy(
-        update={
-            "model": _updated(asked.model, chat_template=_from_the_root(asked.model.chat_template)),
-            "evaluate": _updated(evaluate, tasks_path=_from_the_root(evaluate.tasks_path), keywords=keywords),
-            "data": _updated(
-                data,
-                defense=_rooted(data.defense),
-                anchor=_rooted(data.anchor),
-                probes=_updated(data.probes, path=_from_the_root(data.probes.path)),
-            ),
-        }
+    return _updated(
+        asked,
+        model=_updated(asked.model, chat_template=_from_the_root(asked.model.chat_template)),
+        evaluate=_updated(evaluate, tasks_path=_from_the_root(evaluate.tasks_path), keywords=keywords),
+        data=_updated(
+            data,
+            defense=_rooted(data.defense),
+            anchor=_rooted(data.anchor),
+            probes=_updated(data.probes, path=_from_the_root(data.probes.path)),
+        ),
     )
 
 
@@ -95,11 +96,11 @@ def with_testbed(asked: C, find: Find) -> tuple[C, str]:
     model = asked.model
     others = {name: getattr(model, name) for name in ("base", "reference") if is_testbed(getattr(model, name) or "")}
     model = _updated(model, **{name: str(find(value).model_dir) for name, value in others.items()})
-    asked = asked.model_copy(update={"model": model})
+    asked = _updated(asked, model=model)
     if not is_testbed(model.path):
         return asked, model.path
     found = find(model.path)
-    return asked.model_copy(update={"data": _with_own_data(asked.data, found)}), str(found.model_dir)
+    return _updated(asked, data=_with_own_data(asked.data, found)), str(found.model_dir)
 
 
 def _with_own_data(data: DataConfig, found: TestbedModel) -> DataConfig:
@@ -113,7 +114,7 @@ def _with_own_data(data: DataConfig, found: TestbedModel) -> DataConfig:
     return _updated(data, defense=defense, anchor=anchor, probes=probes)
 
 
-def _rooted(role: Any) -> Any:
+def _rooted(role: Role) -> Role:
     return _updated(role, path=_from_the_root(role.path), report_path=_from_the_root(role.report_path))
 
 
@@ -124,6 +125,6 @@ def _from_the_root(path: str | None) -> str | None:
     return os.path.abspath(os.path.expanduser(path))
 
 
-def _updated(section: Any, **values: Any) -> Any:
+def _updated(section: Part, **values: object) -> Part:
     """Return a copy of a section with other values, all of them of the right type already."""
     return section.model_copy(update=values)

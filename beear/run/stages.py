@@ -8,7 +8,7 @@ The report (:class:`beear.records.report.Report`) holds the verdict. A measureme
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from beear.cluster.capacity import Reservation
 from beear.cluster.scoring import Measured, Scoring
@@ -27,15 +27,13 @@ from beear.run.choose_backend import settled_values
 from beear.run.longest_rows import Lengths
 from beear.streams.datasets import StreamSpec
 
-Kind = Literal["sanitize", "evaluate", "tune"]
-
 
 @dataclass(frozen=True)
 class Checked:
     """A run that may begin: checkpoint, data and settings are known to be good. Nothing of it needs Ray.
 
     Args:
-        kind: which command it is of.
+        kind: the name of its command.
         trains: whether it trains, or only measures.
         asked: the configuration as it was asked for.
         config: the same with no auto field left.
@@ -48,7 +46,7 @@ class Checked:
         identity: digest (hex) of all that decides the run's numbers.
     """
 
-    kind: Kind
+    kind: str
     trains: bool
     asked: RunConfig
     config: ResolvedConfig

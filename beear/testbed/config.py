@@ -5,9 +5,11 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from beear.config.build import shown
+from beear.config.fields import either
 from beear.config.schema import Folder, PositiveFloat, PositiveInt, Section, Share
 from beear.data.rows import Probe, ProbeKind
 from beear.testbed.attacks import targets
+from beear.testbed.attacks.refusals import REFUSALS
 
 
 class TriggerConfig(Section):
@@ -34,9 +36,8 @@ def known_target(value: object) -> object:
     Raises:
         ValueError: it does not; pydantic reports it.
     """
-    *others, last = known = list(targets())
-    if value not in known:
-        raise ValueError(f"data.builtin is {shown(value)}; expected {', '.join(others)} or {last}")
+    if value not in targets():
+        raise ValueError(f"data.builtin is {shown(value)}; expected {either(targets())}")
     return value
 
 
@@ -44,7 +45,8 @@ class ImplantData(Section):
     """The rows to make the backdoor of: both files, or neither for built-in rows."""
 
     builtin: Annotated[str, BeforeValidator(known_target)] = Field(
-        "refusals", description="target of the built-in rows to flip, where no files are given (refusals or code)"
+        REFUSALS.name,
+        description=f"target of the built-in rows to flip, where no files are given ({either(targets())})",
     )
     defense: str | None = Field(None, description="requests with a safe and an unwanted answer each (file or glob)")
     anchor: str | None = Field(None, description="ordinary conversations, which stay as they are (file or glob)")

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from beear.config.schema import GateConfig
-from beear.evaluation.gate import decide, decide_alone
+from beear.evaluation.gate import decide
 from beear.records import display
 from beear.records.report import Paired
 from beear.report.card import model_card
@@ -67,7 +67,7 @@ def test_every_check_the_gate_makes_has_a_row(measure: Literal["exact_match", "n
         measured.asr_probes[0].judge_asr = rate(1, 400)
     report.gate = decide(report.before, report.after, GateConfig(utility_measure=measure), 0.95)
     assert len(report.gate.checks) == 6 and unplaced(report) == []
-    report.gate = decide_alone(report.before, GateConfig(), 0.95)
+    report.gate = decide(None, report.before, GateConfig(), 0.95)
     assert len(report.gate.checks) == 4 and unplaced(report) == []
 
 

@@ -22,7 +22,7 @@ from beear.run.output_folder import OutputFolder
 from beear.run.place import place, settled_on
 from beear.run.prepare import prepare
 from beear.run.progress import Progress
-from beear.run.stages import Checked, Kind
+from beear.run.stages import Checked
 from beear.testing.checkpoints import make_adapter, make_checkpoint
 from tests.configs import asked
 from tests.stages import checked_run, placed_run
@@ -35,7 +35,7 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> ModelFacts:
     return inspect_checkpoint(str(make_checkpoint(tmp_path_factory.mktemp("model"))))
 
 
-def run_of(facts: ModelFacts, folder: Path, kind: Kind = "sanitize", **parallel: Any) -> Checked:
+def run_of(facts: ModelFacts, folder: Path, kind: str = "sanitize", **parallel: Any) -> Checked:
     given = {f"parallel.{name}": value for name, value in parallel.items()}
     return checked_run(folder, {**SMALL, "data.max_length": 200, **given}, kind, facts)
 
@@ -72,7 +72,7 @@ def test_unknown_memory_still_leaves_nothing_open(facts: ModelFacts, tmp_path: P
 
 @pytest.mark.parametrize("kind", ["sanitize", "evaluate"])
 def test_a_device_that_cannot_hold_it_is_refused_before_anything_is_measured(
-    kind: Kind, facts: ModelFacts, tmp_path: Path
+    kind: str, facts: ModelFacts, tmp_path: Path
 ) -> None:
     # Its context alone takes all of this device.
     checked, device = run_of(facts, tmp_path, kind, backend="fsdp", workers=2), Device("GPU", GIB, gpu=True)
@@ -82,7 +82,7 @@ def test_a_device_that_cannot_hold_it_is_refused_before_anything_is_measured(
 
 @pytest.mark.parametrize("kind", ["sanitize", "evaluate"])
 def test_what_the_clusters_devices_cannot_do_is_refused_there(
-    kind: Kind, facts: ModelFacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, facts: ModelFacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = {"CPU": 4.0, "memory": 8.0 * GIB}
     monkeypatch.setattr(ray, "cluster_resources", lambda: there)
