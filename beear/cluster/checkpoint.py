@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from beear.parallel import training_state, zero_state
 from beear.records.report import EpochRecord
 
 STATE, WEIGHTS, HISTORY, EXPORT = "state.json", "weights", "history.json", "model"
@@ -33,6 +32,9 @@ def read_history(folder: Path) -> list[EpochRecord]:
 
 def epoch_if_complete(folder: Path) -> int | None:
     """Return the epoch that a checkpoint was saved after, or None where a part of it is missing."""
+    # Ray's own actors import this module too, and need no backend.
+    from beear.parallel import training_state, zero_state
+
     try:
         state, history = read_state(folder), read_history(folder)
     except (OSError, ValueError):

@@ -59,7 +59,13 @@ def _connect(parallel: ParallelConfig, verbose: bool) -> None:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     # Ray gives its workers a low priority by default, so that they starve beside other load.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    # Ray ends an idle worker after a second by default. One that has measured a model is asked to measure the next one, and
+    # importing everything again takes seconds.
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "300000")
     address = parallel.address or os.environ.get("RAY_ADDRESS")
+    if address is None:
+        # Nobody preempts the nodes of a cluster that is this machine.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     if parallel.address:
         _check_reachable(parallel.address)
     level = logging.INFO if verbose else logging.ERROR

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import ray
 import ray.data
 import ray.train
 from ray.train.torch import TorchTrainer
@@ -85,7 +86,8 @@ def _trainer(spec: WorkerSpec, reservation: Reservation, storage: Path, max_fail
     options = ray.data.ExecutionOptions(preserve_order=True)
     return TorchTrainer(
         train_worker,
-        train_loop_config={"spec": spec},
+        # A reference: Ray's controller would unpickle the spec itself, and import all that trains for that.
+        train_loop_config={"spec": ray.put(spec)},
         scaling_config=ray.train.ScalingConfig(
             num_workers=reservation.workers,
             use_gpu=reservation.gpus_per_worker > 0,

@@ -13,7 +13,6 @@ from beear.data.steps import Steps, TrainingPlan
 from beear.data.templates import Template
 from beear.errors import UserError
 from beear.models.facts import ModelFacts
-from beear.models.loading import load_tokenizer
 from beear.streams.tables import table_of, table_of_error
 
 # Small output blocks let a first batch leave before its epoch is read to the end.
@@ -118,6 +117,9 @@ _templates: dict[tuple[str, str | None, str | None], Template] = {}
 
 def template_of(stream: StreamSpec) -> Template:
     """Return the checkpoint's template; a process loads the tokenizer once."""
+    # Ray's own actors import this module too, and need neither torch nor the models.
+    from beear.models.loading import load_tokenizer
+
     key = (stream.facts.path, stream.facts.base, stream.chat_template)
     if key not in _templates:
         _templates[key] = Template(load_tokenizer(stream.facts, stream.chat_template))

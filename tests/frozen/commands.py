@@ -1,16 +1,26 @@
-"""The four commands as a user calls them: their help, their exit codes, what a dry run says."""
+"""The four commands as a user calls them: their help, their exit codes, what a dry run says.
 
+They were recorded in processes of their own (:func:`call`); tests call them in their own process (:func:`call_here`).
+"""
+
+import contextlib
+import io
 import os
 import re
+import runpy
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from tests.checkout import ROOT
 
 NAMES = ("sanitize", "evaluate", "tune", "implant")
+Call = Callable[..., subprocess.CompletedProcess[str]]
 _ENTRY = re.compile(r"^  (--[\w.-]+)(?: \[([^\[\]]*)\])?(?: ([A-Z]+))?(?:\s+(\S.*))?$")
 _MORE = re.compile(r"^ {8,}(\S.*)$")
 _TAKES = re.compile(r"\(([^()]*)\)$")
@@ -71,13 +81,34 @@ def environment() -> dict[str, str]:
     return {"BEEAR_CACHE": str(ROOT / ".cache" / "testbed"), **kept, **fixed}
 
 
-def call(command: str, words: tuple[str, ...], timeout: float = 300, **more: str) -> subprocess.CompletedProcess[str]:
+def call(command: str, words: tuple[str, ...], timeout: float = 400, **more: str) -> subprocess.CompletedProcess[str]:
     """Run a command; ``more`` are variables of its environment."""
     program = [sys.executable, str(ROOT / "pipelines" / f"{command}.py"), *words]
     return subprocess.run(program, cwd=ROOT, env=environment() | more, capture_output=True, text=True, timeout=timeout)
 
 
-def help_of(command: str) -> dict[str, dict[str, str | None]]:
+def call_here(command: str, words: tuple[str, ...], **more: str) -> subprocess.CompletedProcess[str]:
+    """Run a command's script in this process, which has imported what it imports; it must need no Ray."""
+    program = str(ROOT / "pipelines" / f"{command}.py")
+    out, err, handlers = io.StringIO(), io.StringIO(), [(s, signal.getsignal(s)) for s in (signal.SIGTERM, signal.SIGINT)]
+    try:
+        with (
+            mock.patch.dict(os.environ, environment() | more, clear=True),
+            mock.patch.object(sys, "argv", [program, *words]),
+            contextlib.chdir(ROOT),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            runpy.run_path(program, run_name="__main__")
+    except SystemExit as left:
+        return subprocess.CompletedProcess([program, *words], int(left.code or 0), out.getvalue(), err.getvalue())
+    finally:
+        for number, handler in handlers:
+            signal.signal(number, handler)
+    raise AssertionError(f"{program} ended without an exit code")
+
+
+def help_of(command: str, call: Call = call) -> dict[str, dict[str, str | None]]:
     """Return every option and field that a command's help names, with its default and the words in the last parentheses."""
     done = call(command, ("--help",))
     assert done.returncode == 0, done.stderr
@@ -103,7 +134,7 @@ def read_help(text: str) -> dict[str, dict[str, str | None]]:
     return found
 
 
-def outcome(case: Case, folder: Path) -> dict[str, Any]:
+def outcome(case: Case, folder: Path, call: Call = call) -> dict[str, Any]:
     """Return how a call ended: its exit code, and for a refusal whether it is one plain sentence that names the field."""
     for name, text in case.files:
         (folder / name).write_text(text)
@@ -119,7 +150,7 @@ def outcome(case: Case, folder: Path) -> dict[str, Any]:
     }
 
 
-def dry_run(name: str, folder: Path) -> list[str]:
+def dry_run(name: str, folder: Path, call: Call = call) -> list[str]:
     """Return the lines of a dry run where no model is made yet, without what depends on this machine."""
     command, cache, out = name.split(",")[0], folder / "cache", folder / "out"
     done = call(command, ("--dry-run", "--output.dir", str(out), *DRY_RUNS[name]), BEEAR_CACHE=str(cache))

@@ -5,7 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tests.frozen.commands import call
+from tests.frozen.commands import Call, call
 
 SETTINGS = (
     *("--method.epochs", "2", "--evaluate.rows", "64", "--evaluate.resistance.enabled", "false"),
@@ -25,10 +25,10 @@ def machine() -> dict[str, str]:
     return {"processor": ", ".join(known) or "unknown", "torch": version("torch")}
 
 
-def take(command: str, folder: Path) -> dict[str, Any]:
+def take(command: str, folder: Path, call: Call = call) -> dict[str, Any]:
     """Run a command and return what is compared; ``folder`` is empty, the results stay in ``folder/out``."""
     out = folder / "out"
-    done = call(command, (*SETTINGS, "--output.dir", str(out)), timeout=400)
+    done = call(command, (*SETTINGS, "--output.dir", str(out)))
     assert (out / "report.json").exists(), done.stdout + done.stderr
     report = json.loads((out / "report.json").read_text())
     events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()] if command == "sanitize" else []

@@ -8,6 +8,7 @@ import pytest
 
 from tests.frozen import run
 from tests.frozen.record import ADDED, recorded
+from tests.integration.conftest import Run
 
 # Kinds of event that are new on purpose since the recording.
 ADDED_EVENTS: frozenset[str] = frozenset({"rows"})
@@ -17,21 +18,21 @@ NUMBERS = ("digests", "inner steps", "losses", "hits", "checks", "verdict", "exi
 
 
 @pytest.fixture(scope="module")
-def taken(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
+def taken(command: Run, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
     """Each command's run, made when first asked for."""
     kept: dict[str, dict[str, Any]] = {}
 
-    def once(command: str) -> dict[str, Any]:
-        if command not in kept:
-            kept[command] = run.take(command, Path(tmp_path_factory.mktemp(command)))
-        return kept[command]
+    def once(name: str) -> dict[str, Any]:
+        if name not in kept:
+            kept[name] = run.take(name, Path(tmp_path_factory.mktemp(name)), lambda name, words: command(name, *words))
+        return kept[name]
 
     return once
 
 
-@pytest.mark.parametrize("command", run.COMMANDS)
-def test_a_run_writes_what_it_did(command: str, taken: Callable[[str], dict[str, Any]]) -> None:
-    found, before = taken(command), RECORDED[command]
+@pytest.mark.parametrize("name", run.COMMANDS)
+def test_a_run_writes_what_it_did(name: str, taken: Callable[[str], dict[str, Any]]) -> None:
+    found, before = taken(name), RECORDED[name]
     assert {key for key in found["keys"] if key not in before["keys"] and key not in ADDED} == set()
     assert set(before["keys"]) <= set(found["keys"])
     assert {kind: keys for kind, keys in found["events"].items() if kind not in ADDED_EVENTS} == before["events"]
@@ -39,9 +40,9 @@ def test_a_run_writes_what_it_did(command: str, taken: Callable[[str], dict[str,
     assert {part: found[part] for part in same} == {part: before[part] for part in same}
 
 
-@pytest.mark.parametrize("command", run.COMMANDS)
-def test_a_run_computes_what_it_did(command: str, taken: Callable[[str], dict[str, Any]]) -> None:
-    found, before = taken(command), RECORDED[command]
+@pytest.mark.parametrize("name", run.COMMANDS)
+def test_a_run_computes_what_it_did(name: str, taken: Callable[[str], dict[str, Any]]) -> None:
+    found, before = taken(name), RECORDED[name]
     if HERE:
         assert found["digests"] == before["digests"]
     elif found["digests"]["before"] != before["digests"]["before"]:

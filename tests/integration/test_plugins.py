@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -37,31 +38,43 @@ def test_help_lists_what_was_added_and_stays_light(pipeline: Run, installed: dic
     assert "--method.layer" in text and "noise" not in text
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (("--method.noise.scale", "2"), "method.noise is given and method.name is beear; expected method.name noise"),
-        (("--method.name", "noise", "--method.layer", "2"), "method.layer is given and method.name is noise"),
-        (("--method.name", "noise", "--method.noise.layer", "9"), "method.noise.layer is 9; expected 1 to 5"),
-        (("--method.name", "nois"), 'unknown method "nois" (did you mean "noise"?)'),
-        (("--method.noise.scale", "-1"), "method.noise.scale is"),
-    ],
+def in_one_process(installed: dict[str, str], calls: Sequence[Sequence[str]]) -> list[tuple[int, str, str]]:
+    """Return (exit code, standard output, standard error) of each ``sanitize`` with these arguments, without Ray."""
+    script = (
+        "import json, sys\n"
+        "from tests.frozen.commands import call_here\n"
+        "done = [call_here('sanitize', words) for words in json.loads(sys.argv[1])]\n"
+        "print(json.dumps([(one.returncode, one.stdout, one.stderr) for one in done]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, json.dumps(calls)], env=installed, capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    return [tuple(one) for one in json.loads(done.stdout.splitlines()[-1])]
+
+
+MISTAKES = (
+    (("--method.noise.scale", "2"), "method.noise is given and method.name is beear; expected method.name noise"),
+    (("--method.name", "noise", "--method.layer", "2"), "method.layer is given and method.name is noise"),
+    (("--method.name", "noise", "--method.noise.layer", "9"), "method.noise.layer is 9; expected 1 to 5"),
+    (("--method.name", "nois"), 'unknown method "nois" (did you mean "noise"?)'),
+    (("--method.noise.scale", "-1"), "method.noise.scale is"),
 )
-def test_their_settings_are_checked_like_any_other(
-    pipeline: Run, installed: dict[str, str], arguments: tuple[str, ...], sentence: str
-) -> None:
-    done = pipeline("sanitize", "--dry-run", *arguments, env=installed)
-    assert done.returncode == 2 and sentence in done.stderr.splitlines()[-1]
 
 
-def test_they_count_in_a_runs_identity_only_when_chosen(pipeline: Run, installed: dict[str, str], tmp_path: Path) -> None:
-    def identity(*arguments: str, env: dict[str, str] = installed) -> str:
-        text = pipeline("sanitize", "--dry-run", "--model.path", "testbed:base", *arguments, env=env, cwd=tmp_path).stdout
-        return next(line for line in text.splitlines() if line.startswith("run identity"))
+def test_their_settings_are_checked_like_any_other(installed: dict[str, str]) -> None:
+    done = in_one_process(installed, [("--dry-run", *arguments) for arguments, _ in MISTAKES])
+    for (code, _, said), (_, sentence) in zip(done, MISTAKES, strict=True):
+        assert code == 2 and sentence in said.splitlines()[-1], said
 
+
+def test_they_count_in_a_runs_identity_only_when_chosen(installed: dict[str, str], tmp_path: Path) -> None:
     noise = ("--method.name", "noise")
-    found = {identity(), identity(*noise), identity(*noise, "--method.noise.scale", "2"), identity("--gate.brevity", "0.5")}
-    assert len(found) == 4
+    settings = ((), noise, (*noise, "--method.noise.scale", "2"), ("--gate.brevity", "0.5"))
+    here = ("--dry-run", "--model.path", "testbed:base", "--output.dir", str(tmp_path / "out"))
+    done = in_one_process(installed, [(*here, *more) for more in settings])
+    lines = [line for _, text, _ in done for line in text.splitlines() if line.startswith("run identity")]
+    assert len(lines) == len(set(lines)) == 4, done
 
 
 def test_a_run_uses_all_three(pipeline: Run, installed: dict[str, str], tmp_path: Path) -> None:

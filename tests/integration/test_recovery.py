@@ -72,11 +72,11 @@ def test_killed_and_run_again_ends_where_the_undisturbed_run_ends(
     workers = until(lambda: processes_of(job.pid, WORKER), job)
     # Written when the first epoch's checkpoint is in storage; what is told of an epoch comes before.
     until(lambda: [*tmp_path.glob(f".out.*.partial/{TRAINING}/*/{CHECKPOINT_MANAGER_SNAPSHOT_FILENAME}")], job)
-    everyone = processes_of(job.pid, "ray::")
+    writers = [*processes_of(job.pid, WORKER), *processes_of(job.pid, "ray::TrainController")]
     (job if victim == "driver" else workers[0]).send_signal(signal.SIGKILL)
     said = job.communicate()[0]
-    # A driver's Ray outlives it for a moment, and would go on with the checkpoints that the next run takes over.
-    psutil.wait_procs(everyone)
+    # They outlive a driver for a moment, and would go on with the checkpoints that the next run takes over.
+    psutil.wait_procs(writers)
     assert job.returncode == (-signal.SIGKILL if victim == "driver" else 3), said
     assert (tmp_path / "out").exists() == (victim == "worker")
     process = command("sanitize", *given, cwd=tmp_path)

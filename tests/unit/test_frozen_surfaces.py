@@ -24,7 +24,7 @@ def compare(found: dict[str, Any], before: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", commands.NAMES)
 def test_the_help_offers_what_it_did(name: str) -> None:
-    found = commands.help_of(name)
+    found = commands.help_of(name, commands.call_here)
     assert {"--help", "--dry-run", "--seed"} <= set(found), "the help was read"
     compare(found, HELP[name])
 
@@ -54,7 +54,7 @@ def test_the_same_runs_are_the_same(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", commands.CASES)
 def test_calls_end_as_they_did(name: str, tmp_path: Path) -> None:
-    found = commands.outcome(commands.CASES[name], tmp_path)
+    found = commands.outcome(commands.CASES[name], tmp_path, commands.call_here)
     assert found == recorded("exits")[name]
     refused = found["code"] == 2
     assert found["error lines"] == refused and found["names it"] == refused and not found["traceback"]
@@ -62,7 +62,7 @@ def test_calls_end_as_they_did(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", commands.DRY_RUNS)
 def test_a_dry_run_says_what_it_did(name: str, tmp_path: Path) -> None:
-    found, before = commands.dry_run(name, tmp_path), DRY_RUNS[name]
+    found, before = commands.dry_run(name, tmp_path, commands.call_here), DRY_RUNS[name]
     assert [line for line in before if line not in found] == []
     leaves = {place.rpartition(".")[2] for place in ADDED}
     new = [line for line in found if line not in before and line.partition(":")[0] not in leaves]
