@@ -10,7 +10,7 @@ from beear.parallel.devices import CONTEXT, Device
 from beear.parallel.memory import MASTER, Work, plan_memory
 from beear.parallel.spread import Spread
 
-# Numbers that the logits of one batch hold at most where likelihoods are measured.
+# Most logits of one batch, in numbers, when likelihoods are measured.
 LOGITS = 2**27
 
 
@@ -68,7 +68,7 @@ class MeasuringPlan:
 
     @property
     def hopeless(self) -> bool:
-        """Whether the weights and the smallest batch are more than there is, whatever is kept back."""
+        """Whether even the weights and the smallest batch need more than the device has, with nothing kept back."""
         there = (self.device.memory - (CONTEXT if self.device.gpu else 0.0)) * (1 - self.beside)
         return self.weights + self.least > there
 

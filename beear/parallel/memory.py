@@ -1,6 +1,6 @@
 """How much memory a worker's device needs: arithmetic on a model's shape, the work and the way weights are spread.
 
-Figures are bytes of tensors at the peak; what allocators and drivers hold beside them is :mod:`beear.parallel.devices`'.
+Figures are bytes of tensors at the peak; :mod:`beear.parallel.devices` adds what allocators and drivers hold.
 A run alternates entrapment, removal passes and optimizer steps; the largest of them decides.
 
 Legend: N weights, T trained ones, W workers, L layers, l the perturbed one, B rows, D hidden, V vocabulary.
@@ -16,9 +16,9 @@ MOMENTS = 2 * MASTER
 # Bytes of gradients that data parallel workers add at once, and elements that DeepSpeed's do.
 BUCKET = 64 * 2**20
 ZERO_BUCKET = 10**8
-# Elements that DeepSpeed's stage 3 keeps gathered while it finds use for them, and that it fetches ahead into a buffer.
+# Elements that DeepSpeed's stage 3 keeps gathered for reuse, and that it prefetches into a buffer.
 ZERO_LIVE, ZERO_AHEAD = 10**9, 5 * 10**7
-# Rows at most on which the fast inner loop is held against the plain one at its first use: the longest of each part.
+# At its first use the fast inner loop is compared with the plain one, on at most this many rows: the longest ones.
 CHECKED_ROWS = 4
 
 
@@ -27,8 +27,8 @@ class Work:
     """What one worker computes; lengths in tokens are those of the longest rows.
 
     ``rows``: its share of a batch. ``untouched``: prompt columns before the first perturbed one (suffix alone leaves any).
-    ``layer``: the one from which on an inner loop's gradients flow, None where there is no inner loop. ``half``: bfloat16
-    products, else float32. ``fast``: the fast inner loop; models that it does not serve need what the plain one does.
+    ``layer``: the perturbed one, None without an inner loop; its gradients flow through the layers after it. ``half``: bfloat16
+    products, else float32. ``fast``: the fast inner loop; a model that it does not support needs what the plain one needs.
     ``passes``: activations that a removal step keeps, as a multiple of what one ordinary pass keeps.
     """
 
@@ -87,7 +87,7 @@ class MemoryPlan:
 def plan_memory(shape: ModelShape, work: Work, spread: Spread) -> MemoryPlan:
     """Return what one device holds in each phase."""
     lasting = _lasting(shape, work, spread)
-    # ZeRO-3 has its gradients' place, and a bucket, from the start.
+    # ZeRO-3 allocates its gradients and a bucket when it starts.
     zero3 = spread.stage == 3
     inner = replace(
         lasting,
@@ -102,7 +102,7 @@ def plan_memory(shape: ModelShape, work: Work, spread: Spread) -> MemoryPlan:
             inner,
             phase="the first entrapment",
             optimizer=0.0,
-            # At its first use the fast loop is held against the plain one.
+            # At its first use the fast loop is compared with the plain one.
             activations=0.0
             if work.layer is None
             else max(inner.activations, min(work.rows, CHECKED_ROWS) * _plain(shape, work, spread)),
@@ -125,23 +125,24 @@ def plan_memory(shape: ModelShape, work: Work, spread: Spread) -> MemoryPlan:
 
 
 def _lasting(shape: ModelShape, work: Work, spread: Spread) -> Use:
-    """Return weights, gradients and moments: trained ones float32 whatever the compute, in shares where they are spread."""
+    """Return what is always held: weights, gradients and moments. Trained weights are float32 in any dtype of compute."""
     weights, gradients, moments = (spread.workers if on else 1 for on in spread.shares)
     parameters = MASTER * shape.parameters / weights
     if spread.backend in ("single", "ddp") and work.half:
-        # Matrices in bfloat16 and a master for each that is trained; norms and a table that is only looked up in float32.
+        # Matrices are bfloat16, with a float32 master if trained. Norms, and a table that is only looked up, are float32.
         alone = shape.outside - shape.head if shape.frozen else 0
         parameters = 2 * (sum(shape.layer_parameters) + shape.head) + MASTER * (shape.trained + alone)
     if spread.backend == "fsdp" and work.half:
-        # Frozen ones lie in bfloat16.
+        # Frozen weights are held in bfloat16.
         parameters = (2 * (shape.parameters - shape.trained) + MASTER * shape.trained) / weights
     if spread.backend == "deepspeed":
-        # It computes with weights of their own, in the dtype of compute, beside the masters that it steps on.
+        # DeepSpeed holds a copy of the weights in the dtype of compute, beside the masters that the optimizer updates.
         parameters = (2 if work.half else MASTER) * shape.parameters / weights + MASTER * shape.trained / moments
-    # Offloaded to the host, which on a machine without an accelerator is the same memory.
+    # Offloading moves them to the host. Without an accelerator that is the same memory.
     away = spread.offload and spread.gpu
     if away and 0 < spread.stage < 3:
-        # Optimizer and masters alone: weights stay, gradients are added up here, and the largest has a buffer on its way.
+        # Stages 1 and 2 offload the optimizer and the masters alone. Weights and summed gradients stay, and the largest
+        # weight has a buffer for its transfer.
         computed = (2 if work.half else MASTER) * (shape.parameters + shape.largest)
         return Use("", computed, MASTER * shape.trained / gradients, 0.0, 0.0, 0.0, 0.0)
     return Use(
@@ -156,11 +157,11 @@ def _lasting(shape: ModelShape, work: Work, spread: Spread) -> Use:
 
 
 def _gathered(shape: ModelShape, work: Work, spread: Spread, inner: bool) -> float:
-    """Return copies of weights that a pass holds beside those that are always there; whole replicas need none.
+    """Return the gathered copies of weights that a pass holds. Backends that do not spread weights gather none.
 
-    FSDP keeps all layers (gathered once), or what lies outside the layers, the one at work and the next, which is fetched
-    meanwhile. ZeRO-3 keeps what it has fetched, up to a limit, and copies it out of a buffer that holds what comes next;
-    small weights stay always.
+    FSDP holds all layers if they are gathered once; else what is outside the layers, the layer in use and the next one,
+    which it prefetches. ZeRO-3 holds what it has gathered, up to a limit, and a buffer of what it prefetches. It never
+    releases small weights.
     """
     size = 2 if work.half else MASTER
     if not spread.shares[0]:
@@ -185,7 +186,8 @@ def removal_activations(shape: ModelShape, work: Work, spread: Spread) -> float:
 def _pass(shape: ModelShape, kept: ActivationBytes, layers: int, tokens: int, loss: float, spread: Spread) -> float:
     """Return one row's bytes over ``layers`` and, at the end, ``loss``.
 
-    Checkpointed layers keep their input (float32), and one at a time the rest, once the loss has been taken back.
+    With checkpointing every layer keeps its input (float32). Only the layer that goes backward keeps the rest, and by then
+    the loss has released its part.
     """
     if spread.checkpoint_activations:
         return layers * MASTER * shape.hidden_size * tokens + max(kept.bytes(tokens), loss)
@@ -201,7 +203,7 @@ def _plain(shape: ModelShape, work: Work, spread: Spread) -> float:
     """Return one row's bytes of two whole passes, of which layers l+1..L and the losses are kept for δ's gradient."""
     kept = shape.activations.frozen_bfloat16 if work.half else shape.activations.frozen_float32
     upper, answers = shape.layers - (work.layer or 0), (work.unwanted, work.safe)
-    # Both log-softmaxes wait while one of them is taken back.
+    # Both log-softmaxes are held while one of them goes backward.
     loss = _logits(shape, max(answers)) + MASTER * min(answers) * shape.vocabulary
     first = _pass(shape, kept, upper, work.prompt + min(answers), 0.0, spread)
     return first + _pass(shape, kept, upper, work.prompt + max(answers), loss, spread)
@@ -221,9 +223,9 @@ def _fast(shape: ModelShape, work: Work, spread: Spread) -> float:
 
 
 def _backward_buffers(shape: ModelShape, spread: Spread) -> float:
-    """Return the gradients under way: a weight's new one stands beside the sum so far; FSDP's are whole layers at first.
+    """Return the gradient buffers of a backward pass.
 
-    ZeRO fills a bucket.
+    A weight's new gradient is held beside the sum so far. FSDP holds the new gradients of two whole layers; ZeRO fills a bucket.
     """
     if spread.stage:
         return _zero_bucket(shape)
@@ -237,7 +239,7 @@ def _zero_bucket(shape: ModelShape) -> float:
 
 
 def _step_buffers(shape: ModelShape, spread: Spread) -> float:
-    """Return what the step itself needs: gradients on their way, then AdamW's temporaries (a GPU's kernel has none).
+    """Return the buffers of an optimizer step: gradients that are summed up, then AdamW's temporaries (a GPU's kernel has none).
 
     ZeRO steps on one flat tensor, for which it makes a flat gradient, and AdamW two temporaries of that size.
     """

@@ -1,4 +1,4 @@
-"""Which backend a run gets, and what it trades for memory: the fastest way of spreading a model that fits."""
+"""Chooses the backend, and what a run trades for memory: the fastest way of spreading the model that fits."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from beear.parallel.spread import SHARDED, Spread
 MOST_WORKERS = 1024
 # Tokens in one pass that keep a device busy.
 BUSY = 1024
-# What a LoRA trains of a model, for saying whether one would fit.
+# Share of a model's weights that a LoRA trains, to say whether a LoRA would fit.
 LORA_SHARE = 0.01
 
 
@@ -74,12 +74,12 @@ def ways(work: Work, asked: ParallelConfig, device: Device) -> Iterator[Spread]:
         if start.splits_weights and asked.gather == "auto":
             start = replace(start, gather="step")
             yield start
-        # Replicas that do not fit as they are give way to spread weights first.
+        # If whole copies do not fit, spread weights are tried before smaller micro-batches.
         if backend == "ddp" and asked.backend == "auto":
             continue
         parts = [] if asked.micro_batch else _powers_below(work.rows)
-        # Weights that stay where they are can be used on ever fewer rows, while those keep a device busy, at no cost; spread
-        # ones are gathered anew for every part.
+        # Where each worker holds all weights, a smaller micro-batch costs nothing while it keeps the device busy. Spread
+        # weights are gathered again for every micro-batch.
         busy = [] if start.splits_weights else [rows for rows in parts if rows * max(work.prompt + work.safe, work.text) >= BUSY]
         yield from (replace(start, micro_batch=rows) for rows in busy)
         if asked.checkpoint_activations == "auto":
@@ -95,7 +95,7 @@ def _powers_below(rows: int) -> list[int]:
 def _backends(asked: ParallelConfig) -> tuple[str, ...]:
     if asked.backend != "auto":
         return (asked.backend,)
-    # Spreading weights over one worker saves nothing, unless they are to stay in the host's memory.
+    # One worker saves nothing by spreading weights, except when they are offloaded to the host.
     if asked.offload:
         return ("fsdp",)
     return ("single",) if asked.workers == 1 else ("ddp", "fsdp")
@@ -125,7 +125,7 @@ def name_of(spread: Spread) -> str:
 
 
 def _advice(shape: ModelShape, work: Work, asked: ParallelConfig, least: Recommendation) -> str:
-    """Say by how much nothing fits, and the first of more workers, offload and LoRA that would."""
+    """Say how much memory is missing, and which of more workers, offload and LoRA would make it fit."""
     missing = size(least.plan.peak.total - least.device.usable)
     would = []
     sharded = _sharded(asked, least.spread)
@@ -145,7 +145,7 @@ def _advice(shape: ModelShape, work: Work, asked: ParallelConfig, least: Recomme
 
 
 def _sharded(asked: ParallelConfig, spread: Spread) -> Spread:
-    """Return ``spread`` as a backend that spreads things does it, with as little gathered as was left open."""
+    """Return ``spread`` with a backend that shards, which gathers as little at a time as ``asked`` allows."""
     backend = spread.backend if spread.backend in SHARDED else "fsdp"
     return replace(spread, backend=backend, gather="once" if asked.gather == "once" else "step")
 

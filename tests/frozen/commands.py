@@ -81,10 +81,10 @@ def environment() -> dict[str, str]:
     return {"BEEAR_CACHE": str(ROOT / ".cache" / "testbed"), **kept, **fixed}
 
 
-def call(command: str, words: tuple[str, ...], timeout: float = 400, **more: str) -> subprocess.CompletedProcess[str]:
+def call(command: str, words: tuple[str, ...], **more: str) -> subprocess.CompletedProcess[str]:
     """Run a command; ``more`` are variables of its environment."""
     program = [sys.executable, str(ROOT / "pipelines" / f"{command}.py"), *words]
-    return subprocess.run(program, cwd=ROOT, env=environment() | more, capture_output=True, text=True, timeout=timeout)
+    return subprocess.run(program, cwd=ROOT, env=environment() | more, capture_output=True, text=True)
 
 
 def call_here(command: str, words: tuple[str, ...], **more: str) -> subprocess.CompletedProcess[str]:

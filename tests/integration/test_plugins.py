@@ -25,7 +25,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, s
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(path.read_bytes())
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, "--target", str(place), str(source)], check=True, capture_output=True, timeout=300)
+    subprocess.run([*pip, "--target", str(place), str(source)], check=True, capture_output=True)
     return {**environment, "PYTHONPATH": str(place)}
 
 

@@ -40,7 +40,7 @@ def test_it_runs_with_torch_and_transformers_alone(tmp_path: Path) -> None:
 
 def test_a_small_run_reports_every_phase(tiny: dict[str, Any]) -> None:
     assert list(tiny["seconds"]) == ["model", "warm-up", "entrapment", "removal"]
-    assert 0 <= tiny["whole"] - sum(tiny["seconds"].values()) < 1
+    assert tiny["whole"] / 2 < sum(tiny["seconds"].values()) <= tiny["whole"]
     # 2 epochs of 4 steps of 8 rows of 16 + 8 + 8 tokens; 2 epochs of 20 + 15 rows of 24 tokens.
     entrapment, removal = 2 * 4 * 8 * 32 / tiny["seconds"]["entrapment"], 2 * 35 * 24 / tiny["seconds"]["removal"]
     assert tiny["tokens_per_second"] == pytest.approx({"entrapment": entrapment, "removal": removal})

@@ -3,7 +3,6 @@
 import gc
 import json
 import threading
-import time
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
@@ -208,15 +207,14 @@ def test_a_cold_trial_is_over_only_when_its_run_has_ended_for_good(
     final: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A run that may start its workers again, or outlives its trial, would hold a place that nobody gives back."""
-    removed, ended, asked = threading.Event(), threading.Event(), list[int]()
+    removed, may_end, ended, asked = threading.Event(), threading.Event(), threading.Event(), list[int]()
     group = "ab" * 18
 
     def train(_spec: Any, _reservation: Any, _storage: Path, sink: Any, max_failures: int) -> list[EpochRecord]:
         asked.append(max_failures)
         sink({"kind": "started", "history": [], "group": group})
         sink({"kind": "epoch", "record": record(1).model_dump(mode="json"), "final": final})
-        assert final or removed.wait(10)
-        time.sleep(0.2)
+        assert may_end.wait()
         ended.set()
         if not final:
             raise TrainingFailedError
@@ -230,5 +228,10 @@ def test_a_cold_trial_is_over_only_when_its_run_has_ended_for_good(
     monkeypatch.setattr("beear.search.ray_train_trial.remove_placement_group", remove)
     course = RayTrainTraining(shared(tmp_path), {}, "t")
     assert course.next() == (record(1), final)
-    course.close()
+    closing = threading.Thread(target=course.close)
+    closing.start()
+    assert final or removed.wait()
+    assert closing.is_alive(), "it waits for the run, which has not ended"
+    may_end.set()
+    closing.join()
     assert ended.is_set() and removed.is_set() is not final and asked == [0]
