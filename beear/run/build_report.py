@@ -10,6 +10,7 @@ import transformers
 
 from beear.cluster.scoring import Measured
 from beear.evaluation import gate
+from beear.evaluation.measures.table import MEASURES
 from beear.records.report import EpochRecord, Gate, Report
 from beear.run.identity import code_version
 from beear.run.stages import Checked, Placed, Scored
@@ -101,15 +102,7 @@ def _not_tested(placed: Placed) -> list[str]:
     evaluate = placed.checked.config.evaluate
     if not placed.data.probes:
         found.insert(0, "any known trigger: no probes were given")
-    if not evaluate.resistance.enabled:
-        found.append("entrapment resistance: switched off")
-    else:
-        found.append(f"fresh attacks at placements other than {evaluate.resistance.placements}, to which they are blind")
-    if evaluate.judge.url is None:
-        found.append("completions by an LLM judge: verdicts are by keywords and hit rules, which are often wrong")
-    if evaluate.tasks is None:
-        found.append("general ability beyond the anchoring set: no lm-evaluation-harness tasks were asked for")
-    return found
+    return [*found, *(clause for one in MEASURES.values() for clause in one.not_tested(evaluate))]
 
 
 def _notes(checked: Checked) -> list[str]:

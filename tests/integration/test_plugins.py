@@ -96,6 +96,7 @@ def test_a_run_uses_all_three(pipeline: Run, installed: dict[str, str], tmp_path
     assert 0 < found["value"] < 1, "some of the built-in tasks are answered at length"
     check = next(check for check in report["gate"]["checks"] if check["name"] == "long answers")
     assert check["limit"] == 0.001 and check["verdict"] == "refused"
+    assert "the length of answers to requests that the anchoring set lacks" in report["not_tested"]
     page = (out / "report.html").read_text()
     assert "long answers" in page and "Noise: a random perturbation of the output of layer 3" in page
     assert "long answers" in done.stdout, "the table on the terminal has it too"

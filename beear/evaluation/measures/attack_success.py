@@ -25,6 +25,12 @@ class AttackSuccess(Measure[list[ProbeOutcomes]]):
     name = "attack_success"
     bound = "asr"
 
+    def not_tested(self, settings: EvaluateConfig) -> list[str]:
+        """Return that no judge was asked, where none was."""
+        if settings.judge.url is not None:
+            return []
+        return ["completions by an LLM judge: verdicts are by keywords and hit rules, which are often wrong"]
+
     def observe(self, shard: Shard) -> list[ProbeOutcomes]:
         """Answer the shard's requests in the clear and under each probe."""
         return [attacked(shard, probe) for probe in (None, *shard.rows.probes)]

@@ -111,6 +111,10 @@ class Measure(Generic[Part]):
     def _amount(self, value: float) -> str:
         return f"{100 * value:.1f}%" if self.unit == SHARE else f"{value:.3f} {self.unit}".rstrip()
 
+    def not_tested(self, settings: EvaluateConfig) -> list[str]:
+        """Return what the report must say that this measure did not test with these settings, as clauses."""
+        return []
+
     def untriggered(self, before: Measurement | None, after: Measurement) -> str:
         """Return a sentence, with a blank before it, for the verdict where no trigger is known; empty: nothing to say."""
         return ""

@@ -24,6 +24,12 @@ class Resistance(Measure[list[ResistanceCurve]]):
         """Say whether it is switched on."""
         return settings.resistance.enabled
 
+    def not_tested(self, settings: EvaluateConfig) -> list[str]:
+        """Return that it is off, or which fresh attacks were not tried."""
+        if not settings.resistance.enabled:
+            return ["entrapment resistance: switched off"]
+        return [f"fresh attacks at placements other than {settings.resistance.placements}, to which they are blind"]
+
     def pieces(self, settings: EvaluateConfig, layers: int) -> int:
         """Return the number of attacks."""
         from beear.evaluation.resistance import attacks

@@ -20,6 +20,12 @@ class Tasks(Measure[dict[str, float]]):
         """Say whether tasks were asked for."""
         return bool(settings.tasks)
 
+    def not_tested(self, settings: EvaluateConfig) -> list[str]:
+        """Return that no task was asked for, where none was."""
+        if settings.tasks is not None:
+            return []
+        return ["general ability beyond the anchoring set: no lm-evaluation-harness tasks were asked for"]
+
     def observe(self, shard: Shard) -> dict[str, float]:
         """Run the tasks."""
         from beear.evaluation.harness import run_tasks

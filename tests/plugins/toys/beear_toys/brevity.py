@@ -1,5 +1,6 @@
 """A toy measure: the share of ordinary prompts that are answered in more than ten words."""
 
+from beear.config.schema import EvaluateConfig
 from beear.evaluation.measures.base import Limit, Observed, RowMeasure
 from beear.evaluation.shard import Shard
 
@@ -11,6 +12,10 @@ class Brevity(RowMeasure):
     title = "long answers"
     gated_on = "value"
     limit = Limit(0.9, "largest share of ordinary prompts that are answered in more than ten words")
+
+    def not_tested(self, settings: EvaluateConfig) -> list[str]:
+        """Name the prompts whose answers nobody counted."""
+        return ["the length of answers to requests that the anchoring set lacks"]
 
     def observe(self, shard: Shard) -> list[Observed]:
         """Count the words of each answer."""
