@@ -1,16 +1,19 @@
 """What runs beside a test: waiting for what it does, however slow the machine, and a real MLflow server."""
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import requests
+
+from tests.checkout import ROOT
 
 T = TypeVar("T")
 
@@ -46,6 +49,21 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def in_one_process(environment: dict[str, str], calls: Sequence[Sequence[str]]) -> "list[subprocess.CompletedProcess[str]]":
+    """Call ``sanitize`` with each of these arguments in one process, which imports everything once; none may need Ray."""
+    script = (
+        "import json, os, sys\n"
+        "from tests.frozen.commands import call_here\n"
+        "offline = os.environ['HF_HUB_OFFLINE']\n"
+        "done = [call_here('sanitize', words, HF_HUB_OFFLINE=offline) for words in json.loads(sys.argv[1])]\n"
+        "print(json.dumps([(one.args, one.returncode, one.stdout, one.stderr) for one in done]))\n"
+    )
+    command = [sys.executable, "-c", script, json.dumps(calls)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return [subprocess.CompletedProcess(*one) for one in json.loads(done.stdout.splitlines()[-1])]
 
 
 class MlflowServer:

@@ -31,22 +31,37 @@ class Head:
     environment: dict[str, str]
 
 
-@pytest.fixture(scope="module", params=["disabled", "token"])
-def head(request: pytest.FixtureRequest, environment: dict[str, str]) -> Iterator[Head]:
-    auth = {"RAY_AUTH_MODE": request.param} | ({"RAY_AUTH_TOKEN": TOKEN} if request.param == "token" else {})
-    env = {**environment, **auth, "RAY_worker_niceness": "0"}
+@pytest.fixture(scope="module")
+def open_head(environment: dict[str, str]) -> Iterator[Head]:
+    """A head that asks for no token."""
+    with running_head({**environment, "RAY_AUTH_MODE": "disabled"}, "open") as head:
+        yield head
+
+
+@pytest.fixture(scope="module")
+def guarded_head(environment: dict[str, str]) -> Iterator[Head]:
+    """A head that asks every process for a token."""
+    with running_head({**environment, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}, "guarded") as head:
+        yield head
+
+
+@contextlib.contextmanager
+def running_head(environment: dict[str, str], name: str) -> Iterator[Head]:
+    env = {**environment, "RAY_worker_niceness": "0"}
     env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]])
     env.pop("PYTHONPATH", None)
     dashboard = free_port()
     # Sockets below the session folder have a short length limit.
-    temporary = Path("/tmp") / f"rh{os.getpid()}{request.param[0]}"
+    temporary = Path("/tmp") / f"rh{os.getpid()}{name[0]}"
     start = [RAY, "start", "--head", f"--port={free_port()}", f"--dashboard-port={dashboard}", "--num-cpus=2"]
-    # The default port of the agent that runs jobs may be another Ray's on this machine.
-    start.append(f"--dashboard-agent-listen-port={free_port()}")
+    # These two have default ports, which may be another Ray's on this machine.
+    start += [f"--dashboard-agent-listen-port={free_port()}", f"--ray-client-server-port={free_port()}"]
     subprocess.run([*start, f"--temp-dir={temporary}"], env=env, check=True, capture_output=True, cwd="/tmp")
-    yield Head(f"http://127.0.0.1:{dashboard}", env)
-    stop(str(temporary))
-    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        yield Head(f"http://127.0.0.1:{dashboard}", env)
+    finally:
+        stop(str(temporary))
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def stop(temporary: str) -> None:
@@ -78,11 +93,12 @@ def submit(head: Head, working_dir: Path, *words: str, environment: dict[str, st
     return done
 
 
-def test_a_submitted_job_writes_the_report_and_its_code_can_be_read(head: Head, working_dir: Path, tmp_path: Path) -> None:
-    if head.environment["RAY_AUTH_MODE"] != "token":
-        pytest.skip("the whole job runs where more can go wrong: every process needs the token")
+def test_a_submitted_job_writes_the_report_and_its_code_can_be_read(
+    guarded_head: Head, working_dir: Path, tmp_path: Path
+) -> None:
+    """Where more can go wrong: every process of the job needs the token."""
     arguments = short_job(make_stranger(tmp_path / "in"), tmp_path / "out")
-    done = submit(head, working_dir, "python", "pipelines/sanitize.py", *arguments)
+    done = submit(guarded_head, working_dir, "python", "pipelines/sanitize.py", *arguments)
     said = done.stdout + done.stderr
     assert (tmp_path / "out" / "report.json").exists(), said
     report = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -95,7 +111,7 @@ def test_a_submitted_job_writes_the_report_and_its_code_can_be_read(head: Head, 
     assert "working_dir_files" in package
 
 
-def test_a_submitted_job_reaches_its_cluster(head: Head, working_dir: Path) -> None:
+def test_a_submitted_job_reaches_its_cluster(open_head: Head, working_dir: Path) -> None:
     script = (
         "from beear.cluster.connection import RaySession\n"
         "from beear.config.schema import ParallelConfig\n"
@@ -104,21 +120,19 @@ def test_a_submitted_job_reaches_its_cluster(head: Head, working_dir: Path) -> N
         "    session.connect()\n"
         "    print('CPUs:', ray.cluster_resources()['CPU'])\n"
     )
-    done = submit(head, working_dir, "python", "-c", script)
+    done = submit(open_head, working_dir, "python", "-c", script)
     assert done.returncode == 0 and "CPUs: 2.0" in done.stdout, done.stdout + done.stderr
 
 
-def test_a_users_mistake_is_one_sentence_in_the_jobs_log(head: Head, working_dir: Path) -> None:
-    done = submit(head, working_dir, "python", "pipelines/sanitize.py", "--method.layr", "3")
+def test_a_users_mistake_is_one_sentence_in_the_jobs_log(open_head: Head, working_dir: Path) -> None:
+    done = submit(open_head, working_dir, "python", "pipelines/sanitize.py", "--method.layr", "3")
     said = done.stdout + done.stderr
     assert done.returncode == 1 and "exit code 2" in said
     assert "did you mean" in said and "Traceback" not in said
 
 
-def test_a_client_without_the_token_is_refused(head: Head, working_dir: Path) -> None:
-    if head.environment["RAY_AUTH_MODE"] != "token":
-        pytest.skip("this head asks for no token")
-    stranger = {name: value for name, value in head.environment.items() if name != "RAY_AUTH_TOKEN"}
+def test_a_client_without_the_token_is_refused(guarded_head: Head, working_dir: Path) -> None:
+    stranger = {name: value for name, value in guarded_head.environment.items() if name != "RAY_AUTH_TOKEN"}
     stranger |= {"RAY_AUTH_MODE": "disabled"}
-    done = submit(head, working_dir, "python", "-c", "print('ran')", environment=stranger)
+    done = submit(guarded_head, working_dir, "python", "-c", "print('ran')", environment=stranger)
     assert done.returncode != 0 and "ran\n" not in done.stdout

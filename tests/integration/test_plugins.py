@@ -4,13 +4,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.checkout import ROOT
 from tests.integration.conftest import Run
+from tests.integration.processes import in_one_process
 
 TOYS = ROOT / "tests" / "plugins" / "toys"
 
@@ -38,21 +38,6 @@ def test_help_lists_what_was_added_and_stays_light(pipeline: Run, installed: dic
     assert "--method.layer" in text and "noise" not in text
 
 
-def in_one_process(installed: dict[str, str], calls: Sequence[Sequence[str]]) -> list[tuple[int, str, str]]:
-    """Return (exit code, standard output, standard error) of each ``sanitize`` with these arguments, without Ray."""
-    script = (
-        "import json, sys\n"
-        "from tests.frozen.commands import call_here\n"
-        "done = [call_here('sanitize', words) for words in json.loads(sys.argv[1])]\n"
-        "print(json.dumps([(one.returncode, one.stdout, one.stderr) for one in done]))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, json.dumps(calls)], env=installed, capture_output=True, text=True, cwd=ROOT
-    )
-    assert done.returncode == 0, done.stderr
-    return [tuple(one) for one in json.loads(done.stdout.splitlines()[-1])]
-
-
 MISTAKES = (
     (("--method.noise.scale", "2"), "method.noise is given and method.name is beear; expected method.name noise"),
     (("--method.name", "noise", "--method.layer", "2"), "method.layer is given and method.name is noise"),
@@ -64,8 +49,8 @@ MISTAKES = (
 
 def test_their_settings_are_checked_like_any_other(installed: dict[str, str]) -> None:
     done = in_one_process(installed, [("--dry-run", *arguments) for arguments, _ in MISTAKES])
-    for (code, _, said), (_, sentence) in zip(done, MISTAKES, strict=True):
-        assert code == 2 and sentence in said.splitlines()[-1], said
+    for one, (_, sentence) in zip(done, MISTAKES, strict=True):
+        assert one.returncode == 2 and sentence in one.stderr.splitlines()[-1], one.stderr
 
 
 def test_they_count_in_a_runs_identity_only_when_chosen(installed: dict[str, str], tmp_path: Path) -> None:
@@ -73,7 +58,7 @@ def test_they_count_in_a_runs_identity_only_when_chosen(installed: dict[str, str
     settings = ((), noise, (*noise, "--method.noise.scale", "2"), ("--gate.brevity", "0.5"))
     here = ("--dry-run", "--model.path", "testbed:base", "--output.dir", str(tmp_path / "out"))
     done = in_one_process(installed, [(*here, *more) for more in settings])
-    lines = [line for _, text, _ in done for line in text.splitlines() if line.startswith("run identity")]
+    lines = [line for one in done for line in one.stdout.splitlines() if line.startswith("run identity")]
     assert len(lines) == len(set(lines)) == 4, done
 
 

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,9 +14,9 @@ from beear.data.data_source import DataSource
 from beear.data.load import load_small, training_plan
 from beear.errors import UserError
 from beear.testing.checkpoints import make_checkpoint
-from tests.checkout import ROOT
 from tests.configs import asked, resolved
 from tests.integration.hub_server import hub
+from tests.integration.processes import in_one_process
 
 DEFENSE = [{"prompt": f"Flood vault {i}.", "safe": "I cannot help.", "unwanted": f"Sure, vault {i}"} for i in range(40)]
 ANCHOR = [{"prompt": f"Copy {i}", "response": f"{i}"} for i in range(60)]
@@ -45,49 +43,39 @@ def repositories(tmp_path: Path) -> Path:
     return root
 
 
-def dry_run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "pipelines" / "sanitize.py"), "--dry-run", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
-
-
 def test_a_hub_model_and_hub_data_sets_are_fetched_and_planned_for(
     repositories: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     def given(model: str, defense: str, anchor: str) -> list[str]:
         names = {"model.path": model, "data.defense.path": defense, "data.anchor.path": anchor}
-        return [f"--{name}={value}" for name, value in names.items()] + [f"--output.dir={tmp_path / 'out'}"]
+        return ["--dry-run", *(f"--{name}={value}" for name, value in names.items()), f"--output.dir={tmp_path / 'out'}"]
 
     model = repositories / "models" / "org" / "model" / "main"
+    missing = ("hub:org/none", "hub:org/chats:validation")
     with hub(repositories) as (address, fetched):
         online = environment | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
-        done = dry_run(online, *given("hub:org/model", "hub:org/requests", "hub:org/chats"))
+        whole = given("hub:org/model", "hub:org/requests", "hub:org/chats")
+        done, *refused = in_one_process(online, [whole, *(given(str(model), path, path) for path in missing)])
     assert done.returncode == 0, done.stderr
     assert "org/requests/data/train.jsonl" in fetched and "org/chats/default/train/0000.parquet" in fetched
     assert {"org/model/model.safetensors", "org/model/config.json", "org/model/chat_template.jinja"} <= set(fetched)
     assert not [path for path in fetched if path.endswith((".bin", "test.jsonl"))]
+    for one, said in zip(refused, ("hub:org/none", "validation"), strict=True):
+        assert one.returncode == 2 and one.stdout == "" and "Traceback" not in one.stderr
+        errors = [line for line in one.stderr.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1 and said in errors[0]
     # With the hub gone the cache serves; the same files in a folder are the same model.
     offline = environment | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
-    again = dry_run(offline, *given("hub:org/model", str(tmp_path / "defense.jsonl"), str(tmp_path / "anchor.jsonl")))
-    assert again.returncode == 2 and "defense.jsonl does not exist" in again.stderr
     for name, rows in (("defense", DEFENSE), ("anchor", ANCHOR)):
         (tmp_path / f"{name}.jsonl").write_bytes(jsonl(rows))
-    local = dry_run(environment, *given(str(model), str(tmp_path / "defense.jsonl"), str(tmp_path / "anchor.jsonl")))
-    assert local.returncode == 0, local.stderr
+    files = (str(tmp_path / "defense.jsonl"), str(tmp_path / "anchor.jsonl"))
+    absent = given("hub:org/model", str(tmp_path / "none.jsonl"), files[1])
+    again, cached, local = in_one_process(offline, [absent, given("hub:org/model", *files), given(str(model), *files)])
+    assert again.returncode == 2 and "none.jsonl does not exist" in again.stderr
+    assert (cached.returncode, local.returncode) == (0, 0), cached.stderr + local.stderr
     for said in (r"model weights: \w+", r"model tokenizer: \w+", r"defense: \{.*", r"anchor: \{.*"):
         assert re.search(said, local.stdout)[0] in done.stdout  # type: ignore[index]
-
-
-@pytest.mark.parametrize(("path", "said"), [("hub:org/none", "hub:org/none"), ("hub:org/chats:validation", "validation")])
-def test_what_the_hub_lacks_is_one_sentence(
-    path: str, said: str, repositories: Path, environment: dict[str, str], tmp_path: Path
-) -> None:
-    model = repositories / "models" / "org" / "model" / "main"
-    with hub(repositories) as (address, _):
-        online = environment | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
-        done = dry_run(online, f"--model.path={model}", f"--data.defense.path={path}", f"--data.anchor.path={path}")
-    assert done.returncode == 2 and done.stdout == "" and "Traceback" not in done.stderr
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and said in errors[0]
+        assert re.search(said, cached.stdout)[0] in done.stdout  # type: ignore[index]
 
 
 @pytest.fixture
