@@ -13,8 +13,8 @@ STAMP := $(VENV)/.made
 
 # Idle threads that spin slow everything down where cores are few or shared.
 RUN_ENV := OMP_WAIT_POLICY=PASSIVE RAY_USAGE_STATS_ENABLED=0 TOKENIZERS_PARALLELISM=false
-# Tests mostly wait for Ray's processes to start. Each of two processes takes one file after another, the longest ones first.
-TWO := -n 2 --no-loadscope-reorder
+# Tests of Ray mostly wait, so three processes keep two cores busy. Each takes one file after another, in the order given.
+SIDE_BY_SIDE := -n 3 --no-loadscope-reorder
 TEST_ENV := $(RUN_ENV) OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 RAY_DEDUP_LOGS=1 RAY_COLOR_PREFIX=0 PYTHONUNBUFFERED=1
 
 .DEFAULT_GOAL := help
@@ -35,7 +35,7 @@ sanitize: $(STAMP) ## run the main job: make sanitize ARGS="--model.path DIR --d
 		echo "pipelines/sanitize.py: exit code $$code (1 crash, 2 input, 3 gate refused or inconclusive, 130 interrupted)" >&2; exit $$code; }
 
 test: $(STAMP) ## run the tests (real Ray and MLflow, real kills, no download; about 21 minutes on 2 cores)
-	@$(TEST_ENV) $(BIN)/python -m pytest -q $(TWO) tests/integration tests/distributed tests/unit $(PYTEST_ARGS)
+	@$(TEST_ENV) $(BIN)/python -m pytest -q $(SIDE_BY_SIDE) tests/integration tests/distributed tests/unit $(PYTEST_ARGS)
 
 evidence: $(STAMP) ## measure everything docs/results.md states, resumable; make evidence PART=name for one part
 	@$(RUN_ENV) $(BIN)/python -m benchmarks.evidence $(PART)

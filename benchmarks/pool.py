@@ -50,7 +50,9 @@ class Pool:
         self._processes, self._pipes = [], []
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
+        # Workers fork from a process that has imported what they need.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["beear.engine.session", "transformers.models.llama.modeling_llama"])
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = int(probe.getsockname()[1])

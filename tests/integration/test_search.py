@@ -26,9 +26,9 @@ SHORT = [
 GOOD, WEAK, BROKEN = (10, 2e-4), (1, 2e-4), (10, 1e30)
 
 
-def space(folder: Path, steps: list[int], rates: list[float]) -> None:
+def space(folder: Path, steps: list[int], rates: list[float], inner: int = 25) -> None:
     numbers = ", ".join(f"{rate:.1e}" for rate in rates)
-    fixed = "method.layer: [2]\nmethod.length: [5]\nmethod.inner_steps: [25]\n"
+    fixed = f"method.layer: [2]\nmethod.length: [5]\nmethod.inner_steps: [{inner}]\n"
     (folder / "space.yaml").write_text(f"{fixed}method.outer_steps: {steps}\nmethod.outer_lr: [{numbers}]\n")
 
 
@@ -115,9 +115,9 @@ def test_a_killed_driver_goes_on_and_runs_no_finished_trial_again(
     for name in ("calm", "killed"):
         folder = tmp_path / name
         folder.mkdir()
-        space(folder, [5, 4], [2e-4])
+        space(folder, [2, 1], [2e-4], inner=3)
     process = start(tmp_path / "killed", environment, *more)
-    lines_until(process, "trial 1 (layer 2, length 5, inner steps 25, outer steps 4, outer lr 0.0002) epoch 1")
+    lines_until(process, "trial 1 (layer 2, length 5, inner steps 3, outer steps 1, outer lr 0.0002) epoch 1")
     process.send_signal(signal.SIGKILL)
     process.wait()
     for name in ("killed", "calm"):
@@ -126,7 +126,7 @@ def test_a_killed_driver_goes_on_and_runs_no_finished_trial_again(
         assert done.returncode in (0, 3), done.stdout + done.stderr
         ends[name] = record(tmp_path / name)
         if name == "killed":
-            assert "trial 0 (layer 2, length 5, inner steps 25, outer steps 5, outer lr 0.0002) started" not in done.stderr
+            assert "trial 0 (layer 2, length 5, inner steps 3, outer steps 2, outer lr 0.0002) started" not in done.stderr
 
     def numbers(report: SearchReport) -> list[Any]:
         return [(t.number, t.settings, t.best_epoch, [(e.epoch, e.selection) for e in t.epochs]) for t in report.trials]
@@ -166,7 +166,7 @@ def test_a_node_that_dies_costs_an_epoch_not_the_search(
     # Said on both sides: an earlier test's cluster in this process may have asked for a token.
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     environment = environment | {"RAY_AUTH_MODE": "disabled"}
-    space(tmp_path, [5, 4, 3], [2e-4])
+    space(tmp_path, [3, 2, 1], [2e-4], inner=3)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         second = cluster.add_node(num_cpus=1)
