@@ -1,8 +1,10 @@
 """Kills, workers and strangers: the same command finishes, and ends where the undisturbed run ends."""
 
 import json
+import os
 import signal
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,41 +55,64 @@ def test_a_stranger_goes_through_with_only_paths_given(calm: dict) -> None:
     assert any("no probes were given" in line for line in calm["not_tested"])
 
 
-@pytest.mark.parametrize("victim", ["worker", "driver"])
-def test_killed_and_run_again_ends_where_the_undisturbed_run_ends(
-    victim: str, calm: dict, arguments: Arguments, environment: dict[str, str], command: Run, tmp_path: Path
+def test_a_killed_driver_goes_on_where_its_run_was(
+    calm: dict, arguments: Arguments, environment: dict[str, str], command: Run, tmp_path: Path
 ) -> None:
-    given = [*arguments(tmp_path), *(TOGETHER if victim == "worker" else [])]
-    job = begin(given, environment, tmp_path)
-    workers = until(lambda: processes_of(job.pid, WORKER), job)
-    # Written when the first epoch's checkpoint is in storage; what is told of an epoch comes before.
-    until(lambda: [*tmp_path.glob(f".out.*.partial/{TRAINING}/*/{CHECKPOINT_MANAGER_SNAPSHOT_FILENAME}")], job)
+    job = begin(arguments(tmp_path), environment, tmp_path)
+    until(lambda: saved(tmp_path), job)
     writers = [*processes_of(job.pid, WORKER), *processes_of(job.pid, "ray::TrainController")]
-    (job if victim == "driver" else workers[0]).send_signal(signal.SIGKILL)
+    job.send_signal(signal.SIGKILL)
     said = job.communicate()[0]
     # They outlive a driver for a moment, and would go on with the checkpoints that the next run takes over.
     psutil.wait_procs(writers)
-    assert job.returncode == (-signal.SIGKILL if victim == "driver" else 3), said
-    assert (tmp_path / "out").exists() == (victim == "worker")
-    process = command("sanitize", *given, cwd=tmp_path)
+    assert job.returncode == -signal.SIGKILL, said
+    assert not (tmp_path / "out").exists()
+    process = command("sanitize", *arguments(tmp_path), cwd=tmp_path)
     assert process.returncode == 3, process.stdout + process.stderr
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
-    if victim == "driver":
-        assert numbers(report) == numbers(calm)
-    else:
-        # Two workers that share the weights add in another order than one that holds all.
-        assert_near(report, calm)
-    assert repeated_epochs(tmp_path) <= 1
-    resumed = rows_after_resuming(tmp_path)
-    assert resumed and all(epoch > done for done, epoch, _ in resumed), resumed
+    assert numbers(resumed_report(tmp_path)) == numbers(calm)
 
 
-def assert_near(report: dict, calm: dict) -> None:
-    """Every loss of every epoch is that of the other run, but for the last digits."""
+def test_a_killed_worker_is_replaced_and_ends_where_one_undisturbed_worker_ends(
+    calm: dict, arguments: Arguments, command: Run, tmp_path: Path
+) -> None:
+    """Two workers share the weights; they add in another order than one that holds all."""
+    killed, over = list[int](), threading.Event()
+
+    def kill() -> None:
+        while not saved(tmp_path):
+            if over.wait(0.05):
+                return
+        worker = processes_of(os.getpid(), WORKER)[0]
+        worker.kill()
+        killed.append(worker.pid)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        process = command("sanitize", *arguments(tmp_path), *TOGETHER, cwd=tmp_path)
+    finally:
+        over.set()
+        killer.join()
+    assert killed and process.returncode == 3, process.stdout + process.stderr
+    report = resumed_report(tmp_path)
     for one, other in zip(report["epochs"], calm["epochs"], strict=True):
         for name, value in other["losses"].items():
             assert one["losses"][name] == pytest.approx(value, rel=1e-4), name
     assert report["after"]["anchor_nll"]["mean"] == pytest.approx(calm["after"]["anchor_nll"]["mean"], rel=1e-2)
+
+
+def saved(folder: Path) -> list[Path]:
+    """Return what Ray writes when the first epoch's checkpoint is in storage; what is told of an epoch comes before."""
+    return [*folder.glob(f".out.*.partial/{TRAINING}/*/{CHECKPOINT_MANAGER_SNAPSHOT_FILENAME}")]
+
+
+def resumed_report(folder: Path) -> dict:
+    """Return the report of a run that resumed, which repeated one epoch at most and read no row of an earlier one."""
+    assert repeated_epochs(folder) <= 1
+    resumed = rows_after_resuming(folder)
+    assert resumed and all(epoch > done for done, epoch, _ in resumed), resumed
+    report: dict = json.loads((folder / "out" / "report.json").read_text())
+    return report
 
 
 def begin(arguments: list[str], environment: dict[str, str], folder: Path) -> "subprocess.Popen[str]":
