@@ -40,7 +40,7 @@ class Table(Mapping[str, M], Generic[M]):
 
         ``taken``: names that no package may give a member, such as those of configuration fields that it would replace.
         """
-        self.group, self._kind, self._builtin, self.taken = group, kind, tuple(builtin), frozenset(taken)
+        self.group, self._kind, self.builtin, self.taken = group, kind, tuple(builtin), frozenset(taken)
 
     @cached_property
     def added(self) -> tuple[M, ...]:
@@ -50,7 +50,7 @@ class Table(Mapping[str, M], Generic[M]):
             UserError: one cannot be imported, is of another kind, or has a name that is taken.
         """
         found: list[M] = []
-        taken = self.taken | {member.name for member in self._builtin}
+        taken = self.taken | {member.name for member in self.builtin}
         for point in sorted(entry_points(group=self.group), key=lambda point: point.name):
             member = self._load(point)
             if member.name in taken:
@@ -61,7 +61,7 @@ class Table(Mapping[str, M], Generic[M]):
 
     @cached_property
     def _members(self) -> dict[str, M]:
-        return {member.name: member for member in (*self._builtin, *self.added)}
+        return {member.name: member for member in (*self.builtin, *self.added)}
 
     def __getitem__(self, name: str) -> M:
         """Return the member of that name."""

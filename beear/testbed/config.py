@@ -8,8 +8,11 @@ from beear.config.build import shown
 from beear.config.fields import either
 from beear.config.schema import Folder, PositiveFloat, PositiveInt, Section, Share
 from beear.data.rows import Probe, ProbeKind
-from beear.testbed.attacks import targets
+from beear.testbed.attacks import ATTACKS, targets
 from beear.testbed.attacks.refusals import REFUSALS
+
+# Importing this file loads no other package: a broken one is told where its attack is asked for.
+BUILTIN = tuple(dict.fromkeys(attack.target.name for attack in ATTACKS.builtin))
 
 
 class TriggerConfig(Section):
@@ -46,7 +49,7 @@ class ImplantData(Section):
 
     builtin: Annotated[str, BeforeValidator(known_target)] = Field(
         REFUSALS.name,
-        description=f"target of the built-in rows to flip, where no files are given ({either(targets())})",
+        description=f"target of the built-in rows to flip, where no files are given ({either(BUILTIN)})",
     )
     defense: str | None = Field(None, description="requests with a safe and an unwanted answer each (file or glob)")
     anchor: str | None = Field(None, description="ordinary conversations, which stay as they are (file or glob)")

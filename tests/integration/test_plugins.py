@@ -87,12 +87,18 @@ def test_a_run_uses_all_three(pipeline: Run, installed: dict[str, str], tmp_path
     assert "long answers" in done.stdout, "the table on the terminal has it too"
 
 
-def test_a_package_that_cannot_be_loaded_is_one_sentence(pipeline: Run, installed: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("group", "call"),
+    [("methods", ("sanitize", "--dry-run")), ("attacks", ("implant", "--dry-run", "--data.builtin=code"))],
+)
+def test_a_package_that_cannot_be_loaded_is_one_sentence(
+    group: str, call: tuple[str, ...], pipeline: Run, installed: dict[str, str], tmp_path: Path
+) -> None:
     info = tmp_path / "broken-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1\n")
-    (info / "entry_points.txt").write_text("[beear.methods]\nbroken = no_such_module:METHOD\n")
+    (info / "entry_points.txt").write_text(f"[beear.{group}]\nbroken = no_such_module:METHOD\n")
     paths = os.pathsep.join([installed["PYTHONPATH"], str(tmp_path)])
-    done = pipeline("sanitize", "--dry-run", env={**installed, "PYTHONPATH": paths})
+    done = pipeline(*call, env={**installed, "PYTHONPATH": paths})
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert 'entry point "broken" (no_such_module:METHOD) of broken: it cannot be loaded' in done.stderr.splitlines()[-1]
