@@ -32,12 +32,12 @@ def sqlite_path(uri: str) -> pathlib.Path | None:
     return pathlib.Path(unquote(uri.removeprefix("sqlite:///").partition("?")[0]))
 
 
-def check(uri: str, timeout_s: float = 5.0) -> None:
+def check(uri: str, timeout_s: float = 15.0) -> None:
     """Make sure that ``uri`` can be used; nothing is written.
 
     Args:
         uri: a tracking URI as given by :func:`resolve_uri`.
-        timeout_s: seconds to wait for a server.
+        timeout_s: seconds to wait for a server; a busy one answers late.
 
     Raises:
         UserError: the store is of a kind that is not supported, cannot be reached, or cannot be written.
