@@ -13,7 +13,7 @@ STAMP := $(VENV)/.made
 
 # Idle threads that spin slow everything down where cores are few or shared.
 RUN_ENV := OMP_WAIT_POLICY=PASSIVE RAY_USAGE_STATS_ENABLED=0 TOKENIZERS_PARALLELISM=false
-# Tests of Ray mostly wait, so three processes keep two cores busy. Each takes one file after another, in the order given.
+# A test of Ray waits at times: three processes keep two cores busy. Each takes one file after another, in the order given.
 SIDE_BY_SIDE := -n 3 --no-loadscope-reorder
 TEST_ENV := $(RUN_ENV) OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 RAY_DEDUP_LOGS=1 RAY_COLOR_PREFIX=0 PYTHONUNBUFFERED=1
 

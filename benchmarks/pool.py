@@ -50,7 +50,7 @@ class Pool:
         self._processes, self._pipes = [], []
 
     def _start(self) -> None:
-        # Workers fork from a process that has imported what they need.
+        # Workers fork from a process that has imported what they need: that takes seconds, and is no call's own time.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["beear.engine.session", "transformers.models.llama.modeling_llama"])
         with socket.socket() as probe:
@@ -88,9 +88,6 @@ class Pool:
 def _serve(rank: int, world: int, port: int, seconds: float, pipe: Connection) -> None:
     import torch
     import torch.distributed as dist
-
-    # Takes long where cores are shared, and is no test's own time.
-    import beear.engine.session  # noqa: F401
 
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world))
     torch.set_num_threads(1)

@@ -48,12 +48,9 @@ class WorkerSpec:
     scratch: str = ""
 
 
-def train_worker(parts: dict[str, Any]) -> None:
-    """Train on this worker by the :class:`WorkerSpec` that ``spec`` is a reference to.
-
-    A user's mistake or a broken loss travels to the driver as a value, once.
-    """
-    spec: WorkerSpec = ray.get(parts["spec"])
+def train_worker(parts: "dict[str, ray.ObjectRef[WorkerSpec]]") -> None:
+    """Train on this worker. A user's mistake or a broken loss travels to the driver as a value, once."""
+    spec = ray.get(parts["spec"])
     if ray.get(spec.events.failed.remote()):
         return
     # The workers that are there now write nothing before all of them have come this far.

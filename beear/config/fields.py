@@ -69,7 +69,7 @@ def sections(config_class: type[BaseModel], prefix: str = "") -> Iterator[tuple[
             yield from sections(inner, f"{prefix}{name}.")
 
 
-def groups(config_class: type[BaseModel], known: "dict[str, FieldSpec]") -> "list[tuple[str, str, list[FieldSpec]]]":
+def groups(config_class: type[BaseModel], known: dict[str, FieldSpec]) -> list[tuple[str, str, list[FieldSpec]]]:
     """Return (section, description, fields) for each section that has fields; last those of no section, named ""."""
     titles = [*((name, words) for name, _, words in sections(config_class)), ("", "the run as a whole")]
     found = [(name, words, [spec for spec in known.values() if spec.section == name]) for name, words in titles]

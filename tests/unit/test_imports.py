@@ -46,6 +46,12 @@ def test_everything_up_to_the_engine_runs_without_ray_and_mlflow() -> None:
     assert "torch" in loaded_after(f"{blocked}\nimport {', '.join(names)}")
 
 
+def test_what_rays_own_actors_unpickle_loads_no_model_code() -> None:
+    """The controller asks for the epoch to resume after, data actors hold the task that reads: each would import for seconds."""
+    loaded = loaded_after("import beear.streams.datasets, beear.cluster.train_storage")
+    assert "ray" in loaded and not loaded & {"torch", "peft", "accelerate"}
+
+
 def test_no_module_imports_its_own_package() -> None:
     """A package whose __init__ imports its modules is then in a cycle that import-linter does not look for."""
     graph = grimp.build_graph("beear", cache_dir=None)
