@@ -3,12 +3,9 @@
 They were recorded in processes of their own (:func:`call`); tests call them in their own process (:func:`call_here`).
 """
 
-import contextlib
-import io
 import os
 import re
 import runpy
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +15,7 @@ from typing import Any
 from unittest import mock
 
 from tests.checkout import ROOT
+from tests.in_process import run_here
 
 NAMES = ("sanitize", "evaluate", "tune", "implant")
 Call = Callable[..., subprocess.CompletedProcess[str]]
@@ -90,22 +88,9 @@ def call(command: str, words: tuple[str, ...], **more: str) -> subprocess.Comple
 def call_here(command: str, words: tuple[str, ...], **more: str) -> subprocess.CompletedProcess[str]:
     """Run a command's script in this process, which has imported what it imports; it must need no Ray."""
     program = str(ROOT / "pipelines" / f"{command}.py")
-    out, err, handlers = io.StringIO(), io.StringIO(), [(s, signal.getsignal(s)) for s in (signal.SIGTERM, signal.SIGINT)]
-    try:
-        with (
-            mock.patch.dict(os.environ, environment() | more, clear=True),
-            mock.patch.object(sys, "argv", [program, *words]),
-            contextlib.chdir(ROOT),
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-        ):
-            runpy.run_path(program, run_name="__main__")
-    except SystemExit as left:
-        return subprocess.CompletedProcess([program, *words], int(left.code or 0), out.getvalue(), err.getvalue())
-    finally:
-        for number, handler in handlers:
-            signal.signal(number, handler)
-    raise AssertionError(f"{program} ended without an exit code")
+    given = [program, *words]
+    with mock.patch.dict(os.environ, environment() | more, clear=True), mock.patch.object(sys, "argv", given):
+        return run_here(given, lambda: runpy.run_path(program, run_name="__main__"), ROOT)
 
 
 def help_of(command: str, call: Call = call) -> dict[str, dict[str, str | None]]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib
-import io
 import os
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from beear.config.entry import run_entry
 from beear.config.schema import ParallelConfig
 from beear.methods import configuration
 from tests.checkout import ROOT
+from tests.in_process import run_here
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -99,14 +99,6 @@ def command(session: RaySession) -> Run:
             code: int = getattr(importlib.import_module(f"beear.commands.{name}"), name)(asked, flags, mine)
             return code
 
-        out, err = io.StringIO(), io.StringIO()
-        with (
-            contextlib.chdir(cwd),
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-            pytest.raises(SystemExit) as left,
-        ):
-            run_entry(main)
-        return subprocess.CompletedProcess([name, *arguments], int(left.value.code or 0), out.getvalue(), err.getvalue())
+        return run_here([name, *arguments], lambda: run_entry(main), cwd)
 
     return run

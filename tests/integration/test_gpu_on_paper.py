@@ -1,14 +1,19 @@
-"""What a GPU says of its memory, and what is known of one that does not answer; the GPU is on paper."""
+"""What needs a GPU that Ray counts: a pool on a share of one, what it says of its memory, one that does not answer."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import ray
 import torch
 
+from beear.cluster.actor_pool import run_pool
+from beear.cluster.capacity import Reservation
 from beear.cluster.gpu_memory import ask_gpus, gpu_here
+from beear.errors import UserError
 from beear.parallel.devices import GIB, Device
 from tests.checkout import ROOT
+
+HALF_A_GPU = Reservation(workers=1, cpus_per_worker=0.5, gpus_per_worker=0.5, data_cpus=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +26,16 @@ def gpu_on_paper(no_session: None) -> Iterator[None]:
         ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": variables})
         yield
         ray.shutdown()
+
+
+def refusing(sentence: str) -> Callable[[int], int]:
+    raise UserError(sentence)
+
+
+def test_a_mistake_reaches_the_driver_as_one_sentence(gpu_on_paper: None) -> None:
+    with pytest.raises(UserError) as caught:
+        run_pool(refusing, ("weights are not finite",), range(2), HALF_A_GPU, 1)
+    assert str(caught.value) == "weights are not finite"
 
 
 def test_a_gpu_says_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,8 +124,9 @@ def test_a_submitted_job_reaches_its_cluster(open_head: Head, working_dir: Path)
     assert done.returncode == 0 and "CPUs: 2.0" in done.stdout, done.stdout + done.stderr
 
 
-def test_a_users_mistake_is_one_sentence_in_the_jobs_log(open_head: Head, working_dir: Path) -> None:
-    done = submit(open_head, working_dir, "python", "pipelines/sanitize.py", "--method.layr", "3")
+@pytest.mark.parametrize("head", ["open_head", "guarded_head"])
+def test_a_users_mistake_is_one_sentence_in_the_jobs_log(head: str, request: pytest.FixtureRequest, working_dir: Path) -> None:
+    done = submit(request.getfixturevalue(head), working_dir, "python", "pipelines/sanitize.py", "--method.layr", "3")
     said = done.stdout + done.stderr
     assert done.returncode == 1 and "exit code 2" in said
     assert "did you mean" in said and "Traceback" not in said

@@ -13,7 +13,7 @@ from beear.cluster.capacity import Reservation
 from beear.cluster.connection import RaySession
 from beear.cluster.scoring import Scoring, score_shards, shard_scorer, shards_of
 from beear.data.rows import Probe
-from beear.errors import Fault, UserError
+from beear.errors import Fault
 from beear.evaluation.measure import Partial, combine
 from beear.evaluation.shard import MeasuredRows
 from beear.models.facts import ModelFacts
@@ -62,16 +62,6 @@ def test_a_pool_gives_the_numbers_of_one_process_and_loses_one_shard_with_an_act
     assert shared.found == one.found
     assert sorted(map(int, (tmp_path / "done").read_text().split())) == [0, 1, 2, 3], "no measured shard was measured again"
     assert len(list(tmp_path.glob("setup-*"))) <= 3, "two actors, and one in place of the one that died"
-
-
-def refusing(sentence: str) -> Callable[[int], int]:
-    raise UserError(sentence)
-
-
-def test_a_mistake_reaches_the_driver_as_one_sentence(session: RaySession) -> None:
-    with pytest.raises(UserError) as caught:
-        run_pool(refusing, ("weights are not finite",), range(2), HALF_A_CPU, 1)
-    assert str(caught.value) == "weights are not finite"
 
 
 def test_work_that_kills_every_actor_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

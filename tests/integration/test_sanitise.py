@@ -1,4 +1,4 @@
-"""The main job as a command, on the built-in backdoored model and a real MLflow server.
+"""The main job through its command line, on the built-in backdoored model and a real MLflow server.
 
 It trains two epochs and measures 150 rows. `make sanitize` is the job with its defaults, and .ci/run runs it.
 """
@@ -46,10 +46,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def done(command: Run, server: str, tmp_path_factory: pytest.TempPathFactory) -> Done:
+def done(pipeline: Run, server: str, tmp_path_factory: pytest.TempPathFactory) -> Done:
     """The built-in model, sanitised and registered, its output beside nothing else."""
     root = tmp_path_factory.mktemp("run")
-    process = command("sanitize", *given(root / "out", server), cwd=root)
+    process = pipeline("sanitize", *given(root / "out", server), cwd=root)
     assert process.returncode == 0, process.stdout + process.stderr
     return Done(process, root / "out", server, json.loads((root / "out" / "report.json").read_text()))
 
