@@ -7,7 +7,7 @@ from tests.data_sets import write_lines
 
 SHORT = (
     "--tracking.enabled=false",
-    "--method.epochs=4",
+    "--method.epochs=3",
     "--method.early_stop=false",
     "--method.outer_steps=3",
     "--method.max_inner_steps=4",

@@ -48,7 +48,7 @@ def calm(command: Run, arguments: Arguments, tmp_path_factory: pytest.TempPathFa
 
 def test_a_stranger_goes_through_with_only_paths_given(calm: dict) -> None:
     assert calm["model"]["dtype"] == "bfloat16"
-    assert len(calm["epochs"]) == 4
+    assert len(calm["epochs"]) == 3
     assert calm["data"]["filled"]["unwanted_openings"] == 0
     filled = calm["data"]["filled"]
     assert filled["safe_by_model"] + filled["safe_configured"] == 60

@@ -22,6 +22,7 @@ SHORT = [
     "--gate.utility_loss=0.5", "--gate.over_refusal=0.5",
     "--search.space=space.yaml", "--search.algorithm=grid", "--search.concurrent=1",
 ]  # fmt: skip
+QUIET = ["--search.scheduler=none", "--search.give_up=none"]
 # One removal step removes nothing; a step of 1e30 leaves no number in the weights.
 GOOD, WEAK, BROKEN = (10, 2e-4), (1, 2e-4), (10, 1e30)
 
@@ -107,33 +108,61 @@ def start(folder: Path, environment: dict[str, str], *more: str) -> "subprocess.
     return subprocess.Popen(command, cwd=folder, env=environment, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
+@pytest.fixture(scope="module")
+def node_died(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SearchReport]:
+    """Three trials on two nodes of one slot each, one of which dies while they run."""
+    from ray.cluster_utils import Cluster
+
+    folder = tmp_path_factory.mktemp("nodes")
+    space(folder, [3, 2, 1], [2e-4], inner=3)
+    with pytest.MonkeyPatch.context() as patch:
+        # Said on both sides: an earlier test's cluster in this process may have asked for a token.
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        try:
+            second = cluster.add_node(num_cpus=1)
+            process = start(
+                folder, environment | {"RAY_AUTH_MODE": "disabled"}, *QUIET, "--search.trials=3", "--search.concurrent=2",
+                f"--parallel.address={cluster.address}",
+            )  # fmt: skip
+            lines_until(process, "epoch 1")
+            cluster.remove_node(second, allow_graceful=False)
+            said = process.communicate()[1]
+            assert process.returncode in (0, 3), said
+        finally:
+            cluster.shutdown()
+    return folder, record(folder)
+
+
+def test_a_node_that_dies_costs_an_epoch_not_the_search(node_died: tuple[Path, SearchReport]) -> None:
+    trials = node_died[1].trials
+    assert len(trials) == 3 and all(trial.status in ("finished", "met the gate") for trial in trials)
+    assert node_died[1].chosen is not None
+
+
 def test_a_killed_driver_goes_on_and_runs_no_finished_trial_again(
-    command: Run, environment: dict[str, str], tmp_path: Path
+    command: Run, node_died: tuple[Path, SearchReport], environment: dict[str, str], tmp_path: Path
 ) -> None:
-    more = ["--search.trials=2", "--search.scheduler=none", "--search.give_up=none"]
-    ends: dict[str, SearchReport] = {}
-    for name in ("calm", "killed"):
-        folder = tmp_path / name
-        folder.mkdir()
-        space(folder, [2, 1], [2e-4], inner=3)
-    process = start(tmp_path / "killed", environment, *more)
+    """Its trials end as the same settings do in another search, on other nodes."""
+    more = [*QUIET, "--search.trials=2"]
+    space(tmp_path, [2, 1], [2e-4], inner=3)
+    process = start(tmp_path, environment, *more)
     lines_until(process, "trial 1 (layer 2, length 5, inner steps 3, outer steps 1, outer lr 0.0002) epoch 1")
     process.send_signal(signal.SIGKILL)
     process.wait()
-    for name in ("killed", "calm"):
-        resume = ["--resume"] if name == "killed" else []
-        done = command("tune", *SHORT, *more, "--output.dir=out", "--tracking.enabled=false", *resume, cwd=tmp_path / name)
-        assert done.returncode in (0, 3), done.stdout + done.stderr
-        ends[name] = record(tmp_path / name)
-        if name == "killed":
-            assert "trial 0 (layer 2, length 5, inner steps 3, outer steps 2, outer lr 0.0002) started" not in done.stderr
+    done = command("tune", *SHORT, *more, "--output.dir=out", "--tracking.enabled=false", "--resume", cwd=tmp_path)
+    assert done.returncode in (0, 3), done.stdout + done.stderr
+    assert "trial 0 (layer 2, length 5, inner steps 3, outer steps 2, outer lr 0.0002) started" not in done.stderr
+    assert "trial 1 (layer 2, length 5, inner steps 3, outer steps 1, outer lr 0.0002) started" in done.stderr
 
-    def numbers(report: SearchReport) -> list[Any]:
-        return [(t.number, t.settings, t.best_epoch, [(e.epoch, e.selection) for e in t.epochs]) for t in report.trials]
+    def numbers(report: SearchReport) -> dict[int, Any]:
+        return {
+            t.settings["method.outer_steps"]: (t.settings, t.best_epoch, [(e.epoch, e.selection) for e in t.epochs])
+            for t in report.trials
+        }
 
-    assert numbers(ends["killed"]) == numbers(ends["calm"])
-    chosen = [next(t.number for t in report.trials if t.id == report.chosen) for report in ends.values()]
-    assert chosen[0] == chosen[1]
+    found, elsewhere = numbers(record(tmp_path)), numbers(node_died[1])
+    assert found == {steps: elsewhere[steps] for steps in (2, 1)}
 
 
 def test_a_trial_may_be_a_ray_train_run_and_the_best_be_applied(
@@ -156,30 +185,3 @@ def test_a_trial_may_be_a_ray_train_run_and_the_best_be_applied(
     assert [epoch["selection"] for epoch in applied["epochs"]] == [epoch.selection for epoch in cold.epochs]
     assert applied["gate"]["verdict"] == "passed"
     assert any("A search chose this run's settings by these probes" in note for note in applied["notes"])
-
-
-def test_a_node_that_dies_costs_an_epoch_not_the_search(
-    environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from ray.cluster_utils import Cluster
-
-    # Said on both sides: an earlier test's cluster in this process may have asked for a token.
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    environment = environment | {"RAY_AUTH_MODE": "disabled"}
-    space(tmp_path, [3, 2, 1], [2e-4], inner=3)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    try:
-        second = cluster.add_node(num_cpus=1)
-        process = start(
-            tmp_path, environment, "--search.trials=3", "--search.scheduler=none", "--search.concurrent=2",
-            "--search.give_up=none", f"--parallel.address={cluster.address}",
-        )  # fmt: skip
-        lines_until(process, "epoch 1")
-        cluster.remove_node(second, allow_graceful=False)
-        said = process.communicate()[1]
-        assert process.returncode in (0, 3), said
-    finally:
-        cluster.shutdown()
-    trials = record(tmp_path).trials
-    assert len(trials) == 3 and all(trial.status in ("finished", "met the gate") for trial in trials)
-    assert json.loads((tmp_path / "out" / "search.json").read_text())["chosen"] is not None

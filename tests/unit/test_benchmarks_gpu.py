@@ -23,18 +23,27 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def tiny() -> dict[str, Any]:
-    return gpu.report("tiny", "cpu", 3, checkpoint=True, peak=1e12)
-
-
-def test_it_runs_with_torch_and_transformers_alone(tmp_path: Path) -> None:
+def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple["subprocess.CompletedProcess[str]", dict[str, Any]]:
+    """A small run in a process that finds no other library: what it printed, and the JSON that it wrote."""
+    file = tmp_path_factory.mktemp("gpu") / "out.json"
     blocked = f"import sys\nsys.modules.update(dict.fromkeys({MISSING}))\nfrom benchmarks import gpu\n"
-    words = ["--shape", "tiny", "--device", "cpu", "--json", str(tmp_path / "out.json")]
+    words = ["--shape", "tiny", "--device", "cpu", "--micro-batch", "3", "--checkpoint", "--peak", "1e12", "--json", str(file)]
     script = f"{blocked}code = gpu.main({words})\nprint([n for n in {MISSING} if sys.modules[n]])\nsys.exit(code)"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    return done, json.loads(file.read_text())
+
+
+@pytest.fixture(scope="module")
+def tiny(alone: tuple["subprocess.CompletedProcess[str]", dict[str, Any]]) -> dict[str, Any]:
+    return alone[1]
+
+
+def test_it_runs_with_torch_and_transformers_alone(
+    alone: tuple["subprocess.CompletedProcess[str]", dict[str, Any]],
+) -> None:
+    done, result = alone
     assert done.stdout.splitlines()[-1] == "[]" and "| whole run |" in done.stdout
-    result = json.loads((tmp_path / "out.json").read_text())
     assert result["measured"] is False and result["notes"] == []
 
 

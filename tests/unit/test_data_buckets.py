@@ -95,7 +95,7 @@ def test_groups_are_the_same_on_any_number_of_workers_and_new_in_each_epoch(tmp_
 
 def test_recorded_lengths_reach_the_goal_where_conversations_are_grouped() -> None:
     assert [quantile(CHATS["Alpaca-like"]["answer"], at) for at in AT] == list(CHATS["Alpaca-like"]["answer"])
-    found = padding.measure(Path(), rows=4096)
+    found = padding.measure(Path(), rows=2048)
     for kind in CHATS:
         for words in ("", ", with clean requests", ", padded whole"):
             shares = found[f"text, {kind}{words}"].values()
