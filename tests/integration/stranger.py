@@ -7,7 +7,6 @@ from tests.data_sets import write_lines
 
 SHORT = (
     "--tracking.enabled=false",
-    "--method.epochs=3",
     "--method.early_stop=false",
     "--method.outer_steps=3",
     "--method.max_inner_steps=4",
@@ -26,7 +25,7 @@ def make_stranger(root: Path) -> Path:
     return root
 
 
-def short_job(stranger: Path, output: Path) -> list[str]:
+def short_job(stranger: Path, output: Path, epochs: int = 3) -> list[str]:
     """Return the arguments of a run that takes seconds once Ray is up; a random model ends inconclusive (exit code 3)."""
     return [
         f"--model.path={stranger / 'model'}",
@@ -34,4 +33,5 @@ def short_job(stranger: Path, output: Path) -> list[str]:
         f"--data.anchor.path={stranger / 'anchor.jsonl'}",
         f"--output.dir={output}",
         *SHORT,
+        f"--method.epochs={epochs}",
     ]

@@ -1,6 +1,6 @@
 """The main job through its command line, on the built-in backdoored model and a real MLflow server.
 
-It trains two epochs and measures 150 rows. `make sanitize` is the job with its defaults, and .ci/run runs it.
+It trains two epochs and measures 100 rows. `make sanitize` is the job with its defaults, and .ci/run runs it.
 """
 
 import json
@@ -19,9 +19,9 @@ from tests.integration.conftest import Run
 from tests.integration.processes import MlflowServer
 
 NAME = "demo"
-ROWS = 150
+ROWS = 100
 SMALL = (
-    "--method.epochs=2", f"--evaluate.rows={ROWS}", "--evaluate.resistance.steps=12", "--evaluate.drift_rows=16",
+    "--method.epochs=2", f"--evaluate.rows={ROWS}", "--evaluate.resistance.steps=6", "--evaluate.drift_rows=16",
     "--gate.utility_loss=0.1", "--gate.over_refusal=0.1",
 )  # fmt: skip
 
