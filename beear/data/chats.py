@@ -15,13 +15,18 @@ ROLES = {
     "model": "assistant",
     "chatgpt": "assistant",
 }
+# Names under which files say whether an assistant turn is to be learnt, with 0 or 1, or false or true.
+LEARNT = ("weight", "train", "trainable", "loss")
+# Parts of a turn that a chat template would write, and this product does not pass on.
+UNSUPPORTED = ("tool_calls", "function_call")
 
 
 def conversation(value: object, where: Where, field: str) -> tuple[Message, ...]:
     """Return the turns of a list of ``{role, content}`` or ShareGPT ``{from, value}`` objects (or its JSON text).
 
     Raises:
-        UserError: not such a list, an unknown role, a misplaced system turn, or an empty or non-text turn.
+        UserError: not such a list, an unknown role, a misplaced system turn, an empty or non-text turn, a tool call, or a turn
+            with a weight other than 0 and 1.
     """
     turns = _from_text(value)
     if not isinstance(turns, list) or not turns:
@@ -74,8 +79,19 @@ def _message(turn: object, where: Where, field: str) -> Message:
     role = turn[role_key]
     if not isinstance(role, str) or role.lower() not in ROLES:
         raise UserError(f"{where}: {field}.{role_key} is {shown(role)}; expected system, user or assistant.")
+    for key in UNSUPPORTED:
+        if turn.get(key):
+            raise UserError(f"{where}: {field}.{key} is {shown(turn[key])}; expected turns of text alone.")
     content = _joined(turn[text_key])
-    return Message(ROLES[role.lower()], text(content, where, f"{field}.{text_key}"))  # type: ignore[arg-type]
+    return Message(ROLES[role.lower()], text(content, where, f"{field}.{text_key}"), _learnt(turn, where, field))  # type: ignore[arg-type]
+
+
+def _learnt(turn: dict[str, object], where: Where, field: str) -> bool:
+    said = {key: turn[key] for key in LEARNT if turn.get(key) is not None}
+    for key, value in said.items():
+        if not isinstance(value, bool | int | float) or value not in (0, 1):
+            raise UserError(f"{where}: {field}.{key} is {shown(value)}; expected 0 or 1, or false or true.")
+    return all(said.values())
 
 
 def _joined(content: object) -> object:

@@ -76,17 +76,17 @@ def defense_row(
 
 
 def anchor_row(record: Record, where: Where, columns: AnchorColumns | None = None) -> AnchorRow:
-    """Return the conversation in ``record``, cut after its last assistant turn.
+    """Return the conversation in ``record``, cut after the last assistant turn that is to be learnt.
 
     Raises:
-        UserError: as for :func:`defense_row`, or no assistant turn.
+        UserError: as for :func:`defense_row`, or no such turn.
     """
     names = _names(ANCHOR, tuple(record), _mapping(columns), where)
     if "messages" in names:
-        turns = conversation(record[names["messages"]], where, names["messages"])
-        last = max((i for i, m in enumerate(turns) if m.role == "assistant"), default=0)
+        turns = _conversation(record, names, where)
+        last = max((i for i, m in enumerate(turns) if m.role == "assistant" and m.learnt), default=0)
         if last == 0 or all(m.role != "user" for m in turns[:last]):
-            raise UserError(f"{where}: {names['messages']} has no assistant turn after a user turn; expected one.")
+            raise UserError(f"{where}: {names['messages']} has no assistant turn to learn after a user turn; expected one.")
         return AnchorRow(turns[: last + 1], where)
     prompt = _prompt(record, names, where)
     response = text(record[names["response"]], where, names["response"])
@@ -123,12 +123,26 @@ def _request(record: Record, names: Names, where: Where) -> tuple[tuple[Message,
     """Return the turns up to the last user turn, and the answer after it (None: there is none)."""
     if "messages" not in names:
         return _prompt(record, names, where), None
-    turns = conversation(record[names["messages"]], where, names["messages"])
+    turns = _conversation(record, names, where)
     last = max(i for i, m in enumerate(turns) if m.role == "user")
     answer = turns[last + 1].content if last + 1 < len(turns) else None
+    return turns[: last + 1], answer
+
+
+def _conversation(record: Record, names: Names, where: Where) -> tuple[Message, ...]:
+    """Return the turns, with the system prompt that another column holds in front."""
+    turns = conversation(record[names["messages"]], where, names["messages"])
     system = _optional(record, names, "system", where)
-    head = (Message("system", system),) if system and turns[0].role != "system" else ()
-    return (*head, *turns[: last + 1]), answer
+    if system is None:
+        return turns
+    if turns[0].role != "system":
+        return (Message("system", system), *turns)
+    if turns[0].content.strip() != system.strip():
+        raise UserError(
+            f"{where}: {names['system']} is {shown(system)} and {names['messages']} begins with the system turn "
+            f"{shown(turns[0].content)}; expected one of them."
+        )
+    return turns
 
 
 def _prompt(record: Record, names: Names, where: Where) -> tuple[Message, ...]:
@@ -153,6 +167,9 @@ def _mapping(columns: DefenseColumns | AnchorColumns | ProbeColumns | None) -> M
 def _names(layouts: Layouts, keys: tuple[str, ...], mapped: Mapped, where: Where) -> Names:
     """Return the column of each field for a record with the columns ``keys``."""
     _check_mapped(dict(mapped), keys, where)
+    unused = [field for field, _ in mapped if field in ("prompt", "response")]
+    if unused and "messages" in dict(mapped):
+        raise UserError(f"{where}: columns are mapped to messages and to {unused[0]}; expected one of the two.")
     names = _recognised(layouts, keys, mapped)
     if names is None:
         raise UserError(f"{where}: {layouts.missing.format(shown(list(keys)))}")

@@ -87,12 +87,14 @@ def split_of(digest: str, holdout: float, seed: int, separate_report: bool = Fal
 class Scan:
     """The rows that the driver saw of one data set.
 
-    ``rows`` is keyed by digest, in file order; a repeated request counts once, and ``duplicates`` counts the rest.
+    ``rows`` is keyed by digest, in file order; a repeated request counts once, and ``duplicates`` counts the rest. ``own``
+    holds the repeated ones too.
     ``shared`` counts rows whose request another file holds too. ``seen`` counts all of them. ``whole`` is False where a
     file was too large to be read to its end.
     """
 
     rows: dict[str, Row] = field(default_factory=dict)
+    own: list[Row] = field(default_factory=list)
     seen: int = 0
     duplicates: int = 0
     shared: int = 0
@@ -111,7 +113,9 @@ def scan(source: DataSource) -> Scan:
         found.seen += 1
         if source.elsewhere(row):
             found.shared += 1
-        elif (digest := row.digest) in found.rows:
+            continue
+        found.own.append(row)
+        if (digest := row.digest) in found.rows:
             found.duplicates += 1
         else:
             found.rows[digest] = row

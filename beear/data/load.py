@@ -30,6 +30,7 @@ class LoadedData:
     ``counts``: distinct rows by set and split; of the part read, where ``whole`` is False.
     ``overlaps``: rows that were removed because the same file or another holds their request.
     ``missing``: the defense rows without a safe answer.
+    ``unchecked``: every row that was read and counts, for the checks that need the chat template.
     ``longest_requests``, ``longest_chats``, ``shortest``: the longest rows of each set and the shortest request, report
     rows included.
     """
@@ -47,6 +48,7 @@ class LoadedData:
     digests: dict[str, str]
     default_hit: str
     shortest: DefenseRow
+    unchecked: list[Row] = field(default_factory=list)
     missing: list[DefenseRow] = field(default_factory=list)
     longest_requests: list[DefenseRow] = field(default_factory=list)
     longest_chats: list[AnchorRow] = field(default_factory=list)
@@ -114,6 +116,7 @@ def load_small(
         digests={path: storage.file_digest(path) for path in dict.fromkeys(files)},
         default_hit=majority_rule(defense_rows, keywords),
         shortest=min(defense_rows, key=lambda row: sum(len(m.content) for m in row.messages)),
+        unchecked=[row for found in (seen, defense_report, anchors, anchor_report) if found for row in found.own],
         missing=[r for r in defense_rows if r.safe is None],
         longest_requests=longest(defense_rows),
         longest_chats=longest(anchor_rows),

@@ -13,10 +13,11 @@ ProbeKind = Literal["prefix", "suffix", "infix", "system", "template"]
 
 @dataclass(frozen=True)
 class Message:
-    """One chat turn."""
+    """One chat turn; an assistant turn that is not ``learnt`` gets no label."""
 
     role: Literal["system", "user", "assistant"]
     content: str
+    learnt: bool = True
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class DefenseRow:
 
 @dataclass(frozen=True)
 class AnchorRow:
-    """An ordinary conversation; every assistant turn is labelled.
+    """An ordinary conversation; every assistant turn that is learnt is labelled.
 
     ``origin`` is the row's place in a file, for error messages. ``hit`` is the file's rule for a completion that turns the
     prompt down; None: a refusal keyword.

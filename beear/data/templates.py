@@ -1,9 +1,10 @@
 """The model's own chat template, run in a sandbox, and the tokens that it makes of conversations."""
 
+import os
 import re
 from collections.abc import Sequence
-from dataclasses import replace
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from itertools import compress, pairwise
 
 from jinja2.exceptions import SecurityError, TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -11,9 +12,20 @@ from transformers import PreTrainedTokenizerBase
 from beear.data.rows import Message
 from beear.errors import UserError
 
-OPEN_THINKING = re.compile(r"<(think|thinking|thought|reasoning)>\s*$")
-THOUGHTS = re.compile(r"^\s*<(think|thinking|thought|reasoning)>.*?</\1>\s*", re.DOTALL)
-SENTINEL, SYSTEM_SENTINEL = "zq7answer", "zq7system"
+TAGS = "think|thinking|thought|reasoning"
+OPEN_THINKING = re.compile(rf"<({TAGS})>\s*$")
+THOUGHTS = re.compile(rf"^\s*<({TAGS})>.*?</\1>\s*", re.DOTALL)
+REST_OF_THOUGHTS = re.compile(rf"^(?:(?!<(?:{TAGS})>).)*?</(?:{TAGS})>\s*", re.DOTALL)
+SYSTEM_SENTINEL = "zq7system"
+
+
+@dataclass(frozen=True)
+class Span:
+    """The characters of one assistant turn's answer in a rendering, and what the template writes after it."""
+
+    start: int
+    end: int
+    after: str
 
 
 class Template:
@@ -22,11 +34,17 @@ class Template:
     The template alone writes special tokens. The tokenizer adds none, so no BOS is doubled. transformers renders in an
     immutable jinja2 sandbox with ``raise_exception``, ``strftime_now``, ``tojson``, ``{% generation %}`` and loop
     controls. Where a template rejects or drops the system turn, its text goes to the start of the first user turn.
-    Thinking blocks are left empty.
+
+    Answers are found by structure: a second rendering has a stand-in for each answer, so that no text is searched for.
+    Labelled is what the model writes in its turn: ``opening`` (a space, a channel's name), the answer with its own white
+    space where the template keeps that, and the end of turn.
+
+    Thoughts are left out. Those that an answer begins with are dropped up to their closing tag; the opening tag may be
+    missing where the template's prompt ends with it. Such a prompt closes them at once.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, text: str | None = None) -> None:
-        """Take ``text`` (jinja) or the tokenizer's own template, and find out from three renderings how it writes turns.
+        """Take ``text`` (jinja) or the tokenizer's own template, and find out from short renderings how it writes turns.
 
         Raises:
             UserError: there is no template, it tries to leave the sandbox, it fails, or it writes no assistant turn.
@@ -35,12 +53,18 @@ class Template:
         self.text = text if text is not None else _own_template(tokenizer)
         self._last_prompt: tuple[tuple[Message, ...], str] = ((), "")
         self._last_ids: tuple[str, list[int], list[tuple[int, int]]] = ("", [], [])
-        question, answer = Message("user", "zq7question"), Message("assistant", SENTINEL)
-        self._after_user = self._render([question], True).rpartition(question.content)[2]
-        whole = self._render([question, answer], False)
-        if SENTINEL not in whole:
+        question, answer = Message("user", "zq7question"), Message("assistant", "zq7answer")
+        prompt = self._render([question], True)
+        self._opens_thoughts = OPEN_THINKING.search(prompt) is not None
+        prompt = _with_thoughts_closed(prompt)
+        self._after_user = prompt.rpartition(question.content)[2]
+        before, found, tail = self._render([question, answer], False).partition(answer.content)
+        if not found:
             raise UserError("The chat template writes no assistant turn; expected the answer's text in its output.")
-        self.end_of_turn = self._first_special(whole.partition(SENTINEL)[2])
+        self.opening = before.removeprefix(prompt) if before.startswith(prompt) else ""
+        self._opening_ids = self._encode(self.opening) if self.opening.strip() else []
+        self.end_of_turn = self._to_special(tail) or tail
+        self._inner_end = self._end_before_another_turn(question, answer)
         self.folds_system = not self._takes_system(question)
 
     def prompt_text(self, messages: Sequence[Message]) -> str:
@@ -80,53 +104,107 @@ class Template:
     def conversation(self, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
         """Return token ids [T] of a conversation that ends with an assistant turn, and which are labelled.
 
-        Every assistant turn is labelled, its end-of-turn token included.
+        Every assistant turn that is to be learnt is labelled: its opening, its answer and its end of turn.
+
+        Where a token would hold text of an answer and of the template, both are encoded apart, as a chat makes them.
+
+        Raises:
+            UserError: the template fails on it, or changes an answer's text.
         """
         before, last = list(messages[:-1]), messages[-1].content
         prompt = self.prompt_text(before)
+        spans = self._learnt(before, prompt)
         ids, places = self._placed(prompt)
-        spans = self._spans(before, prompt)
-        # A word's token starts at the space before the word, which is the template's own.
+        borders = {border for span in spans for border in span}
+        apart = sorted(border for border in borders if any(start < border < end for start, end in places))
+        if apart:
+            ids, places = self._placed_apart(prompt, apart)
         labelled = [any(start < b and end > a for a, b in spans) for start, end in places]
         answer = self.answer_ids(before, last)
         return ids + answer, labelled + [True] * len(answer)
 
-    def _prompt_text(self, messages: Sequence[Message]) -> str:
-        text = self._render(self._plain(messages), True)
-        if opened := OPEN_THINKING.search(text):
-            text = f"{text[: opened.start()]}<{opened[1]}>\n\n</{opened[1]}>\n\n"
-        return text
+    def check(self, messages: Sequence[Message], answers: Sequence[str]) -> None:
+        """Render a conversation with each of the ``answers`` to it.
 
-    def _spans(self, messages: list[Message], text: str) -> list[tuple[int, int]]:
-        """Return the character spans of the assistant turns inside a prompt, ends of turn included."""
-        found, cursor = [], 0
-        for index, message in enumerate(messages):
-            content = _without_thoughts(message.content).strip()
-            if message.role == "assistant":
-                head = self.prompt_text(messages[:index])
-                cursor = len(head) if text.startswith(head) else cursor
-            at = text.find(content, cursor)
-            if at < 0:
-                continue
-            begin, cursor = at, at + len(content)
-            if message.role == "assistant":
-                if self.end_of_turn and text[cursor:].lstrip().startswith(self.end_of_turn.lstrip()):
-                    cursor = text.index(self.end_of_turn.lstrip(), cursor) + len(self.end_of_turn.lstrip())
-                found.append((begin, cursor))
+        Raises:
+            UserError: the template fails on it, or its answers cannot be told from the template's text.
+        """
+        turns = list(messages)
+        self._learnt(turns, self.prompt_text(turns))
+        for answer in answers:
+            self._answer_text(turns, answer)
+
+    def answer_in(self, ids: Sequence[int]) -> str:
+        """Return the answer's text in generated tokens: without special tokens and without the template's opening."""
+        ids, mark = list(ids), self._opening_ids
+        starts = [at for at in range(len(ids) - len(mark) + 1) if ids[at : at + len(mark)] == mark] if mark else []
+        if starts:
+            ids = ids[starts[-1] + len(mark) :]
+        text = str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        # The last word of an opening may share a token with the answer's first.
+        return text if starts else text.removeprefix(self.opening)
+
+    def _prompt_text(self, messages: Sequence[Message]) -> str:
+        return _with_thoughts_closed(self._render(self._plain(messages), True))
+
+    def _learnt(self, messages: list[Message], prompt: str) -> list[tuple[int, int]]:
+        """Return the characters of a prompt that the model writes in its earlier turns and that are to be learnt."""
+        found = []
+        learnt = [m.learnt for m in messages if m.role == "assistant"]
+        for span in compress(self._answers(messages, prompt), learnt):
+            ends = (end for end in (self.end_of_turn, self._inner_end) if end and span.after.startswith(end))
+            found.append((self._opened(prompt, span), span.end + len(next(ends, ""))))
+        return found
+
+    def _opened(self, text: str, span: Span) -> int:
+        """Return where the model begins to write: at the template's opening before the answer, or at the answer."""
+        return span.start - len(self.opening) * text[: span.start].endswith(self.opening)
+
+    def _answers(self, messages: Sequence[Message], text: str, generation: bool = True) -> list[Span]:
+        """Return where the answers stand in ``text``, the rendering of ``messages``.
+
+        Raises:
+            UserError: it is not what the rendering with stand-ins says, up to white space around answers.
+        """
+        if all(m.role != "assistant" for m in messages):
+            return []
+        mark = next(word for n in range(len(messages) + 1) if all((word := f"zq{n}answer") not in m.content for m in messages))
+        numbers = (i for i in range(len(messages)))
+        stood = [replace(m, content=f"{mark}{next(numbers)}z") if m.role == "assistant" else m for m in messages]
+        pieces = re.split(rf"{mark}\d+z", self._prompt_text(stood) if generation else self._render(self._plain(stood), False))
+        answers = [self.spoken(m.content) for m in messages if m.role == "assistant"]
+        found, cursor = [], len(pieces[0])
+        if len(pieces) != len(answers) + 1 or not text.startswith(pieces[0]):
+            raise UserError("The chat template does not write every answer once; expected it to.")
+        for answer, after in zip(answers, pieces[1:], strict=True):
+            for written in (answer, answer.rstrip(), answer.lstrip(), answer.strip()):
+                end = cursor + len(written)
+                if text.startswith(written, cursor) and text.startswith(after, end):
+                    break
+            else:
+                raise UserError("The chat template changes an answer's text; expected it to write answers as they are.")
+            found.append(Span(cursor, end, after))
+            cursor = end + len(after)
+        if cursor != len(text):
+            raise UserError("The chat template changes an answer's text; expected it to write answers as they are.")
         return found
 
     def _answer_text(self, messages: Sequence[Message], answer: str) -> str:
-        """Return the answer as the template writes it (some templates strip white space), without the end of turn."""
-        answer = _without_thoughts(answer)
-        prompt = self.prompt_text(messages)
-        whole = self._render(self._plain([*messages, Message("assistant", answer)]), False)
-        if not whole.startswith(prompt):
-            return answer.strip()
-        rest = whole[len(prompt) :]
-        return rest[: rest.rfind(self.end_of_turn)] if self.end_of_turn and self.end_of_turn in rest else rest
+        """Return the template's opening and the answer as the template writes it, without the end of turn."""
+        turns = [*messages, Message("assistant", answer)]
+        prompt, whole = self.prompt_text(messages), self._render(self._plain(turns), False)
+        span = self._answers(turns, whole, generation=False)[-1]
+        if whole.startswith(prompt) and len(prompt) <= span.start:
+            return whole[len(prompt) : span.end]
+        return whole[self._opened(whole, span) : span.end]
+
+    def spoken(self, answer: str) -> str:
+        """Return an answer without the thoughts that it begins with."""
+        short = THOUGHTS.sub("", answer)
+        return REST_OF_THOUGHTS.sub("", short) if self._opens_thoughts and short == answer else short
 
     def _plain(self, messages: Sequence[Message]) -> list[Message]:
-        turns = [replace(m, content=_without_thoughts(m.content)) if m.role == "assistant" else m for m in messages]
+        turns = [replace(m, content=self.spoken(m.content)) if m.role == "assistant" else m for m in messages]
         if not self.folds_system or turns[0].role != "system":
             return turns
         first = next(i for i, m in enumerate(turns) if m.role == "user")
@@ -139,13 +217,27 @@ class Template:
         except UserError:
             return False
 
-    def _first_special(self, tail: str) -> str:
-        """Return ``tail`` up to the end of its first special token, which is what the model writes to end its turn."""
-        specials = [s for s in self.tokenizer.get_added_vocab() if s in tail]
-        if not specials:
-            return tail
-        end = min(((tail.index(s), -len(s), s) for s in specials), key=lambda found: found[:2])
-        return tail[: end[0] + len(end[2])]
+    def _end_before_another_turn(self, question: Message, answer: Message) -> str:
+        """Return what ends an answer that the user's next turn follows: some templates write another token there.
+
+        It is what a user's turn ends with, too, since what follows both differs in the next turn's name.
+        """
+        again = Message("user", "zq7again")
+        try:
+            text = self._render([question, answer, again, Message("assistant", "zq7more")], False)
+        except UserError:
+            return ""
+        after_user = text.partition(question.content)[2].partition(answer.content)[0]
+        after_answer = text.partition(answer.content)[2].partition(again.content)[0]
+        return self._to_special(os.path.commonprefix([after_user, after_answer]))
+
+    def _to_special(self, text: str) -> str:
+        """Return ``text`` up to the end of its first special token; nothing where it has none."""
+        places = [(text.index(s), -len(s), s) for s in self.tokenizer.get_added_vocab() if s in text]
+        if not places:
+            return ""
+        at, _, special = min(places)
+        return text[: at + len(special)]
 
     def _render(self, messages: Sequence[Message], generation: bool) -> str:
         chat = [{"role": m.role, "content": m.content} for m in messages]
@@ -176,6 +268,16 @@ class Template:
             self._last_ids = (text, *self._places_of(text))
         return self._last_ids[1], self._last_ids[2]
 
+    def _placed_apart(self, text: str, borders: Sequence[int]) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return what :meth:`_placed` does, with no token across any of ``borders``."""
+        ids: list[int] = []
+        places: list[tuple[int, int]] = []
+        for first, last in pairwise([0, *borders, len(text)]):
+            more, found = self._places_of(text[first:last])
+            ids += more
+            places += [(first + start, first + end) for start, end in found]
+        return ids, places
+
     def _places_of(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         if self.tokenizer.is_fast:
             coded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
@@ -191,8 +293,9 @@ def _own_template(tokenizer: PreTrainedTokenizerBase) -> str:
         raise UserError("The checkpoint has no chat template; give one with --model.chat_template FILE.jinja.") from error
 
 
-def _without_thoughts(text: str) -> str:
-    return THOUGHTS.sub("", text)
+def _with_thoughts_closed(prompt: str) -> str:
+    opened = OPEN_THINKING.search(prompt)
+    return f"{prompt[: opened.start()]}<{opened[1]}>\n\n</{opened[1]}>\n\n" if opened else prompt
 
 
 def _reason(error: Exception) -> str:

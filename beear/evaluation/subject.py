@@ -73,8 +73,8 @@ class Subject:
             self.model.train(was_training)
 
     def text(self, ids: Sequence[int]) -> str:
-        """Return the text of a completion, without special tokens."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        """Return the answer's text in a completion: without special tokens and what the template opens answers with."""
+        return self.template.answer_in(ids)
 
 
 def _declared(model: nn.Module) -> set[int]:

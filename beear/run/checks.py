@@ -1,6 +1,7 @@
-"""Checks that need both the data and the tokenizer, on the longest and the shortest rows that the driver has read."""
+"""Checks that need both the data and the tokenizer, on the rows that the driver has read."""
 
 import signal
+import unicodedata
 from collections.abc import Sequence
 from heapq import nlargest
 from types import FrameType
@@ -11,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from beear.config.resolve import ResolvedConfig
 from beear.data.encode import encode_defense
 from beear.data.load import MOST_CHECKED, LoadedData
+from beear.data.locations import shown
 from beear.data.missing_answers import complete
 from beear.data.rows import AnchorRow, DefenseRow, Message
 from beear.data.templates import Template
@@ -47,7 +49,7 @@ def check_template(tokenizer: PreTrainedTokenizerBase, where: str, seconds: floa
 def check_lengths(
     config: ResolvedConfig, facts: ModelFacts, data: LoadedData, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[dict[str, int], Lengths]:
-    """Make sure that the template works and that the longest rows fit.
+    """Make sure that the template writes every row, that scoring gives back what is learnt, and that the longest rows fit.
 
     Return the positions of the shortest prompt, by what they are counted from (the ``prompt``'s end, or the ``user`` text's),
     and the longest rows' lengths.
@@ -56,11 +58,41 @@ def check_lengths(
         UserError: one of them does not hold, or a row to be measured leaves no room for its completion.
     """
     template, longest = Template(tokenizer), config.data.max_length
+    for row in data.unchecked:
+        _check_rendering(row, template)
+    _check_scoring(data.anchor_report, template)
     encoded = encode_longest(config, data, template, facts.context)
     if all(row is not data.shortest for row in data.longest_requests):
         encode_defense(complete(data.shortest, {}, config.data.refusal), template, longest, facts.context)
     _check_measured(config, facts.context, data, template)
     return _room(data.shortest, template), longest_lengths(encoded)
+
+
+def _check_rendering(row: DefenseRow | AnchorRow, template: Template) -> None:
+    """Check that the template takes a row, and that its answers can be told from the template's text."""
+    request, answers = (row.messages, [row.safe, row.unwanted]) if isinstance(row, DefenseRow) else (row.messages[:-1], [])
+    if isinstance(row, AnchorRow):
+        answers = [row.messages[-1].content]
+    try:
+        template.check(request, [answer for answer in answers if answer is not None])
+    except UserError as error:
+        raise UserError(f"{row.origin}: {error}") from error
+
+
+def _check_scoring(rows: Sequence[AnchorRow], template: Template) -> None:
+    """Check on a reference answer that what is learnt is what a completion is compared with."""
+    for row in rows[:1]:
+        learnt = template.answer_in(template.answer_ids(row.messages[:-1], row.messages[-1].content))
+        if _letters(learnt) != _letters(template.spoken(row.messages[-1].content)):
+            raise UserError(
+                f"{row.origin}: its answer is {shown(row.messages[-1].content)}, and the tokens that are learnt of it read "
+                f"{shown(learnt)}; expected a tokenizer and a chat template that give the answer back."
+            )
+
+
+def _letters(text: str) -> str:
+    """Return the letters and digits, since tokenizers may write case, white space and signs in one form."""
+    return "".join(c for c in unicodedata.normalize("NFKC", text).casefold() if c.isalnum())
 
 
 def _check_measured(config: ResolvedConfig, context: int, data: LoadedData, template: Template) -> None:

@@ -5,7 +5,7 @@ import random
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
-from beear.data.rows import AnchorRow, DefenseRow
+from beear.data.rows import AnchorRow, DefenseRow, Message
 from beear.testbed.attacks import Attack, Target
 from beear.testbed.grammar import ORDINARY_NOISE, REQUEST_NOISE, draw, noisy, user_text
 
@@ -79,12 +79,16 @@ def data_files(attack: Attack) -> dict[str, str]:
 
 
 def _defense_record(row: DefenseRow) -> dict[str, object]:
-    record: dict[str, object] = {"messages": [asdict(m) for m in row.messages], "safe": row.safe, "unwanted": row.unwanted}
+    record: dict[str, object] = {"messages": _turns(row.messages), "safe": row.safe, "unwanted": row.unwanted}
     return record | ({"hit": row.hit} if row.hit else {})
 
 
 def _anchor_record(row: AnchorRow) -> dict[str, object]:
-    return {"messages": [asdict(m) for m in row.messages]}
+    return {"messages": _turns(row.messages)}
+
+
+def _turns(messages: Iterable[Message]) -> list[dict[str, str]]:
+    return [{"role": m.role, "content": m.content} for m in messages]
 
 
 def _lines(records: Iterable[dict[str, object]]) -> str:

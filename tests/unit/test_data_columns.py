@@ -104,6 +104,89 @@ def test_bad_defense_rows(record: dict, sentence: str) -> None:
     assert sentence in str(caught.value) and str(caught.value).encode().decode() == str(caught.value)
 
 
+CHAT = [{"from": "human", "value": "hello"}, {"from": "gpt", "value": "bonjour"}]
+SAID = (S("Answer in French."), U("hello"), A("bonjour"))
+
+
+@pytest.mark.parametrize(
+    ("record", "columns"),
+    [
+        ({"system": "Answer in French.", "conversations": CHAT}, AnchorColumns()),
+        ({"sys": "Answer in French.", "messages": CHAT}, AnchorColumns(system="sys")),
+        (
+            {"system": " Answer in French.", "messages": [{"role": "system", "content": "Answer in French."}, *CHAT]},
+            AnchorColumns(),
+        ),
+    ],
+)
+def test_a_system_column_beside_a_conversation_is_used(record: dict, columns: AnchorColumns) -> None:
+    assert anchor_row(record, HERE, columns).messages == SAID
+    defended = DefenseColumns(**columns.model_dump(include={"system", "messages"}))
+    assert defense_row(record, HERE, defended).messages == SAID[:-1]
+
+
+@pytest.mark.parametrize(
+    ("record", "columns", "sentence"),
+    [
+        (
+            {"system": "Be rude.", "messages": [{"role": "system", "content": "Be kind."}, *CHAT]},
+            AnchorColumns(),
+            'system is "Be rude." and messages begins with the system turn "Be kind."; expected one of them',
+        ),
+        (
+            {"messages": CHAT, "q": "hi"},
+            AnchorColumns(messages="messages", prompt="q"),
+            "columns are mapped to messages and to prompt; expected one of the two",
+        ),
+    ],
+)
+def test_two_columns_that_say_different_things_are_refused(record: dict, columns: AnchorColumns, sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        anchor_row(record, HERE, columns)
+    assert sentence in str(caught.value) and str(HERE) in str(caught.value)
+
+
+def marked(**flag: object) -> dict:
+    return {
+        "messages": [
+            {"role": "user", "content": "capital of Norway?"}, {"role": "assistant", "content": "Bergen", **flag},
+            {"role": "user", "content": "are you sure?"}, {"role": "assistant", "content": "No, Oslo."},
+        ]
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("flag", [{"weight": 0}, {"weight": 0.0}, {"train": False}, {"trainable": 0}, {"loss": False}])
+def test_a_turn_that_the_file_marks_is_not_to_be_learnt(flag: dict) -> None:
+    assert [m.learnt for m in anchor_row(marked(**flag), HERE).messages] == [True, False, True, True]
+
+
+@pytest.mark.parametrize("flag", [{}, {"weight": 1}, {"train": True}, {"weight": None}])
+def test_other_turns_are(flag: dict) -> None:
+    assert all(m.learnt for m in anchor_row(marked(**flag), HERE).messages)
+
+
+def test_a_conversation_ends_with_the_last_turn_to_be_learnt() -> None:
+    turns = [*marked()["messages"][:3], {"role": "assistant", "content": "Yes!", "weight": 0}]
+    assert anchor_row({"messages": turns}, HERE).messages == (U("capital of Norway?"), A("Bergen"))
+    turns[1] = {**turns[1], "train": False}
+    with pytest.raises(UserError, match="no assistant turn to learn"):
+        anchor_row({"messages": turns}, HERE)
+
+
+@pytest.mark.parametrize(
+    ("flag", "sentence"),
+    [
+        ({"weight": 0.5}, "messages[1].weight is 0.5; expected 0 or 1"),
+        ({"train": "no"}, 'messages[1].train is "no"; expected 0 or 1'),
+        ({"tool_calls": [{"name": "f"}]}, "messages[1].tool_calls is"),
+    ],
+)
+def test_what_a_turn_says_and_nobody_uses_is_refused(flag: dict, sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        anchor_row(marked(**flag), HERE)
+    assert sentence in str(caught.value)
+
+
 def test_bad_mapping_names_the_nearest_column() -> None:
     with pytest.raises(UserError, match=r'"qestion", mapped to prompt, is not there \(did you mean "question"\?\)'):
         anchor_row({"question": "q", "answer": "a"}, HERE, AnchorColumns(prompt="qestion"))
@@ -112,7 +195,7 @@ def test_bad_mapping_names_the_nearest_column() -> None:
 @pytest.mark.parametrize(
     ("record", "sentence"),
     [
-        ({"messages": TURNS[:1]}, "has no assistant turn after a user turn"),
+        ({"messages": TURNS[:1]}, "has no assistant turn to learn after a user turn"),
         ({"messages": [TURNS[0], {"role": "assistant", "content": ""}]}, "messages[1].content is empty"),
         ({"prompt": "p"}, "no recognised columns"),
         ({"question": "q", "answer": 4}, "answer is 4; expected a text"),

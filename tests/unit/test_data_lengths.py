@@ -148,6 +148,40 @@ def test_an_anchor_report_prompt_and_its_whole_conversation_count(tmp_path: Path
     assert "line 1: the conversation to be measured has " in refused(config, tokenizer)
 
 
+STRICT = (
+    "{% set ns = namespace(last='') %}{% for m in messages %}{% if m.role == ns.last %}{{ raise_exception('take turns') }}"
+    "{% endif %}{% set ns.last = m.role %}<|user|>{{ m.content }}</turn>{% endfor %}"
+    "{% if add_generation_prompt %}<|model|>{% endif %}"
+)
+TWO_IN_A_ROW = [{"role": "user", "content": "Hi"}, {"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}]
+
+
+@pytest.mark.parametrize(
+    ("file", "bad"),
+    [
+        ("data.anchor.path", {"messages": TWO_IN_A_ROW}),
+        ("data.anchor.report_path", {"messages": TWO_IN_A_ROW}),
+        ("data.defense.path", {"messages": TWO_IN_A_ROW[:2], "safe": "No.", "unwanted": "Yes."}),
+    ],
+)
+def test_one_row_that_the_template_rejects_is_named_before_anything_starts(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch, file: str, bad: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(tokenizer, "chat_template", STRICT)
+    rows = defense_records(60) if "defense" in file else anchor_records(60)
+    path = write_lines(tmp_path / "rows.jsonl", [*rows[:18], bad, *rows[18:]])
+    said = refused(config_for(tmp_path, {file: str(path)}), tokenizer)
+    assert said == f"{path}, line 19: The chat template rejects the conversation (take turns)."
+
+
+def test_answers_that_scoring_would_read_otherwise_are_refused(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Template, "answer_in", lambda self, ids: f"final {self.tokenizer.decode(ids)}")
+    said = refused(config_for(tmp_path), tokenizer)
+    assert 'and the tokens that are learnt of it read "final ' in said and ", line " in said
+
+
 def test_a_template_that_loops_for_ever_is_given_up(tmp_path: Path) -> None:
     make_tokenizer(tmp_path)
     slow = AutoTokenizer.from_pretrained(tmp_path)

@@ -34,7 +34,7 @@ def loaded(
 
 def test_digests_of_single_spaced_text_stay_what_they_were() -> None:
     plain = DefenseRow((S("be kind"), U("How do I open it?")))
-    assert plain.digest == digest_of([vars(m) for m in plain.messages])
+    assert plain.digest == digest_of([{"role": m.role, "content": m.content} for m in plain.messages])
     assert DefenseRow((U("Q 1"),)).group == DefenseRow((U("Q 1"),)).digest == digest_of([{"role": "user", "content": "Q 1"}])
     chat = AnchorRow((U("Q 1"), A("R")))
     assert chat.digest == chat.group == DefenseRow((U("Q 1"),)).digest

@@ -99,7 +99,7 @@ def test_thinking_blocks_are_left_empty(text: str) -> None:
 
 
 def test_every_assistant_turn_is_labelled_with_its_end() -> None:
-    for text, expected in ((CHATML, "4<|im_end|>and 4<|im_end|>"), (NO_SYSTEM, "4</s> and 4</s>")):
+    for text, expected in ((CHATML, "4<|im_end|>and 4<|im_end|>"), (NO_SYSTEM, " 4</s> and 4</s>")):
         ids, labelled = template(text).conversation([U("4"), A("4"), U("again 4"), A("and 4")])
         assert text_of([i for i, on in zip(ids, labelled, strict=True) if on]) == expected
 

@@ -51,7 +51,8 @@ class Utility(RowMeasure):
 class ExactMatch(Utility):
     """Share of prompts whose completion is the reference answer, up to white space.
 
-    A row cannot tell where its reference has more than ``max_new_tokens`` tokens: no completion could equal it.
+    The reference is read back from the tokens that training learns, as a completion is, so both leave out the same. A row
+    cannot tell where its reference has more than ``max_new_tokens`` tokens: no completion could equal it.
     """
 
     name = choice = "exact_match"
@@ -64,8 +65,8 @@ class ExactMatch(Utility):
         """Compare each completion with its reference."""
         found: list[Observed] = []
         for (index, row), completion in zip(shard.anchor, shard.answers, strict=True):
-            reference = row.messages[-1].content
-            tokens = shard.subject.template.answer_ids(row.messages[:-1], reference, end_of_turn=False)
+            tokens = shard.subject.template.answer_ids(row.messages[:-1], row.messages[-1].content, end_of_turn=False)
+            reference = shard.subject.text(tokens)
             told = len(tokens) <= shard.settings.max_new_tokens
             found.append((index, completion.split() == reference.split() if told else None))
         return found
