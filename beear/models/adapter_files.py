@@ -16,13 +16,20 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 # that is not checked here, or make peft import modules and open files.
 USED = (
     "r", "lora_alpha", "target_modules", "exclude_modules", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora",
-    "fan_in_fan_out", "modules_to_save", "layers_to_transform", "layers_pattern",
+    "fan_in_fan_out", "modules_to_save", "layers_to_transform", "layers_pattern", "init_lora_weights",
 )  # fmt: skip
 HARMLESS = {
     "peft_type", "task_type", "peft_version", "base_model_name_or_path", "revision", "inference_mode", "lora_dropout",
-    "init_lora_weights", "bias", "megatron_core", "qalora_group_size", "runtime_config", "auto_mapping",
-    "ensure_weight_tying", "lora_ga_config",
+    "bias", "megatron_core", "qalora_group_size", "runtime_config", "auto_mapping", "ensure_weight_tying", "lora_ga_config",
 }  # fmt: skip
+
+# Values of init_lora_weights. The first kind only draws the factors, which the file's replace. The second takes out of the base
+# what the factors start with, which peft repeats exactly when it loads. Others depend on data or chance that no file holds.
+DRAWN = (True, False, "gaussian", "eva", "orthogonal")
+REPEATED = ("pissa", "olora")
+
+# The modules that share their weights where a model ties them, by the names that they have in the families in use.
+EMBEDDINGS = re.compile(r"\.(lm_head|embed_out|embed_tokens|embed_in|wte|word_embeddings|tok_embeddings)\.")
 
 PLAIN_NAME = re.compile(r"\^?[\w.]+\$?")
 
@@ -83,12 +90,37 @@ def _settings(config: dict[str, Any], where: str) -> dict[str, Any]:
     alpha = settings.get("lora_alpha")
     if type(alpha) not in (int, float):
         raise UserError(f'{where}: found "lora_alpha": {str(alpha)[:40]}, expected a number')
+    _check_start(settings.get("init_lora_weights", True), where)
     _check_names(settings, where)
     targets = settings.get("target_modules")
     # A text target is a regular expression that peft runs; a crafted one can run for ever.
     if targets != "all-linear" and not (isinstance(targets, list) and targets and all(isinstance(t, str) for t in targets)):
         raise UserError(f'{where}: found "target_modules": {str(targets)[:60]}, expected a list of module names')
     return settings
+
+
+def _check_start(start: Any, where: str) -> None:
+    if not any(type(start) is type(known) and start == known for known in (*DRAWN, *REPEATED)):
+        raise UserError(
+            f'{where}: found "init_lora_weights": {str(start)[:40]}, which takes a part out of the base model that the adapter '
+            f"does not hold; expected {', '.join(REPEATED)}, or an adapter of the base as it was"
+        )
+
+
+def check_tied(adapter: AdapterFiles) -> None:
+    """Refuse an adapter that changes the embeddings or the output layer of a model in which the two share their weights.
+
+    Merged, the change would reach both, or they would differ and no longer be the checkpoint's kind of model.
+
+    Raises:
+        UserError: a tensor belongs to one of the two.
+    """
+    touched = next((name for name in adapter.tensors if EMBEDDINGS.search(f".{name}")), None)
+    if touched is not None:
+        raise UserError(
+            f'{adapter.weights_path}: tensor "{touched[:200]}" changes the embeddings or the output layer, which share their '
+            "weights in this base model; expected an adapter of other layers"
+        )
 
 
 def _check_ranks(settings: dict[str, Any], tensors: dict[str, TensorEntry], config: Path, weights: Path) -> None:

@@ -16,6 +16,8 @@ from beear.errors import UserError, nearest
 from beear.models.adapter_files import AdapterFiles
 
 NAME = "default"
+# Merging rounds each weight anew. A wrong merge is off by a tenth and more.
+PROBED, ROUNDING = 16, 0.02
 
 
 def attach_lora(model: PreTrainedModel, config: AdapterConfig) -> nn.Module:
@@ -125,17 +127,20 @@ def adapter_tensors(adapter: AdapterFiles) -> dict[str, Tensor]:
 
 
 def merge_adapter(model: PreTrainedModel, adapter: AdapterFiles, tensors: dict[str, Tensor], folder: str) -> PreTrainedModel:
-    """Return the model with the LoRA adapter of ``folder`` merged into its weights.
+    """Return the model with the LoRA adapter of ``folder`` merged into its weights; nothing else of the model is changed.
+
+    peft itself makes the adapter of the settings in the folder. The merged model must compute what it computes before merging.
 
     Raises:
-        UserError: the adapter does not fit the model.
+        UserError: the adapter does not fit the model, or merging changes what it computes.
     """
     from peft.utils.save_and_load import set_peft_model_state_dict
 
-    settings: dict[str, Any] = dict(adapter.settings)
     try:
-        config = LoraConfig(**settings, lora_dropout=0.0, inference_mode=True, task_type="CAUSAL_LM")
-        wrapped = get_peft_model(model, config)
+        # Factors are drawn before the file's replace them, which must not move anyone's random numbers.
+        with torch.random.fork_rng(devices=[]):
+            config = LoraConfig(**adapter.settings, lora_dropout=0.0, inference_mode=True, task_type="CAUSAL_LM")
+            wrapped = get_peft_model(model, config)
         result: Any = set_peft_model_state_dict(wrapped, tensors)
     # peft raises many types of error for settings, targets and shapes that do not fit.
     except Exception as error:
@@ -148,5 +153,33 @@ def merge_adapter(model: PreTrainedModel, adapter: AdapterFiles, tensors: dict[s
     ):
         if names:
             raise UserError(f'{folder}: tensor "{names[0]}" {sentence} ({len(names)} such), expected an adapter of this base')
+    before = _said(wrapped)
     merged: Any = wrapped.merge_and_unload()
+    _check_same(before, _said(merged), folder)
+    _forget(merged)
     return merged
+
+
+@torch.no_grad()
+def _said(model: nn.Module) -> Tensor:
+    """Return the logits [1, T, V] of a few tokens, in float32."""
+    ids = torch.arange(PROBED)[None] % int(base_model(model).config.get_text_config().vocab_size)
+    logits: Tensor = model.eval()(input_ids=ids, use_cache=False).logits
+    return logits.float()
+
+
+def _check_same(before: Tensor, after: Tensor, folder: str) -> None:
+    off, size = float((after - before).abs().max()), float(before.abs().max())
+    if not off <= ROUNDING * size:
+        raise UserError(
+            f"{folder}: merging the adapter into its base changes what the model computes (logits off by {off:.2g} of {size:.2g})"
+            ", expected an adapter that can be merged"
+        )
+
+
+def _forget(merged: nn.Module) -> None:
+    """Undo what peft leaves on a model that it has handled: frozen weights, and the mark that it holds an adapter."""
+    for parameter in merged.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    for name in ("peft_config", "_hf_peft_config_loaded"):
+        vars(merged).pop(name, None)

@@ -94,6 +94,8 @@ def _full_model(folder: Path, tokenizer: Path | None = None) -> ModelFacts:
 
 def _adapted(folder: Path, base: ModelFacts) -> ModelFacts:
     adapter = adapter_files.read_adapter(folder)
+    if base.tied:
+        adapter_files.check_tied(adapter)
     own = digests.manifest_digest([(adapter.weights_path.name, adapter.weights_path)])
     settings = digests.manifest_digest([(adapter.config_path.name, adapter.config_path)])
     return replace(

@@ -21,9 +21,6 @@ from beear.models.facts import ModelFacts
 from beear.models.loading import attention, check_allocation, check_finite, load_config, load_model, quiet, reason
 from beear.models.weights import WeightFiles, find_weights
 
-# transformers ignores these tensors of old files, since it computes them.
-COMPUTED = (r"rotary_emb\.inv_freq", r"(^|\.)position_ids$")
-
 
 @dataclass(frozen=True)
 class CheckpointSource:
@@ -113,9 +110,10 @@ def _one_to_one(model: PreTrainedModel, files: WeightFiles) -> bool:
     """Say whether each weight is one tensor of the files, of that name and shape, and there is no other."""
     if get_model_conversion_mapping(model, add_legacy=False):
         return False
-    ignored = re.compile("|".join([*COMPUTED, *(model._keys_to_ignore_on_load_unexpected or ())]))
+    patterns = model._keys_to_ignore_on_load_unexpected or ()
+    ignored = re.compile("|".join(patterns) if patterns else r"(?!)")
     weights = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    stored = {name: entry.shape for name, entry in files.tensors.items() if name in weights or not ignored.search(name)}
+    stored = {name: entry.shape for name, entry in files.weights.items() if name in weights or not ignored.search(name)}
     kept = {name for name, _ in model.named_buffers()} & set(model.state_dict())
     return not kept and stored == weights
 

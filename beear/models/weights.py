@@ -1,6 +1,7 @@
 """Finds the files that hold the weights and checks their headers; reads no weight."""
 
 import fnmatch
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from beear.models.header import FLOATS, TensorEntry, read_header
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+# Tables that old files hold though the library computes them: rotations, positions, and masks, which have four dimensions.
+COMPUTED = re.compile(r"rotary_emb\.inv_freq$|(^|\.)position_ids$")
+MASKS = re.compile(r"\.(attn|attention)\.(masked_)?bias$")
 UNSAFE_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.h5", "*.msgpack", "*.gguf", "*.ot")
 
 
@@ -21,9 +25,18 @@ class WeightFiles:
     tensors: dict[str, TensorEntry]
 
     @property
+    def weights(self) -> dict[str, TensorEntry]:
+        """The tensors that are no tables which the library computes."""
+        return {name: entry for name, entry in self.tensors.items() if not is_computed(name, entry)}
+
+    @property
     def parameters(self) -> int:
-        """Elements over all floating-point tensors."""
-        return sum(entry.elements for entry in self.tensors.values() if entry.dtype in FLOATS)
+        """Elements over all floating-point weights."""
+        return sum(entry.elements for entry in self.weights.values() if entry.dtype in FLOATS)
+
+    def dtypes(self) -> dict[str, str]:
+        """Return the dtype (torch's name) of every floating-point weight."""
+        return {name: FLOATS[entry.dtype] for name, entry in self.weights.items() if entry.dtype in FLOATS}
 
     def source_dtype(self) -> str:
         """Return the dtype (torch's name) that most elements have on disk.
@@ -32,14 +45,20 @@ class WeightFiles:
             UserError: most elements are integers, as in a quantised checkpoint.
         """
         counts: dict[str, int] = {}
-        for entry in self.tensors.values():
+        for entry in self.weights.values():
             counts[entry.dtype] = counts.get(entry.dtype, 0) + entry.elements
-        most = max(sorted(counts), key=lambda dtype: counts[dtype])
+        most = max(sorted(counts), key=lambda dtype: counts[dtype], default="none")
         if most not in FLOATS:
             raise UserError(
                 f"{self.files[0]}: found mostly {most} weights, a quantised checkpoint; expected float32, bfloat16 or float16"
             )
         return FLOATS[most]
+
+
+def is_computed(name: str, entry: TensorEntry) -> bool:
+    """Say whether a tensor is a table that the library computes, and ignores where a file holds it."""
+    mask = MASKS.search(name) is not None and len(entry.shape) in (0, 4)
+    return mask or COMPUTED.search(name) is not None
 
 
 def unsafe_files(folder: Path) -> list[str]:

@@ -132,18 +132,35 @@ def make_tokenizer(folder: Path, *, template: str | None = TEMPLATE, pad: bool =
 
 
 def make_adapter(
-    folder: Path, base: Path, *, rank: int = 4, seed: int = 1, targets: tuple[str, ...] = ("q_proj", "v_proj")
+    folder: Path,
+    base: Path,
+    *,
+    rank: int = 4,
+    seed: int = 1,
+    targets: tuple[str, ...] = ("q_proj", "v_proj"),
+    whole: tuple[str, ...] = (),
+    start: bool | str = True,
 ) -> Path:
-    """Write a PEFT LoRA adapter of ``base`` with non-zero random weights and return its folder."""
+    """Write a PEFT LoRA adapter of ``base`` with non-zero random weights and return its folder.
+
+    It replaces the modules ``whole``. ``start`` is PEFT's ``init_lora_weights``: where that begins with a part of the base,
+    the weights are changed a little from there.
+    """
     from peft import LoraConfig, get_peft_model
 
     model = AutoModelForCausalLM.from_pretrained(base)
     torch.manual_seed(seed)
-    wrapped = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(targets), task_type="CAUSAL_LM"))
+    config = LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules=list(targets), modules_to_save=list(whole) or None, task_type="CAUSAL_LM",
+        init_lora_weights=start,  # type: ignore[arg-type]  # annotated with the names that one version knows
+    )  # fmt: skip
+    wrapped = get_peft_model(model, config)
     with torch.no_grad():
         for name, parameter in wrapped.named_parameters():
-            if ".lora_" in name:
+            if ".lora_" in name and start is True:
                 parameter.normal_(0, 0.2)
+            elif parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn_like(parameter))
     wrapped.save_pretrained(str(folder))
     return folder
 

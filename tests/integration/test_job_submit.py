@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from beear.testing.checkpoints import make_adapter
 from tests.checkout import ROOT
 from tests.integration.processes import free_port
 from tests.integration.stranger import make_stranger, short_job
@@ -96,14 +97,18 @@ def submit(head: Head, working_dir: Path, *words: str, environment: dict[str, st
 def test_a_submitted_job_writes_the_report_and_its_code_can_be_read(
     guarded_head: Head, working_dir: Path, tmp_path: Path
 ) -> None:
-    """Where more can go wrong: every process of the job needs the token."""
-    arguments = short_job(make_stranger(tmp_path / "in"), tmp_path / "out", epochs=1)
+    """Where more can go wrong: every process of the job needs the token, and an adapter is merged before all of it trains."""
+    stranger = make_stranger(tmp_path / "in")
+    adapter = make_adapter(tmp_path / "in" / "adapter", stranger / "model")
+    given = short_job(stranger, tmp_path / "out", epochs=1)
+    arguments = [f"--model.path={adapter}", f"--model.base={stranger / 'model'}", *given[1:]]
     done = submit(guarded_head, working_dir, "python", "pipelines/sanitize.py", *arguments)
     said = done.stdout + done.stderr
     assert (tmp_path / "out" / "report.json").exists(), said
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["exit_code"] == 3 and len(report["epochs"]) == 1
     assert done.returncode == 1 and "exit code 3" in said
+    assert report["before"]["weights_digest"] != report["after"]["weights_digest"]
     for noise in ("Traceback", "WARNING", "(pid=", "(RayTrainWorker", "(TrainController"):
         assert noise not in said
     events = [json.loads(line) for line in (tmp_path / "out" / "events.jsonl").read_text().splitlines()]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from peft.tuners.lora import LoraModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -15,6 +16,7 @@ from beear.models.adapters import attach_lora, merged_state
 from beear.models.export import export_model
 from beear.models.inspect import inspect_checkpoint
 from beear.models.loading import load_model, load_tokenizer
+from beear.models.source import CheckpointSource
 from beear.testing.checkpoints import edit_json, make_adapter, make_checkpoint, make_model, make_tokenizer
 
 WEIGHTS = "adapter_model.safetensors"
@@ -43,6 +45,97 @@ def test_an_adapter_merges_into_the_base_given(pair, tmp_path):
         assert torch.equal(exported(IDS).logits, found)
     assert (tmp_path / "out" / "config.json").read_bytes() == (base / "config.json").read_bytes()
     assert not (tmp_path / "out" / "adapter_config.json").exists()
+
+
+def test_nothing_of_peft_stays_on_a_merged_model(pair):
+    base, adapter = pair
+    facts = inspect_checkpoint(str(adapter), str(base))
+    torch.manual_seed(5)
+    model = load_model(facts, torch.float32)
+    drawn = torch.rand(1)
+    torch.manual_seed(5)
+    plain = load_model(inspect_checkpoint(str(base)), torch.float32)
+    assert torch.equal(drawn, torch.rand(1)), "no random number is drawn"
+    kinds = ("requires_grad", "dtype", "shape")
+    described = [[(n, *(getattr(p, k) for k in kinds)) for n, p in m.named_parameters()] for m in (model, plain)]
+    assert described[0] == described[1]
+    assert vars(model).keys() == vars(plain).keys() and [type(m) for m in model.modules()] == [type(m) for m in plain.modules()]
+
+
+@pytest.mark.parametrize("kind", ["none", "lora"])
+def test_an_adapter_trains_as_its_kind_says(pair, kind):
+    base, adapter = pair
+    source = CheckpointSource(inspect_checkpoint(str(adapter), str(base)), AdapterConfig(kind=kind, rank=2), 0)
+    trained = [name for name, p in source.whole().named_parameters() if p.requires_grad]
+    assert trained and all((".lora_" in name) == (kind == "lora") for name in trained)
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora", "gaussian", True, "eva", "orthogonal"])
+def test_an_adapter_that_starts_from_the_base_is_merged_as_peft_loads_it(tmp_path, start):
+    base = make_checkpoint(tmp_path / "base")
+    adapter = make_adapter(tmp_path / "adapter", base, start=start if start in ("pissa", "olora") else True)
+    edit_json(adapter / "adapter_config.json", init_lora_weights=start)
+    model = load_model(inspect_checkpoint(str(adapter), str(base)), torch.float32)
+    # Others are drawn by peft in ways that leave the base alone.
+    edit_json(adapter / "adapter_config.json", init_lora_weights=start if start in ("pissa", "olora") else True)
+    wrapped = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(adapter)).eval()
+    with torch.no_grad():
+        assert torch.allclose(model(IDS).logits, wrapped(IDS).logits, atol=1e-4)
+
+
+@pytest.mark.parametrize("start", ["corda", "loftq", "lora_ga", "pissa_niter_4", "PiSSA", 1])
+def test_an_adapter_whose_base_cannot_be_known_is_refused(pair, tmp_path, start):
+    base, adapter = pair
+    folder = tmp_path / "copy"
+    shutil.copytree(adapter, folder)
+    edit_json(folder / "adapter_config.json", init_lora_weights=start)
+    with pytest.raises(UserError, match=rf'found "init_lora_weights": {start}, which takes a part out of the base'):
+        inspect_checkpoint(str(folder), str(base))
+
+
+@pytest.mark.parametrize("targets", [("q_proj", "lm_head"), ("q_proj", "embed_tokens")])
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_adapter_of_tied_embeddings_is_refused(tmp_path, targets, tied):
+    base = make_checkpoint(tmp_path / "base", tied=tied)
+    adapter = make_adapter(tmp_path / "adapter", base, targets=targets)
+    if tied:
+        with pytest.raises(UserError, match=f"{targets[1]}.* changes the embeddings or the output layer, which share"):
+            inspect_checkpoint(str(adapter), str(base))
+        return
+    model = load_model(inspect_checkpoint(str(adapter), str(base)), torch.float32)
+    wrapped = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(adapter)).eval()
+    with torch.no_grad():
+        assert torch.allclose(model(IDS).logits, wrapped(IDS).logits, atol=1e-4)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_whole_modules_in_an_adapter(tmp_path, tied):
+    base = make_checkpoint(tmp_path / "base", tied=tied)
+    adapter = make_adapter(tmp_path / "adapter", base, whole=("embed_tokens", "lm_head"))
+    if tied:
+        with pytest.raises(UserError, match="share their weights in this base model"):
+            inspect_checkpoint(str(adapter), str(base))
+        return
+    facts = inspect_checkpoint(str(adapter), str(base))
+    out = export_model(load_model(facts, torch.float32), facts, tmp_path / "out")
+    wrapped = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(adapter)).eval()
+    with torch.no_grad():
+        assert torch.allclose(AutoModelForCausalLM.from_pretrained(out)(IDS).logits, wrapped(IDS).logits, atol=1e-4)
+
+
+def test_a_merge_that_changes_what_the_model_computes_is_refused(pair, monkeypatch):
+    base, adapter = pair
+    merge = LoraModel.merge_and_unload
+
+    def wrong(self, *arguments, **named):
+        merged = merge(self, *arguments, **named)
+        with torch.no_grad():
+            merged.lm_head.weight.mul_(1.1)
+        return merged
+
+    monkeypatch.setattr(LoraModel, "merge_and_unload", wrong)
+    with pytest.raises(UserError, match="merging the adapter into its base changes what the model computes"):
+        load_model(inspect_checkpoint(str(adapter), str(base)), torch.float32)
 
 
 def test_digests_cover_base_and_adapter(pair, tmp_path):
