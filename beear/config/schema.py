@@ -66,7 +66,11 @@ class ModelConfig(Section):
         "auto",
         description="compute type; auto: bfloat16 on a GPU that supports it, else float32 (master weights are float32)",
     )
-    chat_template: str | None = Field(None, description="a .jinja file to use instead of the checkpoint's own chat template")
+    chat_template: str | None = Field(
+        None,
+        description="chat template to use instead of the checkpoint's own: a .jinja file, or alpaca, chatml, llama2, "
+        "mistral, raw, spylab or vicuna",
+    )
     reference: str | None = Field(
         None,
         description="a trusted directory; its tokenizer and chat template are compared with the checkpoint's by digest",

@@ -5,18 +5,22 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from beear.errors import UserError
-from beear.models.adapters import base_model, merged_into, merged_state
+from beear.models.adapters import bare_name, base_model, merged_into, merged_state
 from beear.models.facts import ModelFacts
 from beear.models.inspect import CONFIG_FILES, tokenizer_folder
 from beear.models.loading import quiet
-from beear.models.tokenizer_files import FILES, TEMPLATE_FILE, TEMPLATE_FOLDER
+from beear.models.tokenizer_files import FILES, TEMPLATE_FILE, TEMPLATE_FOLDER, template_file
+from beear.models.weights import INDEX, find_weights
 
 NOTES = "beear.json"
 
@@ -34,25 +38,25 @@ def export_model(
 ) -> Path:
     """Write the model so that plain ``AutoModelForCausalLM`` and ``AutoTokenizer`` load it; return the folder.
 
-    Weights are merged where a LoRA is attached (the model itself is left as it is) and rounded to the source's dtype;
-    tied weights are stored once; configuration, tokenizer and template are the source's, byte for byte. The folder
-    appears complete or not at all, and replaces one that this function wrote before.
+    Weights are merged where a LoRA is attached (the model itself is left as it is), and each is rounded to the dtype that it
+    has in the source's files. Tied weights are stored once. Configuration, tokenizer and template are the source's, byte for
+    byte. The folder appears complete or not at all, and replaces one that this function wrote before.
 
     Args:
         model: the model, bare or with the LoRA of :func:`beear.models.adapters.attach_lora`.
         source: the checkpoint the model came from.
         folder: where to write.
-        source_dtype: dtype of the files; unset: the source's.
+        source_dtype: one dtype for all weights; unset: each weight's own.
         notes: plain data kept beside the weights in ``beear.json`` (verdict, run id, digests).
         state_dict: full tensors where the model's own are sharded; named as ``model.state_dict()`` names them.
-        chat_template: a .jinja file that replaces the source's templates.
+        chat_template: a .jinja file, or the name of a template, that replaces the source's templates.
         max_shard_size: largest weight file, as the library writes it.
 
     Raises:
         UserError: the folder exists and is not an earlier export, or cannot be written.
     """
     target = Path(folder).absolute()
-    dtype = torch_dtype(source_dtype or source.source_dtype)
+    own = Dtypes.of(source) if source_dtype is None else Dtypes(torch_dtype(source_dtype), {})
     _check_target(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +64,7 @@ def export_model(
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror}), expected a writable folder") from error
     try:
-        _write_weights(model, state_dict, dtype, staging, max_shard_size)
+        _write_weights(model, state_dict, own, staging, max_shard_size)
         _copy_small_files(source, staging, chat_template)
         (staging / NOTES).write_text(
             json.dumps(dict(notes or {}), indent=2, sort_keys=True, default=str) + "\n", encoding="utf-8"
@@ -75,19 +79,49 @@ def export_model(
 def form_kept(model: nn.Module, source: ModelFacts) -> Callable[[str, Tensor], Tensor]:
     """Return ``keep(name, tensor)``, which gives a weight of ``model`` on the CPU in the form :func:`export_model` needs.
 
-    It is rounded to the source's dtype. A LoRA's factors are not, nor is a weight that one is merged into later where rounding
-    would change the sum.
+    It is rounded to the dtype that it has in the source's files. A LoRA's factors are not, nor is a weight that one is merged
+    into later where rounding would change the sum.
     """
-    dtype, merged = torch_dtype(source.source_dtype), merged_into(model)
+    own, merged = Dtypes.of(source), merged_into(model)
 
     def keep(name: str, tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
             return tensor.cpu()
-        rounded = tensor.to(dtype)
+        rounded = tensor.to(own.exact(bare_name(name)))
         exact = name not in merged or (merged[name] and torch.equal(rounded.to(tensor.dtype), tensor))
         return (rounded if exact else tensor).cpu()
 
     return keep
+
+
+@dataclass(frozen=True)
+class Dtypes:
+    """The dtypes of a checkpoint's floating-point weights: most of them have ``most``, ``others`` those of another."""
+
+    most: torch.dtype
+    others: Mapping[str, torch.dtype]
+    known: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, source: ModelFacts) -> "Dtypes":
+        """Read them from the headers of the source's files.
+
+        Raises:
+            UserError: the files cannot be read any more.
+        """
+        most = torch_dtype(source.source_dtype)
+        stored = {name: torch_dtype(dtype) for name, dtype in find_weights(Path(source.weights_folder)).dtypes().items()}
+        return cls(most, {name: dtype for name, dtype in stored.items() if dtype != most}, frozenset(stored))
+
+    def stored(self, name: str) -> torch.dtype:
+        """Return the dtype of the file's tensor ``name``; older files leave out the first part of names."""
+        return next((self.others[n] for n in (name, name.partition(".")[2]) if n in self.others), self.most)
+
+    def exact(self, name: str) -> torch.dtype:
+        """Return a dtype that loses nothing of the model's weight ``name``, which the library may make of several tensors."""
+        if not self.others or {name, name.partition(".")[2]} & self.known:
+            return self.stored(name)
+        return max((self.most, *self.others.values()), key=lambda dtype: torch.finfo(dtype).bits)
 
 
 def torch_dtype(name: str | torch.dtype) -> torch.dtype:
@@ -105,15 +139,15 @@ def _check_target(target: Path) -> None:
         raise UserError(f"{target}: is a file, expected a folder")
 
 
-def cast_state(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return floating tensors rounded to ``dtype`` on the CPU; tensors that share memory still do."""
+def cast_state(state: Mapping[str, Tensor], dtype_of: Callable[[str], torch.dtype]) -> dict[str, Tensor]:
+    """Return floating tensors rounded to the dtype of their name, on the CPU; tensors that share memory still do."""
     done: dict[tuple[int, tuple[int, ...], tuple[int, ...]], Tensor] = {}
     result: dict[str, Tensor] = {}
     for name, tensor in state.items():
         tensor = tensor.detach()
         key = (tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()))
         if key not in done:
-            done[key] = tensor.to("cpu", dtype if tensor.is_floating_point() else tensor.dtype)
+            done[key] = tensor.to("cpu", dtype_of(name) if tensor.is_floating_point() else tensor.dtype)
         result[name] = done[key]
     return result
 
@@ -133,10 +167,10 @@ def _tie(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _write_weights(
-    model: nn.Module, state_dict: Mapping[str, Tensor] | None, dtype: torch.dtype, staging: Path, max_shard_size: str
+    model: nn.Module, state_dict: Mapping[str, Tensor] | None, own: Dtypes, staging: Path, max_shard_size: str
 ) -> None:
     plain = base_model(model)
-    state = cast_state(_tie(plain, merged_state(model, state_dict)), dtype)
+    state = cast_state(_tie(plain, merged_state(model, state_dict)), own.exact)
     # save_pretrained overwrites these two in the model's own configuration.
     kept = {name: getattr(plain.config, name, None) for name in ("dtype", "architectures")}
     try:
@@ -148,6 +182,28 @@ def _write_weights(
     for path in staging.iterdir():
         if ".safetensors" not in path.name:
             path.unlink()
+    if own.others:
+        _round_as_stored(own, staging)
+
+
+def _round_as_stored(own: Dtypes, staging: Path) -> None:
+    """Give each written tensor its dtype in the source.
+
+    Before the library wrote them, it held some as one weight under another name.
+    """
+    bytes_in_all = 0
+    for path in sorted(staging.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # the library's file object is no mapping
+            metadata = file.metadata()
+        rounded = {name: t.to(own.stored(name)) if t.is_floating_point() else t for name, t in found.items()}
+        bytes_in_all += sum(tensor.nbytes for tensor in rounded.values())
+        if any(rounded[name].dtype != tensor.dtype for name, tensor in found.items()):
+            save_file(rounded, path, metadata=metadata)
+    if (staging / INDEX).exists():
+        index = json.loads((staging / INDEX).read_text(encoding="utf-8"))
+        index["metadata"]["total_size"] = bytes_in_all
+        (staging / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _copy_small_files(source: ModelFacts, staging: Path, chat_template: str | None) -> None:
@@ -157,7 +213,7 @@ def _copy_small_files(source: ModelFacts, staging: Path, chat_template: str | No
     for name in FILES:
         _copy(tokenizer / name, staging / name)
     if chat_template is not None:
-        _copy(Path(chat_template), staging / TEMPLATE_FILE)
+        _copy(template_file(chat_template), staging / TEMPLATE_FILE)
         return
     for path in sorted((tokenizer / TEMPLATE_FOLDER).glob("*.jinja")):
         (staging / TEMPLATE_FOLDER).mkdir(exist_ok=True)

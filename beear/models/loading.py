@@ -24,7 +24,7 @@ from beear.models.adapter_files import read_adapter
 from beear.models.facts import ModelFacts
 from beear.models.folder import read_text
 from beear.models.inspect import tokenizer_folder
-from beear.models.tokenizer_files import MAX_TEMPLATE_BYTES
+from beear.models.tokenizer_files import MAX_TEMPLATE_BYTES, template_file
 
 # Buffers that a model computes (masks, rotations) may hold this many numbers more than it has weights.
 SPARE_BUFFERS = 2**28
@@ -110,7 +110,7 @@ def load_tokenizer(facts: ModelFacts, chat_template: str | None = None) -> PreTr
 
     Args:
         facts: the checkpoint.
-        chat_template: a .jinja file to use instead of the checkpoint's own template.
+        chat_template: a .jinja file, or the name of a template, to use instead of the checkpoint's own.
 
     Raises:
         UserError: files that the library cannot make a configuration or a tokenizer of, ids beyond the model's vocabulary, or an
@@ -130,7 +130,7 @@ def load_tokenizer(facts: ModelFacts, chat_template: str | None = None) -> PreTr
             f"expected less than the model's vocabulary of {facts.vocab_size}"
         )
     if chat_template is not None:
-        tokenizer.chat_template = read_text(Path(chat_template), MAX_TEMPLATE_BYTES)
+        tokenizer.chat_template = read_text(template_file(chat_template), MAX_TEMPLATE_BYTES)
     tokenizer.padding_side = "left"
     _choose_pad(tokenizer, folder)
     return tokenizer

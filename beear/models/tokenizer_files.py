@@ -11,6 +11,8 @@ from beear.models.folder import MEGABYTE, inside, read_object, read_text
 TOKENIZER_CONFIG = "tokenizer_config.json"
 TEMPLATE_FILE = "chat_template.jinja"
 TEMPLATE_FOLDER = "additional_chat_templates"
+# Templates of checkpoints that are published without one, by name.
+NAMED = {path.stem: path for path in sorted((Path(__file__).parent / "chat_templates").glob("*.jinja"))}
 MAX_TEMPLATE_BYTES = MEGABYTE
 
 # Text formats only: everything the tokenizer may be built from, and everything an export copies.
@@ -72,6 +74,20 @@ def check_tokenizer_config(config: dict[str, Any], where: str) -> None:
     for key in ("init_inputs", "fast_tokenizer_files", "gguf_file"):
         if config.get(key):
             raise UserError(f'{where}: found "{key}": {str(config[key])[:80]}, expected it left out')
+
+
+def template_file(given: str) -> Path:
+    """Return the file of a template that a user gives: by the name of one that comes with this product, or by its path.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if given in NAMED:
+        return NAMED[given]
+    if not Path(given).is_file():
+        hint = nearest(Path(given).name, list(NAMED))
+        raise UserError(f'model.chat_template is "{given}"{hint}; expected a .jinja file, or one of {", ".join(NAMED)}')
+    return Path(given)
 
 
 def chat_templates(folder: Path) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 from beear import __version__
 from beear.data.refusals import load_keywords
 from beear.models.facts import ModelFacts
+from beear.models.tokenizer_files import template_file
 
 # These decide where results go, who is told and how the work is spread over workers. None of them changes a result.
 NOT_IN_DIGEST = frozenset(
@@ -36,7 +37,7 @@ def run_identity(
     Args:
         values: the resolved configuration as plain data.
         keywords: the refusal keyword list, by name or file.
-        chat_template: the .jinja file that stands in for the checkpoint's own, if any.
+        chat_template: the .jinja file or named template that stands in for the checkpoint's own, if any.
         facts: the checkpoint.
         files: digests of the data files, in the order defense, anchor, probes.
         kind: which command the run is of.
@@ -45,7 +46,7 @@ def run_identity(
         "kind": kind,
         "config": config_digest(_without_places(values)),
         "model": facts.digests,
-        "template": Path(chat_template).read_text(encoding="utf-8") if chat_template else facts.chat_template,
+        "template": template_file(chat_template).read_text(encoding="utf-8") if chat_template else facts.chat_template,
         "keywords": load_keywords(keywords),
         "data": list(files),
         "code": code_version(),

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 from beear.config.schema import AnchorData, DataConfig, DefenseData, RunConfig, Section
@@ -14,6 +15,7 @@ from beear.methods.table import METHODS
 from beear.models.inspect import inspect_checkpoint
 from beear.models.loading import load_tokenizer
 from beear.models.template_report import template_report
+from beear.models.tokenizer_files import NAMED, template_file
 from beear.run.checks import check_lengths, check_template
 from beear.run.identity import run_identity
 from beear.run.progress import Progress
@@ -50,6 +52,8 @@ def prepare(asked: RunConfig, kind: str, trains: bool, progress: Progress, find:
     tokenizer = load_tokenizer(facts, config.model.chat_template)
     check_template(tokenizer, config.model.chat_template or asked.model.path)
     room, lengths = check_lengths(config, facts, data, tokenizer)
+    # They were kept for these checks alone, and training reads the files itself.
+    data = replace(data, unchecked=[])
     method.check(config.settings, room, str(data.shortest.origin))
     for what, count in data.overlaps.items():
         if count:
@@ -80,7 +84,7 @@ def absolute(asked: C) -> C:
     keywords = os.path.abspath(evaluate.keywords) if os.path.exists(evaluate.keywords) else evaluate.keywords
     return _updated(
         asked,
-        model=_updated(asked.model, chat_template=_from_the_root(asked.model.chat_template)),
+        model=_updated(asked.model, chat_template=_template(asked.model.chat_template)),
         evaluate=_updated(evaluate, tasks_path=_from_the_root(evaluate.tasks_path), keywords=keywords),
         data=_updated(
             data,
@@ -116,6 +120,11 @@ def _with_own_data(data: DataConfig, found: TestbedModel) -> DataConfig:
 
 def _rooted(role: Role) -> Role:
     return _updated(role, path=_from_the_root(role.path), report_path=_from_the_root(role.report_path))
+
+
+def _template(given: str | None) -> str | None:
+    """Return a template's name, or its file from the root."""
+    return given if given is None or given in NAMED else str(template_file(_from_the_root(given) or given))
 
 
 def _from_the_root(path: str | None) -> str | None:

@@ -24,7 +24,7 @@ class StreamSpec:
     """What travels to Ray Data tasks: the training plan, and the checkpoint whose tokenizer it needs. Plain data.
 
     ``epochs`` is the last epoch. ``data_cpus`` is the share of CPUs that all workers' reading tasks have together.
-    ``chat_template`` is a .jinja file.
+    ``chat_template`` is a .jinja file or a name.
     """
 
     plan: TrainingPlan

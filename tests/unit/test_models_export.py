@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from beear.errors import UserError
-from beear.models.export import NOTES, export_model
+from beear.models.export import NOTES, export_model, form_kept
 from beear.models.inspect import inspect_checkpoint
 from beear.models.loading import load_model
 from beear.testing.checkpoints import FAMILIES, VOCABULARY, make_checkpoint, make_tokenizer
@@ -59,6 +59,40 @@ def test_trained_weights_are_rounded_to_the_source_dtype(tmp_path):
         assert torch.equal(after[name], held[name].to(torch.bfloat16))
     assert model.config.dtype == torch.float32
     assert json.loads((out / NOTES).read_text()) == {"verdict": "refused"}
+
+
+def with_one_in_float32(folder: Path, ending: str) -> dict[str, torch.Tensor]:
+    """Give the tensors with a name's ``ending`` float32 values that bfloat16 cannot hold; return all."""
+    path = folder / "model.safetensors"
+    state = load_file(path)
+    for name in state:
+        if name.endswith(ending):
+            state[name] = 5.301 + 0.003 * torch.arange(state[name].numel(), dtype=torch.float32).reshape(state[name].shape)
+    save_file(state, path, metadata={"format": "pt"})
+    return state
+
+
+@pytest.mark.parametrize(
+    ("family", "ending"),
+    [("llama", "input_layernorm.weight"), ("mixtral", "gate.weight"), ("mixtral", "w2.weight"), ("gpt2", "ln_1.weight")],
+)
+@pytest.mark.parametrize("size", ["5GB", "60KB"])
+def test_each_tensor_keeps_its_own_dtype(tmp_path, family, ending, size):
+    source = make_checkpoint(tmp_path / "source", family, dtype="bfloat16")
+    state = with_one_in_float32(source, ending)
+    assert any(tensor.dtype == torch.float32 for tensor in state.values())
+    facts = inspect_checkpoint(str(source))
+    model = load_model(facts, torch.float32)
+    keep = form_kept(model, facts)
+    kept = {name: keep(name, tensor) for name, tensor in model.state_dict().items()}
+    for given in (None, kept):
+        out = export_model(model, facts, tmp_path / "out", max_shard_size=size, state_dict=given)
+        after = files(out)
+        assert state.keys() == after.keys()
+        assert all(state[name].dtype == after[name].dtype and torch.equal(state[name], after[name]) for name in state)
+        if (out / "model.safetensors.index.json").exists():
+            index = json.loads((out / "model.safetensors.index.json").read_text())
+            assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in after.values())
 
 
 def test_a_full_state_dict_given_is_what_is_written(tmp_path):

@@ -2,10 +2,33 @@
 """What is said of a chat template: usual ones pass in silence, tests of what a user wrote are pointed out."""
 
 import pytest
+import torch
 
+from beear.config.schema import RunConfig
+from beear.errors import UserError
+from beear.models.export import export_model
 from beear.models.inspect import inspect_checkpoint
+from beear.models.loading import load_model, load_tokenizer
 from beear.models.template_report import findings, template_report
+from beear.models.tokenizer_files import NAMED, template_file
 from beear.testing.checkpoints import TEMPLATE, make_checkpoint
+
+
+def test_a_template_is_given_by_name_or_by_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    facts = inspect_checkpoint(str(make_checkpoint(tmp_path / "model", template=None)))
+    assert set(NAMED) == {"alpaca", "chatml", "llama2", "mistral", "raw", "spylab", "vicuna"}
+    for name, path in NAMED.items():
+        assert load_tokenizer(facts, name).chat_template == path.read_text() and template_file(name) == path
+        assert f"{name}" in str(RunConfig.model_fields["model"].annotation.model_fields["chat_template"].description)
+    (tmp_path / "raw").write_text(TEMPLATE)
+    assert load_tokenizer(facts, "./raw").chat_template == TEMPLATE
+    model = load_model(facts, torch.float32)
+    out = export_model(model, facts, tmp_path / "out", chat_template="vicuna")
+    assert (out / "chat_template.jinja").read_text() == NAMED["vicuna"].read_text()
+    with pytest.raises(UserError, match=r'"lama2" \(did you mean "llama2"\?\); expected a \.jinja file, or one of alpaca, '):
+        load_tokenizer(facts, "lama2")
+
 
 USUAL = {
     "ours": TEMPLATE,
