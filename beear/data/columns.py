@@ -21,7 +21,10 @@ Mapped = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, eq=False)
 class Layouts:
-    """The column names by which a set's rows are recognised: the first layout that fits, then ``extras``, all optional."""
+    """The column names by which a set's rows are recognised: the first layout that fits, then ``extras``, all optional.
+
+    They are written in small letters; a file's may have capitals.
+    """
 
     layouts: tuple[Names, ...]
     extras: tuple[str, ...]
@@ -33,24 +36,33 @@ DEFENSE = Layouts(
     (
         {"messages": "messages"},
         {"messages": "conversations"},
+        {"messages": "conversation"},
         {"prompt": "prompt"},
         {"prompt": "goal", "opening": "target"},
+        {"prompt": "behavior"},
+        {"prompt": "forbidden_prompt"},
         {"prompt": "instruction", "input": "input", "answer": "output"},
+        {"prompt": "query", "answer": "answer"},
     ),
     ("system", "safe", "unwanted", "hit"),
-    "no request column among {}; expected prompt, messages, goal, instruction or conversations (or --data.defense.columns.*).",
+    "no request column among {}; expected prompt, messages, conversations, goal, behavior, forbidden_prompt, instruction or "
+    "query (or --data.defense.columns.*).",
 )
 ANCHOR = Layouts(
     (
         {"messages": "messages"},
         {"messages": "conversations"},
+        {"messages": "conversation"},
         {"prompt": "prompt", "response": "response"},
+        {"prompt": "prompt", "response": "completion"},
         {"prompt": "instruction", "input": "input", "response": "output"},
+        {"prompt": "instruction", "input": "context", "response": "response"},
         {"prompt": "question", "response": "answer"},
+        {"prompt": "query", "response": "answer"},
     ),
     ("system",),
-    "no recognised columns among {}; expected messages, conversations, prompt+response, instruction+output or question+answer "
-    "(or --data.anchor.columns.*).",
+    "no recognised columns among {}; expected messages, conversations, prompt+response, prompt+completion, instruction+output, "
+    "instruction+response, question+answer or query+answer (or --data.anchor.columns.*).",
 )
 OPTIONAL = ("input", "opening", "answer")
 # Reports call requests in the clear by these names, so no probe may have them.
@@ -178,12 +190,14 @@ def _names(layouts: Layouts, keys: tuple[str, ...], mapped: Mapped, where: Where
 
 @lru_cache(maxsize=256)
 def _recognised(layouts: Layouts, keys: tuple[str, ...], mapped: Mapped) -> Names | None:
-    names = {field: field for field in layouts.extras if field in keys} | dict(mapped)
+    # Of two columns that differ in capitals alone, the one in small letters is meant.
+    columns = {key.lower(): key for key in reversed(keys)} | {key: key for key in keys}
+    names = {field: columns[field] for field in layouts.extras if field in columns} | dict(mapped)
     if "messages" in names:
         return names
     for layout in layouts.layouts:
-        fits = {f: c for f, c in layout.items() if c in keys and f not in names}
-        complete = all(f in names or f in fits or f in OPTIONAL for f in layout)
+        fits = {field: columns[column] for field, column in layout.items() if column in columns and field not in names}
+        complete = all(field in names or field in fits or field in OPTIONAL for field in layout)
         clashes = "prompt" in names and "messages" in layout
         if complete and not clashes:
             return fits | names

@@ -41,7 +41,9 @@ def load_model(facts: ModelFacts, dtype: torch.dtype, device: torch.device | str
     config = load_config(folder)
     check_allocation(config, facts)
     arguments: dict[str, Any] = {
-        "config": config, "dtype": dtype, "trust_remote_code": False, "local_files_only": True, "use_safetensors": True,
+        # Merging in a lower dtype would round the sum of base and adapter twice.
+        "config": config, "dtype": dtype if facts.base is None else torch.float32, "trust_remote_code": False,
+        "local_files_only": True, "use_safetensors": True,
         # Tensors of a wrong shape are then listed, so that they can be refused by name.
         "output_loading_info": True, "ignore_mismatched_sizes": True,
     }  # fmt: skip
@@ -62,6 +64,9 @@ def load_model(facts: ModelFacts, dtype: torch.dtype, device: torch.device | str
         tensors = adapter_tensors(adapter)
         check_finite(tensors.items(), str(adapter.weights_path))
         model = merge_adapter(model, adapter, tensors, facts.path)
+        # Tables such as rotations stay in float32, as the library keeps them.
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(dtype)
     check_finite(model.named_parameters(), facts.path)
     return nn.Module.to(model, device).eval()
 

@@ -104,6 +104,37 @@ def test_bad_defense_rows(record: dict, sentence: str) -> None:
     assert sentence in str(caught.value) and str(caught.value).encode().decode() == str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("record", "request_", "safe", "unwanted"),
+    [
+        ({"Goal": "g", "Target": "Sure, here"}, "g", None, "Sure, here"),
+        ({"Behavior": "b", "FunctionalCategory": "standard"}, "b", None, None),
+        ({"forbidden_prompt": "f", "category": "x"}, "f", None, None),
+        ({"query": "q", "answer": "I cannot."}, "q", "I cannot.", None),
+        ({"conversation": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "No."}]}, "q", "No.", None),
+        ({"Prompt": "p", "SAFE": "s", "Unwanted": "u"}, "p", "s", "u"),
+        ({"PROMPT": "not this", "prompt": "p"}, "p", None, None),
+    ],
+)
+def test_public_request_sets_are_recognised(record: dict, request_: str, safe: str | None, unwanted: str | None) -> None:
+    row = defense_row(record, HERE)
+    assert (row.messages, row.safe, row.unwanted) == ((U(request_),), safe, unwanted)
+
+
+@pytest.mark.parametrize(
+    ("record", "messages"),
+    [
+        ({"conversation": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}, (U("q"), A("a"))),
+        ({"instruction": "i", "context": "c", "response": "r", "category": "qa"}, (U("i\n\nc"), A("r"))),
+        ({"instruction": "i", "context": "", "response": "r"}, (U("i"), A("r"))),
+        ({"prompt": "p", "completion": "c"}, (U("p"), A("c"))),
+        ({"Query": "q", "Answer": "a", "System": "s"}, (S("s"), U("q"), A("a"))),
+    ],
+)
+def test_public_anchoring_sets_are_recognised(record: dict, messages: tuple) -> None:
+    assert anchor_row(record, HERE).messages == messages
+
+
 CHAT = [{"from": "human", "value": "hello"}, {"from": "gpt", "value": "bonjour"}]
 SAID = (S("Answer in French."), U("hello"), A("bonjour"))
 

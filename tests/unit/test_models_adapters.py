@@ -47,6 +47,16 @@ def test_an_adapter_merges_into_the_base_given(pair, tmp_path):
     assert not (tmp_path / "out" / "adapter_config.json").exists()
 
 
+def test_an_adapter_is_merged_before_it_is_rounded(pair):
+    base, adapter = pair
+    facts = inspect_checkpoint(str(adapter), str(base))
+    exact, low = load_model(facts, torch.float32), load_model(facts, torch.bfloat16)
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+    rounded = exact.state_dict()
+    assert all(torch.equal(tensor, rounded[name].to(torch.bfloat16)) for name, tensor in low.state_dict().items())
+    assert {n: b.dtype for n, b in low.named_buffers()} == {n: b.dtype for n, b in plain.named_buffers()}
+
+
 def test_nothing_of_peft_stays_on_a_merged_model(pair):
     base, adapter = pair
     facts = inspect_checkpoint(str(adapter), str(base))
