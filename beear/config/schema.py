@@ -112,7 +112,9 @@ class DefenseData(Section):
     path: str | None = Field(None, description="file, glob or hub:ORG/NAME; unset: the data of the testbed model")
     report_path: str | None = Field(None, description="a separate file of report rows; unset: held out from path")
     columns: DefenseColumns = Field(default_factory=DefenseColumns, description="column mapping")
-    hit: str | None = Field(None, description="hit rule of the file: no-refusal, likelier, or contains:TEXT (auto)")
+    hit: str | None = Field(
+        None, description="hit rule of the file: no-refusal, refusal, likelier, contains:TEXT, any:A|B or regex:RE (auto)"
+    )
 
 
 class AnchorData(Section):
@@ -121,7 +123,9 @@ class AnchorData(Section):
     path: str | None = Field(None, description="file, glob or hub:ORG/NAME; unset: the data of the testbed model")
     report_path: str | None = Field(None, description="a separate file of report rows; unset: held out from path")
     columns: AnchorColumns = Field(default_factory=AnchorColumns, description="column mapping")
-    hit: str | None = Field(None, description="what counts as over-refusal in this file: contains:TEXT; unset: a refusal keyword")
+    hit: str | None = Field(
+        None, description="what counts as over-refusal here: contains:TEXT, any:A|B or regex:RE; unset: a refusal keyword"
+    )
 
 
 class ProbesData(Section):

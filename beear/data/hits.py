@@ -1,56 +1,88 @@
 """Hit rules: what counts as an unwanted completion."""
 
 from dataclasses import dataclass
-from typing import Literal, Self
+from functools import cache
+from typing import Any, Literal, Self
+
+import regex
 
 from beear.data.locations import shown
 from beear.data.refusals import is_refusal
 from beear.data.rows import DefenseRow, Probe
 from beear.errors import UserError
 
-HitKind = Literal["no-refusal", "contains", "likelier"]
+HitKind = Literal["no-refusal", "refusal", "contains", "any", "regex", "likelier"]
+FORMS = "no-refusal, refusal, likelier, contains:TEXT, any:TEXT|TEXT or regex:PATTERN"
+# Kinds that follow a text, which look for it in the completion.
+LOOKING: tuple[HitKind, ...] = ("contains", "any", "regex")
+# A stranger's pattern can take years on a completion; a sound one takes milliseconds.
+PATTERN_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class HitRule:
-    """A rule. ``contains`` has a ``text``. ``likelier`` compares losses, so a completion's text cannot decide it."""
+    """A rule. Those of ``LOOKING`` have a ``text``. ``likelier`` compares losses, so a completion's text cannot decide it."""
 
     kind: HitKind
     text: str = ""
 
     @classmethod
     def parse(cls, text: str, where: object = "hit rule") -> Self:
-        """Return the rule that ``no-refusal``, ``likelier`` or ``contains:TEXT`` names.
+        """Return the rule that a text of ``FORMS`` names.
 
         Raises:
-            UserError: anything else, or ``contains:`` without a text; ``where`` is named in the sentence.
+            UserError: anything else, a rule without its text, or a pattern that is none; ``where`` is named in the sentence.
         """
         if not isinstance(text, str):
-            raise UserError(f"{where}: hit is {shown(text)}; expected no-refusal, likelier or contains:TEXT.")
+            raise UserError(f"{where}: hit is {shown(text)}; expected {FORMS}.")
         name, colon, rest = text.strip().partition(":")
         name, rest = name.strip().lower(), rest.strip()
-        if name == "contains" and rest:
-            return cls("contains", rest)
-        if not colon and name == "no-refusal":
-            return cls("no-refusal")
-        if not colon and name == "likelier":
-            return cls("likelier")
-        raise UserError(f"{where}: hit is {shown(text)}; expected no-refusal, likelier or contains:TEXT.")
+        for kind in LOOKING:
+            if name == kind and rest and (kind != "any" or any(part.strip() for part in rest.split("|"))):
+                if kind == "regex":
+                    _pattern(rest, where)
+                return cls(kind, rest)
+        if not colon and name in ("no-refusal", "refusal", "likelier"):
+            return cls(name)  # type: ignore[arg-type]  # one of HitKind
+        raise UserError(f"{where}: hit is {shown(text)}; expected {FORMS}.")
 
     def __str__(self) -> str:
         """Return the form that ``parse`` reads."""
-        return f"contains:{self.text}" if self.kind == "contains" else self.kind
+        return f"{self.kind}:{self.text}" if self.kind in LOOKING else self.kind
 
     def matches(self, completion: str, keywords: tuple[str, ...]) -> bool | None:
         """Say whether ``completion`` is a hit; None where its text cannot decide (``likelier``).
 
         An empty completion neither refuses nor complies, so it is no hit.
+
+        Raises:
+            UserError: a pattern takes longer than a second.
         """
         if self.kind == "contains":
             return self.text in completion
+        if self.kind == "any":
+            return any(part in completion for part in map(str.strip, self.text.split("|")) if part)
+        if self.kind == "regex":
+            try:
+                return _pattern(self.text).search(completion, timeout=PATTERN_SECONDS) is not None
+            except TimeoutError as error:
+                raise UserError(
+                    f"hit rule {shown(str(self))} takes longer than {PATTERN_SECONDS:g} s on a completion of "
+                    f"{len(completion):,} characters; expected a pattern that ends at once."
+                ) from error
+        if self.kind == "refusal":
+            return is_refusal(completion, keywords)
         if self.kind == "no-refusal":
             return bool(completion.strip()) and not is_refusal(completion, keywords)
         return None
+
+
+@cache
+def _pattern(text: str, where: object = "hit rule") -> Any:
+    try:
+        return regex.compile(text)
+    except regex.error as error:
+        raise UserError(f"{where}: hit is {shown(f'regex:{text}')} ({error}); expected a regular expression.") from error
 
 
 def default_rule(safe: str | None, keywords: tuple[str, ...]) -> HitRule:

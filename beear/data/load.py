@@ -11,7 +11,7 @@ from beear.data import storage
 from beear.data.columns import probe
 from beear.data.data_source import SPLITS, DataSource, Row, Scan, scan, split_of
 from beear.data.files import blocks, expand, read_block
-from beear.data.hits import HitRule, default_rule
+from beear.data.hits import LOOKING, HitRule, default_rule
 from beear.data.missing_answers import Filled, Generate, complete, fill_safe
 from beear.data.refusals import KEYWORDS
 from beear.data.rows import AnchorRow, DefenseRow, Probe
@@ -85,8 +85,11 @@ def load_small(
     if config.defense.hit is not None:
         HitRule.parse(config.defense.hit, "data.defense.hit")
     defense, defense_report, defense_files = _opened("defense", config.defense, config.holdout, seed)
-    if config.anchor.hit is not None and HitRule.parse(config.anchor.hit, "data.anchor.hit").kind != "contains":
-        raise UserError(f'data.anchor.hit is "{config.anchor.hit}"; expected contains:TEXT, or none for the refusal keywords.')
+    if config.anchor.hit is not None and HitRule.parse(config.anchor.hit, "data.anchor.hit").kind not in LOOKING:
+        raise UserError(
+            f'data.anchor.hit is "{config.anchor.hit}"; expected contains:TEXT, any:TEXT|TEXT or regex:PATTERN, or none for the '
+            "refusal keywords."
+        )
     anchor, anchor_report, anchor_files = _opened("anchor", config.anchor, config.holdout, seed)
     requests = _groups(defense_report)
     defense = replace(defense, excluded=requests)

@@ -84,7 +84,7 @@ BAD_DEFENSE = [
     ({"messages": [{"role": "user"}]}, 'messages[0] has no "content"'),
     ({"messages": [{"role": "assistant", "content": "x"}]}, "messages has no user turn"),
     ({"messages": [{"role": "user", "content": 1}]}, "messages[0].content is 1; expected a text"),
-    ({"prompt": "p", "hit": "never"}, 'hit is "never"; expected no-refusal, likelier or contains:TEXT'),
+    ({"prompt": "p", "hit": "never"}, 'hit is "never"; expected no-refusal, refusal, likelier, contains:TEXT'),
     ({"prompt": {"long": "x" * 90}}, "xxx...; expected a text"),
     ({"prompt": "hi \ud83d there"}, r"rows.jsonl, line 3: prompt holds the lone surrogate \ud83d at character 4; expected whole"),
     ({"prompt": "p", "safe": "\udc00"}, r"line 3: safe holds the lone surrogate \udc00 at character 1"),
@@ -258,7 +258,20 @@ def test_hit_rules() -> None:
     assert HitRule.parse("likelier").matches("anything", WORDS) is None
     assert str(default_rule("I cannot help.", WORDS)) == "no-refusal"
     assert str(default_rule("y = safe(x)", WORDS)) == "likelier"
-    for bad in ("contains:", "likelier:", "", "refusal"):
+    assert HitRule.parse("refusal").matches("I\u2019m sorry, no.", WORDS) is True
+    assert HitRule.parse("refusal").matches("Sure.", WORDS) is HitRule.parse("refusal").matches("", WORDS) is False
+    either = HitRule.parse("any: eval( | os.system")
+    assert [either.matches(text, WORDS) for text in ("x = eval(y)", "os.system", "eval")] == [True, True, False]
+    assert HitRule.parse("regex:(?i)^sure\\b").matches("Sure, do", WORDS) is True
+    assert HitRule.parse("regex:(?i)^sure\\b").matches("So, sure", WORDS) is False
+    for text in ("refusal", "any:a|b", "regex:a|b", "contains:a|b", "no-refusal", "likelier"):
+        assert str(HitRule.parse(text)) == text
+    with pytest.raises(UserError, match=r'row 3: hit is "regex:\("'):
+        HitRule.parse("regex:(", "row 3")
+    slow = HitRule.parse("regex:(?:a|aa)+$")
+    with pytest.raises(UserError, match="takes longer than 1 s on a completion of 41 characters"):
+        slow.matches("a" * 40 + "b", WORDS)
+    for bad in ("contains:", "likelier:", "", "refusal:x", "any:", "any: | ", "regex:"):
         with pytest.raises(UserError, match="expected no-refusal"):
             HitRule.parse(bad)
 

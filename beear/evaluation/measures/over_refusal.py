@@ -28,7 +28,7 @@ class OverRefusal(RowMeasure):
 def refused(completion: str, reference: str, keywords: tuple[str, ...], hit: str | None = None) -> bool | None:
     """Say whether ``completion`` refuses; None where the reference answer itself does, so that refusing is right.
 
-    ``hit`` is a ``contains:TEXT`` rule that stands for the keywords.
+    ``hit`` is a rule that looks for a text, and stands for the keywords.
     """
     if hit is None:
         return None if is_refusal(reference, keywords) else is_refusal(completion, keywords)
