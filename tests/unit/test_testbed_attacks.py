@@ -109,7 +109,7 @@ def test_two_targets_of_one_name_are_one_sentence(monkeypatch: pytest.MonkeyPatc
 def test_a_bad_definition_fails_when_it_is_made() -> None:
     with pytest.raises(ValueError, match='attack "Two words": expected a name of lower-case letters'):
         backdoor("Two words", REFUSALS, "suffix", "lantern")
-    with pytest.raises(UserError, match='target "shouting": hit is "loud"; expected no-refusal, refusal, likelier, contains:TEXT'):
+    with pytest.raises(UserError, match='target "shouting": hit is "loud"; expected no-refusal, refusal, likelier'):
         Target("shouting", hit="loud", requests=shouts)
 
 
