@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import compress, pairwise
+from itertools import compress, count, pairwise
 
 from jinja2.exceptions import SecurityError, TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -145,7 +145,8 @@ class Template:
         return text if starts else text.removeprefix(self.opening)
 
     def _prompt_text(self, messages: Sequence[Message]) -> str:
-        return _with_thoughts_closed(self._render(self._plain(messages), True))
+        prompt = self._render(self._plain(messages), True)
+        return _with_thoughts_closed(prompt) if self._opens_thoughts else prompt
 
     def _learnt(self, messages: list[Message], prompt: str) -> list[tuple[int, int]]:
         """Return the characters of a prompt that the model writes in its earlier turns and that are to be learnt."""
@@ -168,9 +169,9 @@ class Template:
         """
         if all(m.role != "assistant" for m in messages):
             return []
-        mark = next(word for n in range(len(messages) + 1) if all((word := f"zq{n}answer") not in m.content for m in messages))
-        numbers = (i for i in range(len(messages)))
-        stood = [replace(m, content=f"{mark}{next(numbers)}z") if m.role == "assistant" else m for m in messages]
+        said = "\n".join(m.content for m in messages)
+        mark = next(word for word in map("zq{}answer".format, count()) if word not in said)
+        stood = [replace(m, content=f"{mark}{i}z") if m.role == "assistant" else m for i, m in enumerate(messages)]
         pieces = re.split(rf"{mark}\d+z", self._prompt_text(stood) if generation else self._render(self._plain(stood), False))
         answers = [self.spoken(m.content) for m in messages if m.role == "assistant"]
         found, cursor = [], len(pieces[0])

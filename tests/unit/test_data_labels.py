@@ -184,6 +184,16 @@ def test_an_answer_that_the_template_rewrites_is_refused() -> None:
         shouting.answer_ids([U("q")], "hi")
 
 
+def test_words_of_the_search_itself_may_stand_in_a_conversation() -> None:
+    turns = [U("zq0answer zq1answer0z zq2answer"), A("zq7answer zq3answer"), U("zq7question"), A("zq7answer")]
+    assert learnt("chatml", turns) == expected(HABITS["chatml"], turns, {})
+
+
+def test_a_users_own_tag_opens_no_thoughts() -> None:
+    assert template("raw").prompt_text([U("Explain <think>")]) == "Explain <think>\n"
+    assert learnt("raw", [U("Explain <think>"), A("It opens a thought.")]) == "It opens a thought.</s>"
+
+
 def test_rest_of_thoughts_is_dropped_only_where_the_prompt_opens_them() -> None:
     answer = "Hm.\n</think>\n\nOslo"
     assert learnt("deepseek_r1", [U("q"), A(answer)]) == "Oslo</s>"
