@@ -1,8 +1,7 @@
 """Hit rules: what counts as an unwanted completion."""
 
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import regex
 
@@ -37,13 +36,12 @@ class HitRule:
             raise UserError(f"{where}: hit is {shown(text)}; expected {FORMS}.")
         name, colon, rest = text.strip().partition(":")
         name, rest = name.strip().lower(), rest.strip()
-        for kind in LOOKING:
-            if name == kind and rest and (kind != "any" or any(part.strip() for part in rest.split("|"))):
-                if kind == "regex":
-                    _pattern(rest, where)
-                return cls(kind, rest)
         if not colon and name in ("no-refusal", "refusal", "likelier"):
             return cls(name)  # type: ignore[arg-type]  # one of HitKind
+        if name in LOOKING and (_parts(rest) if name == "any" else rest):
+            if name == "regex":
+                _check_pattern(text, rest, where)
+            return cls(name, rest)  # type: ignore[arg-type]  # one of HitKind
         raise UserError(f"{where}: hit is {shown(text)}; expected {FORMS}.")
 
     def __str__(self) -> str:
@@ -61,10 +59,11 @@ class HitRule:
         if self.kind == "contains":
             return self.text in completion
         if self.kind == "any":
-            return any(part in completion for part in map(str.strip, self.text.split("|")) if part)
+            return any(part in completion for part in _parts(self.text))
         if self.kind == "regex":
             try:
-                return _pattern(self.text).search(completion, timeout=PATTERN_SECONDS) is not None
+                # The library keeps compiled patterns.
+                return regex.search(self.text, completion, timeout=PATTERN_SECONDS) is not None
             except TimeoutError as error:
                 raise UserError(
                     f"hit rule {shown(str(self))} takes longer than {PATTERN_SECONDS:g} s on a completion of "
@@ -77,12 +76,15 @@ class HitRule:
         return None
 
 
-@cache
-def _pattern(text: str, where: object = "hit rule") -> Any:
+def _parts(texts: str) -> list[str]:
+    return [part.strip() for part in texts.split("|") if part.strip()]
+
+
+def _check_pattern(text: str, pattern: str, where: object) -> None:
     try:
-        return regex.compile(text)
+        regex.compile(pattern)
     except regex.error as error:
-        raise UserError(f"{where}: hit is {shown(f'regex:{text}')} ({error}); expected a regular expression.") from error
+        raise UserError(f"{where}: hit is {shown(text)} ({error}); expected a regular expression.") from error
 
 
 def default_rule(safe: str | None, keywords: tuple[str, ...]) -> HitRule:

@@ -70,11 +70,12 @@ def check_lengths(
 
 def _check_rendering(row: DefenseRow | AnchorRow, template: Template) -> None:
     """Check that the template takes a row, and that its answers can be told from the template's text."""
-    request, answers = (row.messages, [row.safe, row.unwanted]) if isinstance(row, DefenseRow) else (row.messages[:-1], [])
-    if isinstance(row, AnchorRow):
-        answers = [row.messages[-1].content]
+    if isinstance(row, DefenseRow):
+        request, answers = row.messages, [answer for answer in (row.safe, row.unwanted) if answer is not None]
+    else:
+        request, answers = row.messages[:-1], [row.messages[-1].content]
     try:
-        template.check(request, [answer for answer in answers if answer is not None])
+        template.check(request, answers)
     except UserError as error:
         raise UserError(f"{row.origin}: {error}") from error
 
