@@ -156,6 +156,7 @@ def merge_adapter(model: PreTrainedModel, adapter: AdapterFiles, tensors: dict[s
     before = _said(wrapped)
     merged: Any = wrapped.merge_and_unload()
     _check_same(before, _said(merged), folder)
+    _check_tied(merged, folder)
     _forget(merged)
     return merged
 
@@ -175,6 +176,17 @@ def _check_same(before: Tensor, after: Tensor, folder: str) -> None:
             f"{folder}: merging the adapter into its base changes what the model computes (logits off by {off:.2g} of {size:.2g})"
             ", expected an adapter that can be merged"
         )
+
+
+def _check_tied(merged: nn.Module, folder: str) -> None:
+    """Refuse a merge that parts tied weights, in whatever family: inspection knows them by their names alone."""
+    weights = dict(merged.named_parameters(remove_duplicate=False))
+    for name, original in getattr(merged, "all_tied_weights_keys", {}).items():
+        if name in weights and original in weights and not torch.equal(weights[name], weights[original]):
+            raise UserError(
+                f"{folder}: the adapter parts {name} from {original}, which share their weights in this base model; "
+                "expected an adapter of other layers"
+            )
 
 
 def _forget(merged: nn.Module) -> None:

@@ -1,5 +1,6 @@
 """LoRA: a user's adapter merged into its base, a LoRA trained and merged on export, and the refusals of both."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from beear.config.schema import AdapterConfig
 from beear.errors import UserError
+from beear.models import adapter_files
 from beear.models.adapters import attach_lora, merged_state
 from beear.models.export import export_model
 from beear.models.inspect import inspect_checkpoint
@@ -131,6 +133,15 @@ def test_whole_modules_in_an_adapter(tmp_path, tied):
     wrapped = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(adapter)).eval()
     with torch.no_grad():
         assert torch.allclose(AutoModelForCausalLM.from_pretrained(out)(IDS).logits, wrapped(IDS).logits, atol=1e-4)
+
+
+def test_tied_weights_that_inspection_has_no_name_for_are_not_parted(tmp_path, monkeypatch):
+    base = make_checkpoint(tmp_path / "base", tied=True)
+    adapter = make_adapter(tmp_path / "adapter", base, whole=("embed_tokens", "lm_head"))
+    monkeypatch.setattr(adapter_files, "EMBEDDINGS", re.compile(r"(?!)"))
+    facts = inspect_checkpoint(str(adapter), str(base))
+    with pytest.raises(UserError, match="the adapter parts lm_head.weight from model.embed_tokens.weight, which share"):
+        load_model(facts, torch.float32)
 
 
 def test_a_merge_that_changes_what_the_model_computes_is_refused(pair, monkeypatch):
