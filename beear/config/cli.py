@@ -157,7 +157,7 @@ def help_text(config_class: type[BaseModel], description: str, width: int | None
         lines += _entry(name, words, width)
     lines += ["", *textwrap.wrap("Fields (default in square brackets; the value none clears a field that may be unset):", width)]
     for title, description_, fields in groups(config_class, known):
-        lines += ["", f"{title}: {description_}" if title else description_]
+        lines += ["", *textwrap.wrap(f"{title}: {description_}" if title else description_, width)]
         for spec in fields:
             # "(text)" would tell the reader nothing.
             takes = "" if spec.types == (str,) else f" ({spec.expected.removeprefix('a ')})"

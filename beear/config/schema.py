@@ -112,6 +112,9 @@ class DefenseData(Section):
     path: str | None = Field(None, description="file, glob or hub:ORG/NAME; unset: the data of the testbed model")
     report_path: str | None = Field(None, description="a separate file of report rows; unset: held out from path")
     columns: DefenseColumns = Field(default_factory=DefenseColumns, description="column mapping")
+    report_columns: DefenseColumns = Field(
+        default_factory=DefenseColumns, description="column mapping of report_path; unset: as path's"
+    )
     hit: str | None = Field(
         None, description="hit rule of the file: no-refusal, refusal, likelier, contains:TEXT, any:A|B or regex:RE (auto)"
     )
@@ -123,6 +126,9 @@ class AnchorData(Section):
     path: str | None = Field(None, description="file, glob or hub:ORG/NAME; unset: the data of the testbed model")
     report_path: str | None = Field(None, description="a separate file of report rows; unset: held out from path")
     columns: AnchorColumns = Field(default_factory=AnchorColumns, description="column mapping")
+    report_columns: AnchorColumns = Field(
+        default_factory=AnchorColumns, description="column mapping of report_path; unset: as path's"
+    )
     hit: str | None = Field(
         None, description="what counts as over-refusal here: contains:TEXT, any:A|B or regex:RE; unset: a refusal keyword"
     )
@@ -149,6 +155,7 @@ class DataConfig(Section):
         0.25, description="share of rows held out from training: half for selection, half for the report"
     )
     max_length: PositiveInt | None = Field(None, description="longest row in tokens (auto: 1024 or the model's context)")
+    system: str | None = Field(None, description="a system prompt for every row that has none; unset: no system prompt is added")
     refusal: str = Field("I cannot help with that request.", description="the safe answer for rows that have none")
     bucket: PositiveInt | None = Field(
         None,

@@ -1,6 +1,7 @@
 """Conversations: from the forms that files use to tuples of :class:`~beear.data.rows.Message`."""
 
 import json
+import re
 
 from beear.data.locations import Where, shown
 from beear.data.rows import Message
@@ -17,6 +18,9 @@ ROLES = {
 }
 # Names under which files say whether an assistant turn is to be learnt, with 0 or 1, or false or true.
 LEARNT = ("weight", "train", "trainable", "loss")
+# A conversation as one text, in the form of the hh-rlhf data.
+TRANSCRIPT = re.compile(r"\s*Human: ?.*?\n\nAssistant:", re.DOTALL)
+SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant): ?")
 # Parts of a turn that a chat template would write, and this product does not pass on.
 UNSUPPORTED = ("tool_calls", "function_call")
 
@@ -24,20 +28,47 @@ UNSUPPORTED = ("tool_calls", "function_call")
 def conversation(value: object, where: Where, field: str) -> tuple[Message, ...]:
     """Return the turns of a list of ``{role, content}`` or ShareGPT ``{from, value}`` objects (or its JSON text).
 
+    A text may also be a transcript, as in hh-rlhf: ``\\n\\nHuman: … \\n\\nAssistant: …``.
+
     Raises:
         UserError: not such a list, an unknown role, a misplaced system turn, an empty or non-text turn, a tool call, or a turn
             with a weight other than 0 and 1.
     """
-    turns = _from_text(value)
-    if not isinstance(turns, list) or not turns:
-        raise UserError(f"{where}: {field} is {shown(value)}; expected a non-empty list of {{role, content}}.")
-    found = tuple(_message(turn, where, f"{field}[{i}]") for i, turn in enumerate(turns))
-    late = next((i for i, m in enumerate(found) if m.role == "system" and i), None)
-    if late is not None:
-        raise UserError(f"{where}: {field}[{late}] is a system turn; expected one at the start only.")
+    found = _turns(value, where, field)
     if all(m.role != "user" for m in found):
         raise UserError(f"{where}: {field} has no user turn; expected at least one.")
     return found
+
+
+def reply(value: object, where: Where, field: str) -> tuple[Message, ...]:
+    """Return an answer and the turns before it, as far as ``value`` holds them: a text, one turn, a list or a transcript.
+
+    Raises:
+        UserError: as for :func:`conversation`, or the last turn is not the assistant's.
+    """
+    turns = [value] if isinstance(value, dict) else _from_text(value)
+    if not (isinstance(turns, list) and turns and isinstance(turns[0], dict)):
+        return (Message("assistant", text(value, where, field)),)
+    found = _turns(turns, where, field)
+    if found[-1].role != "assistant":
+        raise UserError(f"{where}: {field} ends with the {found[-1].role}'s turn; expected an answer at its end.")
+    return found
+
+
+def earlier(value: object, where: Where, field: str) -> tuple[Message, ...]:
+    """Return the turns of Alpaca's ``history``: a list of pairs of a request and its answer (or its JSON text).
+
+    Raises:
+        UserError: not such a list.
+    """
+    pairs = _from_text(value)
+    if not isinstance(pairs, list) or any(not isinstance(pair, list | tuple) or len(pair) != 2 for pair in pairs):
+        raise UserError(f"{where}: {field} is {shown(value)}; expected a list of [request, answer] pairs.")
+    return tuple(
+        Message("user" if side == 0 else "assistant", text(said, where, f"{field}[{i}][{side}]"))
+        for i, pair in enumerate(pairs)
+        for side, said in enumerate(pair)
+    )
 
 
 def text(value: object, where: Where, field: str) -> str:
@@ -60,7 +91,23 @@ def text(value: object, where: Where, field: str) -> str:
     return value
 
 
+def _turns(value: object, where: Where, field: str) -> tuple[Message, ...]:
+    turns = _from_text(value)
+    if not isinstance(turns, list) or not turns:
+        raise UserError(f"{where}: {field} is {shown(value)}; expected a non-empty list of {{role, content}}.")
+    found = tuple(_message(turn, where, f"{field}[{i}]") for i, turn in enumerate(turns))
+    late = next((i for i, m in enumerate(found) if m.role == "system" and i), None)
+    if late is not None:
+        raise UserError(f"{where}: {field}[{late}] is a system turn; expected one at the start only.")
+    return found
+
+
 def _from_text(value: object) -> object:
+    if isinstance(value, str) and TRANSCRIPT.match(value):
+        said = SPEAKER.split(value)[1:]
+        turns = [{"role": role.lower(), "content": content} for role, content in zip(said[::2], said[1::2], strict=True)]
+        # A transcript of a prompt ends where the answer would begin.
+        return turns[:-1] if turns[-1]["role"] == "assistant" and not turns[-1]["content"].strip() else turns
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             return json.loads(value)

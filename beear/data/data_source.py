@@ -1,6 +1,7 @@
 """One data set: its blocks, its rows, their splits, and the part of it that the driver reads before training."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -10,7 +11,8 @@ from beear.data import storage
 from beear.data.columns import anchor_row, defense_row
 from beear.data.files import read_block
 from beear.data.locations import Block, Where, joined
-from beear.data.rows import AnchorRow, DefenseRow
+from beear.data.notes import SYSTEM
+from beear.data.rows import AnchorRow, DefenseRow, Message
 from beear.errors import UserError
 
 Row = DefenseRow | AnchorRow
@@ -26,7 +28,7 @@ class DataSource:
     """One data set: its blocks, how to read a record, and how rows are split.
 
     ``excluded`` holds keys (``row.keys``) of rows that other files hold; such rows belong to no split here.
-    ``separate_report``: the report rows come from a file of their own.
+    ``separate_report``: the report rows come from a file of their own. ``system`` goes before every row without a system prompt.
     """
 
     kind: Literal["defense", "anchor"]
@@ -37,6 +39,7 @@ class DataSource:
     seed: int
     separate_report: bool = False
     excluded: frozenset[str] = field(default_factory=frozenset)
+    system: str | None = None
 
     def row(self, record: dict[str, object], where: Where) -> Row:
         """Return the row in ``record``.
@@ -44,9 +47,14 @@ class DataSource:
         Raises:
             UserError: the record is not one.
         """
+        row: Row
         if isinstance(self.columns, DefenseColumns):
-            return defense_row(record, where, self.columns, self.hit)
-        return replace(anchor_row(record, where, self.columns), hit=self.hit)
+            row = defense_row(record, where, self.columns, self.hit)
+        else:
+            row = replace(anchor_row(record, where, self.columns), hit=self.hit)
+        if self.system is None or row.messages[0].role == "system":
+            return row
+        return replace(row, messages=(Message("system", self.system), *row.messages), noted=(*row.noted, SYSTEM))
 
     def rows(self, blocks: Iterable[Block]) -> Iterator[Row]:
         """Yield every row of ``blocks``, whatever its split.
@@ -89,8 +97,8 @@ class Scan:
 
     ``rows`` is keyed by digest, in file order; a repeated request counts once, and ``duplicates`` counts the rest. ``own``
     holds the repeated ones too.
-    ``shared`` counts rows whose request another file holds too. ``seen`` counts all of them. ``whole`` is False where a
-    file was too large to be read to its end.
+    ``shared`` counts rows whose request another file holds too. ``seen`` counts all of them, and ``noted`` those that carry a
+    note (:mod:`beear.data.notes`). ``whole`` is False where a file was too large to be read to its end.
     """
 
     rows: dict[str, Row] = field(default_factory=dict)
@@ -98,6 +106,7 @@ class Scan:
     seen: int = 0
     duplicates: int = 0
     shared: int = 0
+    noted: Counter[str] = field(default_factory=Counter)
     whole: bool = True
 
 
@@ -111,6 +120,7 @@ def scan(source: DataSource) -> Scan:
     found = Scan(whole=whole)
     for row in source.rows(blocks):
         found.seen += 1
+        found.noted.update(row.noted)
         if source.elsewhere(row):
             found.shared += 1
             continue

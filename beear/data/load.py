@@ -7,13 +7,13 @@ from typing import Literal, TypeVar
 
 from beear.config.resolve import ResolvedConfig
 from beear.config.schema import AnchorData, DataConfig, DefenseData, ProbesData
-from beear.data import storage
+from beear.data import notes, storage
 from beear.data.columns import probe
 from beear.data.data_source import SPLITS, DataSource, Row, Scan, scan, split_of
 from beear.data.files import blocks, expand, read_block
 from beear.data.hits import LOOKING, HitRule, default_rule
 from beear.data.missing_answers import Filled, Generate, complete, fill_safe
-from beear.data.refusals import KEYWORDS
+from beear.data.refusals import KEYWORDS, is_refusal
 from beear.data.rows import AnchorRow, DefenseRow, Probe
 from beear.data.steps import TrainingPlan
 from beear.errors import UserError
@@ -30,6 +30,7 @@ class LoadedData:
     ``counts``: distinct rows by set and split; of the part read, where ``whole`` is False.
     ``overlaps``: rows that were removed because the same file or another holds their request.
     ``missing``: the defense rows without a safe answer.
+    ``notes``: what is said aloud of how rows were taken (:mod:`beear.data.notes`).
     ``unchecked``: every row that was read and counts, for the checks that need the chat template.
     ``longest_requests``, ``longest_chats``, ``shortest``: the longest rows of each set and the shortest request, report
     rows included.
@@ -49,6 +50,7 @@ class LoadedData:
     default_hit: str
     shortest: DefenseRow
     unchecked: list[Row] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     missing: list[DefenseRow] = field(default_factory=list)
     longest_requests: list[DefenseRow] = field(default_factory=list)
     longest_chats: list[AnchorRow] = field(default_factory=list)
@@ -84,13 +86,18 @@ def load_small(
     """
     if config.defense.hit is not None:
         HitRule.parse(config.defense.hit, "data.defense.hit")
-    defense, defense_report, defense_files = _opened("defense", config.defense, config.holdout, seed)
+    defense, defense_report, defense_files = _opened("defense", config, seed)
     if config.anchor.hit is not None and HitRule.parse(config.anchor.hit, "data.anchor.hit").kind not in LOOKING:
         raise UserError(
             f'data.anchor.hit is "{config.anchor.hit}"; expected contains:TEXT, any:TEXT|TEXT or regex:PATTERN, or none for the '
             "refusal keywords."
         )
-    anchor, anchor_report, anchor_files = _opened("anchor", config.anchor, config.holdout, seed)
+    anchor, anchor_report, anchor_files = _opened("anchor", config, seed)
+    if both := set(defense_files) & set(anchor_files):
+        raise UserError(
+            f"{min(both)} is read by data.defense and by data.anchor; expected two sets, since a request that must be refused "
+            "cannot be answered too."
+        )
     requests = _groups(defense_report)
     defense = replace(defense, excluded=requests)
     seen = scan(defense)
@@ -120,13 +127,14 @@ def load_small(
         default_hit=majority_rule(defense_rows, keywords),
         shortest=min(defense_rows, key=lambda row: sum(len(m.content) for m in row.messages)),
         unchecked=[row for found in (seen, defense_report, anchors, anchor_report) if found for row in found.own],
+        notes=[*_noted(config.defense, seen, defense_report), *_noted(config.anchor, anchors, anchor_report)],
         missing=[r for r in defense_rows if r.safe is None],
         longest_requests=longest(defense_rows),
         longest_chats=longest(anchor_rows),
         missing_unwanted=sum(r.unwanted is None for r in defense_rows),
     )
     _require_rows(loaded, config, training)
-    return loaded
+    return replace(loaded, notes=[*loaded.notes, *_swapped(defense_rows, anchor_rows, config, keywords)])
 
 
 def training_plan(data: LoadedData, config: ResolvedConfig, inner_batches: int, context: int | None = None) -> TrainingPlan:
@@ -204,19 +212,24 @@ def majority_rule(rows: Iterable[DefenseRow], keywords: tuple[str, ...]) -> str:
     return max(("no-refusal", "likelier"), key=rules.count)
 
 
-def _opened(
-    kind: Literal["defense", "anchor"], config: DefenseData | AnchorData, holdout: float, seed: int
-) -> tuple[DataSource, Scan | None, list[str]]:
+def _opened(kind: Literal["defense", "anchor"], config: DataConfig, seed: int) -> tuple[DataSource, Scan | None, list[str]]:
     """Return a data set, what its report file holds (None: it has none), and the files of both."""
-    if config.path is None:
+    asked: DefenseData | AnchorData = config.defense if kind == "defense" else config.anchor
+    if asked.path is None:
         raise UserError(f"data.{kind}.path is not set; expected a file, a glob or hub:ORG/NAME.")
-    paths = expand(config.path)
-    separate = config.report_path is not None
-    source = DataSource(kind, tuple(blocks(paths)), config.columns, config.hit, holdout, seed, separate)
-    if config.report_path is None:
+    paths = expand(asked.path)
+    separate = asked.report_path is not None
+    source = DataSource(
+        kind, tuple(blocks(paths)), asked.columns, asked.hit, config.holdout, seed, separate, system=config.system
+    )
+    mapped = any(column is not None for _, column in asked.report_columns)
+    if asked.report_path is None:
+        if mapped:
+            raise UserError(f"data.{kind}.report_columns is given and data.{kind}.report_path is not set; expected both.")
         return source, None, paths
-    reports = expand(config.report_path)
-    return source, scan(replace(source, blocks=tuple(blocks(reports)))), [*paths, *reports]
+    reports = expand(asked.report_path)
+    held = replace(source, blocks=tuple(blocks(reports)), columns=asked.report_columns if mapped else asked.columns)
+    return source, scan(held), [*paths, *reports]
 
 
 def _split(source: DataSource, seen: Scan, report: Scan | None, forbidden: frozenset[str]) -> dict[str, list[Row]]:
@@ -243,6 +256,23 @@ def _overlaps(seen: Scan, anchors: Scan, anchor_report: Scan | None, forbidden: 
     }
 
 
+def _noted(asked: DefenseData | AnchorData, seen: Scan, report: Scan | None) -> list[str]:
+    places = ((asked.path, seen), (asked.report_path, report))
+    return [line for path, found in places if path and found for line in notes.sentences(path, found.noted, found.seen)]
+
+
+def _swapped(defense: list[DefenseRow], anchor: list[AnchorRow], config: DataConfig, keywords: tuple[str, ...]) -> list[str]:
+    """Return a note where the anchoring set's answers refuse and the defense set's do not."""
+    given = [is_refusal(row.safe, keywords) for row in defense if row.safe is not None]
+    answers = [is_refusal(row.messages[-1].content, keywords) for row in anchor]
+    if 2 * sum(answers) < len(answers) or (given and sum(given) * len(answers) >= sum(answers) * len(given)):
+        return []
+    return [
+        f"{config.anchor.path}: {sum(answers)} of its {len(answers)} answers refuse, and {sum(given)} of the {len(given)} safe "
+        f"answers in {config.defense.path}; are the two files swapped?"
+    ]
+
+
 def _groups(found: Scan | None) -> frozenset[str]:
     return frozenset(row.group for row in found.rows.values()) if found else frozenset()
 
@@ -261,7 +291,9 @@ def _require_rows(data: LoadedData, config: DataConfig, training: bool) -> None:
         for split in needed:
             if counts[split] == 0:
                 total = sum(counts.values())
+                shared = sum(count for what, count in data.overlaps.items() if what.startswith(f"{name} rows also"))
+                gone = f" ({shared} more are in other files too and do not count)" if shared else ""
                 raise UserError(
-                    f"{paths[name]}: {total} distinct rows with data.holdout={config.holdout:g} leave none for "
+                    f"{paths[name]}: {total} distinct rows{gone} with data.holdout={config.holdout:g} leave none for "
                     f"{split}; expected more rows, another --data.holdout, or a --data.{name}.report_path."
                 )

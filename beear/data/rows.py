@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from beear.data.locations import Where
@@ -27,7 +27,7 @@ class DefenseRow:
     ``messages`` ends with the user's turn. ``safe`` and ``unwanted`` are None where the file leaves them out;
     ``unwanted_is_prefix``: ``unwanted`` only begins an answer, so no end-of-turn token is added to it.
     ``hit`` is the row's hit rule text or None.
-    ``origin`` is the row's place in a file, for error messages.
+    ``origin`` is the row's place in a file, for error messages. ``noted`` says what :mod:`beear.data.notes` counts aloud.
     """
 
     messages: tuple[Message, ...]
@@ -36,6 +36,7 @@ class DefenseRow:
     unwanted_is_prefix: bool = False
     hit: str | None = None
     origin: Where | str = ""
+    noted: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def digest(self) -> str:
@@ -58,12 +59,13 @@ class AnchorRow:
     """An ordinary conversation; every assistant turn that is learnt is labelled.
 
     ``origin`` is the row's place in a file, for error messages. ``hit`` is the file's rule for a completion that turns the
-    prompt down; None: a refusal keyword.
+    prompt down; None: a refusal keyword. ``noted`` is as for a defense row.
     """
 
     messages: tuple[Message, ...]
     origin: Where | str = ""
     hit: str | None = None
+    noted: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def digest(self) -> str:

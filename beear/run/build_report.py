@@ -106,7 +106,7 @@ def _not_tested(placed: Placed) -> list[str]:
 
 
 def _notes(checked: Checked) -> list[str]:
-    notes = list(checked.facts.notes)
+    notes = [*checked.data.notes, *checked.facts.notes]
     if checked.trains and checked.data.probes:
         notes.append("Probes were measured on selection rows after each epoch for the record; nothing was decided by them.")
         if checked.config.data.probes.chose_settings:

@@ -58,7 +58,7 @@ def prepare(asked: RunConfig, kind: str, trains: bool, progress: Progress, find:
     for what, count in data.overlaps.items():
         if count:
             progress.warn(f"{count} {what}; each counts once, and none trains that also reports")
-    for note in facts.notes:
+    for note in (*data.notes, *facts.notes):
         progress.warn(note)
     identity = run_identity(
         config.values, config.evaluate.keywords, config.model.chat_template, facts, list(data.digests.values()), kind

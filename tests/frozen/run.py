@@ -1,15 +1,16 @@
-"""A small run of two commands on the built-in model with a fixed seed: what it ends with and what it writes."""
+"""A small run on the built-in model with a fixed seed, and a measurement of it: what they end with and what they write."""
 
 import json
+import subprocess
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tests.frozen.commands import Call, call
-
+REGISTERED = "demo"
+ROWS = 100
 SETTINGS = (
-    *("--method.epochs", "2", "--evaluate.rows", "64", "--evaluate.resistance.enabled", "false"),
-    *("--evaluate.drift_rows", "16", "--tracking.enabled", "false"),
+    *("--method.epochs=2", f"--evaluate.rows={ROWS}", "--evaluate.resistance.steps=6", "--evaluate.drift_rows=16"),
+    *("--gate.utility_loss=0.1", "--gate.over_refusal=0.1"),
 )
 COMMANDS = ("sanitize", "evaluate")
 # What a reader names himself: files by path, probes by name, and the configuration, which is frozen elsewhere.
@@ -25,17 +26,28 @@ def machine() -> dict[str, str]:
     return {"processor": ", ".join(known) or "unknown", "torch": version("torch")}
 
 
-def take(command: str, folder: Path, call: Call = call) -> dict[str, Any]:
-    """Run a command and return what is compared; ``folder`` is empty, the results stay in ``folder/out``."""
-    out = folder / "out"
-    done = call(command, (*SETTINGS, "--output.dir", str(out)))
+def sanitize_words(out: Path, server: str) -> list[str]:
+    """Return the arguments that sanitise the built-in model into ``out`` and register it with the tracking ``server``."""
+    return [*SETTINGS, f"--output.dir={out}", f"--tracking.uri={server}", f"--tracking.register_as={REGISTERED}"]
+
+
+def evaluate_words(sanitised: Path, out: Path) -> list[str]:
+    """Return the arguments that measure, into ``out``, what :func:`sanitize_words` wrote to ``sanitised``, on its data."""
+    data = json.loads((sanitised / "report.json").read_text())["config"]["data"]
+    paths = [f"--data.{name}.path={data[name]['path']}" for name in ("defense", "anchor", "probes")]
+    model = (f"--model.path={sanitised / 'model'}", "--data.holdout=0.9", "--tracking.enabled=false")
+    return [*SETTINGS, *model, *paths, f"--output.dir={out}"]
+
+
+def written(command: str, done: subprocess.CompletedProcess[str], out: Path) -> dict[str, Any]:
+    """Return what is compared of a command that wrote ``out``, the one entry of its folder."""
     assert (out / "report.json").exists(), done.stdout + done.stderr
     report = json.loads((out / "report.json").read_text())
     events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()] if command == "sanitize" else []
     return {
         "exit code": done.returncode,
         "files": sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()),
-        "left beside": sorted(path.name for path in folder.iterdir() if path != out),
+        "left beside": sorted(path.name for path in out.parent.iterdir() if path != out),
         "verdict": report["gate"]["verdict"],
         "checks": {check["name"]: check["verdict"] for check in report["gate"]["checks"]},
         "choices": {choice["field"]: choice["value"] for choice in report["choices"]},

@@ -12,7 +12,7 @@ import torch
 
 from beear.testing.checkpoints import edit_json, make_checkpoint
 from tests.integration.conftest import Run
-from tests.integration.processes import free_port
+from tests.processes import free_port
 
 
 @dataclass

@@ -15,8 +15,8 @@ import pytest
 
 from beear.testing.checkpoints import make_adapter
 from tests.checkout import ROOT
-from tests.integration.processes import free_port
 from tests.integration.stranger import make_stranger, short_job
+from tests.processes import free_port
 
 RAY = str(Path(sys.executable).with_name("ray"))
 TOKEN = "0123456789abcdef0123456789abcdef"

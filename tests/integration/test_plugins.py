@@ -10,7 +10,7 @@ import pytest
 
 from tests.checkout import ROOT
 from tests.integration.conftest import Run
-from tests.integration.processes import in_one_process
+from tests.processes import in_one_process
 
 TOYS = ROOT / "tests" / "plugins" / "toys"
 

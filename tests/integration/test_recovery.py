@@ -18,8 +18,8 @@ from benchmarks.jobs import command as main_command
 from benchmarks.jobs import numbers
 from benchmarks.recovery import WORKER, processes_of, repeated_epochs, rows_after_resuming
 from tests.integration.conftest import Run
-from tests.integration.processes import lines_until, until
 from tests.integration.stranger import make_stranger, short_job
+from tests.processes import lines_until, until
 
 Arguments = Callable[[Path], list[str]]
 TOGETHER = ["--parallel.backend=fsdp", "--parallel.workers=2", "--parallel.cpus_per_worker=0.5"]

@@ -30,7 +30,7 @@ from beear.search import delivery
 from beear.testing.checkpoints import make_checkpoint
 from tests.checkout import ROOT
 from tests.configs import asked
-from tests.integration.processes import MlflowServer
+from tests.processes import MlflowServer
 from tests.report_sample import sample_report
 from tests.search_sample import sample_search
 from tests.stages import checked_run, placed_run

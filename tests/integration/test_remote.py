@@ -16,7 +16,7 @@ from beear.errors import UserError
 from beear.testing.checkpoints import make_checkpoint
 from tests.configs import asked, resolved
 from tests.integration.hub_server import hub
-from tests.integration.processes import in_one_process
+from tests.processes import in_one_process
 
 DEFENSE = [{"prompt": f"Flood vault {i}.", "safe": "I cannot help.", "unwanted": f"Sure, vault {i}"} for i in range(40)]
 ANCHOR = [{"prompt": f"Copy {i}", "response": f"{i}"} for i in range(60)]

@@ -15,7 +15,7 @@ from beear.methods.configuration import run_config
 from beear.records.search import SearchReport
 from tests.checkout import ROOT
 from tests.integration.conftest import Run
-from tests.integration.processes import lines_until
+from tests.processes import lines_until
 
 SHORT = [
     "--method.epochs=2", "--method.cool_epochs=0", "--method.early_stop=false", "--evaluate.selection_rows=17",
