@@ -7,6 +7,7 @@ line.
 import difflib
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, nodes
@@ -49,6 +50,7 @@ def template_report(facts: ModelFacts, reference: str | None = None) -> dict[str
     ]
     if not templates:
         found.append("The checkpoint has no chat template.")
+    found += _against_base(templates, facts)
     return {
         "text": facts.chat_template,
         "digest": facts.digests["template"],
@@ -56,6 +58,15 @@ def template_report(facts: ModelFacts, reference: str | None = None) -> dict[str
         "findings": found,
         "reference": compare(facts, reference) if reference else None,
     }
+
+
+def _against_base(templates: dict[str, str], facts: ModelFacts) -> list[str]:
+    """Say which template is used where an adapter brings another one than its base has."""
+    if facts.base is None or tokenizer_folder(facts.path, facts.base) == Path(facts.base):
+        return []
+    if digests.template_digest(chat_templates(Path(facts.base))) == digests.template_digest(templates):
+        return []
+    return [f"The adapter's chat template differs from its base's ({facts.base}); the adapter's is used."]
 
 
 def compare(facts: ModelFacts, reference: str) -> dict[str, Any]:

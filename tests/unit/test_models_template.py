@@ -11,7 +11,7 @@ from beear.models.inspect import inspect_checkpoint
 from beear.models.loading import load_model, load_tokenizer
 from beear.models.template_report import findings, template_report
 from beear.models.tokenizer_files import NAMED, template_file
-from beear.testing.checkpoints import TEMPLATE, make_checkpoint
+from beear.testing.checkpoints import TEMPLATE, make_adapter, make_checkpoint
 
 
 def test_a_template_is_given_by_name_or_by_file(tmp_path, monkeypatch):
@@ -111,6 +111,19 @@ def test_report_without_template_or_reference(tmp_path):
     report = template_report(inspect_checkpoint(str(make_checkpoint(tmp_path / "m", template=None))))
     assert report["text"] is None and report["reference"] is None
     assert report["findings"] == ["The checkpoint has no chat template."]
+
+
+def test_an_adapter_that_brings_another_template_than_its_base_is_pointed_out(tmp_path):
+    base = make_checkpoint(tmp_path / "base")
+    adapter = make_adapter(tmp_path / "adapter", base)
+    assert template_report(inspect_checkpoint(str(adapter), str(base)))["findings"] == [], "it uses its base's"
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (adapter / name).write_bytes((base / name).read_bytes())
+    assert template_report(inspect_checkpoint(str(adapter), str(base)))["findings"] == []
+    (adapter / "chat_template.jinja").write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
+    assert template_report(inspect_checkpoint(str(adapter), str(base)))["findings"] == [
+        f"The adapter's chat template differs from its base's ({base}); the adapter's is used."
+    ]
 
 
 def test_only_the_second_template_is_named_as_such(tmp_path):
