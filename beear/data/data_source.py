@@ -13,6 +13,7 @@ from beear.data.files import read_block
 from beear.data.locations import Block, Where, joined
 from beear.data.notes import SYSTEM
 from beear.data.rows import AnchorRow, DefenseRow, Message
+from beear.data.suffixes import packing_of
 from beear.errors import UserError
 
 Row = DefenseRow | AnchorRow
@@ -143,7 +144,7 @@ def visible(blocks: tuple[Block, ...]) -> tuple[list[Block], bool]:
         by_path.setdefault(block.path, []).append(block)
     budget, whole = WHOLE_BYTES, True
     for path, own in by_path.items():
-        total = storage.size(path)
+        total = sum(block.size for block in own) if packing_of(path) else storage.size(path)
         limit = budget if total <= budget else min(HEAD_BYTES, budget)
         taken: list[Block] = []
         used = 0

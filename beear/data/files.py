@@ -1,17 +1,25 @@
 """From a path to blocks, and from a block to records, in the same way for every format and store."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 
 from beear.data import hub, storage
 from beear.data.locations import Block, Where
 from beear.data.readers import csv_file, json_array, json_lines, parquet_file
+from beear.data.suffixes import Format, packing_of
+from beear.data.suffixes import format_of as named_format
 from beear.errors import UserError
 
-EXTENSIONS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
-READERS = {"jsonl": json_lines, "json": json_array, "csv": csv_file, "parquet": parquet_file}
+READERS = {
+    "jsonl": json_lines,
+    "json": json_array,
+    "csv": csv_file,
+    "tsv": csv_file,
+    "parquet": parquet_file,
+}
 BLOCK_BYTES = 1 << 20
+# A block of a compressed file is found by unpacking all before it, so it is worth one visit (sampling.VISIT_BYTES).
+PACKED_BLOCKS = 8
 
 
 def expand(path: str) -> list[str]:
@@ -28,26 +36,32 @@ def expand(path: str) -> list[str]:
     return found
 
 
-def format_of(path: str) -> str:
-    """Return ``jsonl``, ``json``, ``csv`` or ``parquet``; a ``.json`` file that holds lines of objects is ``jsonl``.
+def format_of(path: str) -> Format:
+    """Return the format that the file's name says; a ``.json`` file that holds lines of objects is ``jsonl``.
 
     Raises:
-        UserError: the extension is unknown.
+        UserError: the extension is unknown, or a compressed file is damaged.
     """
-    extension = os.path.splitext(path)[1].lower()
-    if extension not in EXTENSIONS:
-        raise UserError(f'{path} has the extension "{extension}"; expected one of {", ".join(EXTENSIONS)}.')
-    if extension == ".json" and not json_array.is_array(path):
-        return "jsonl"
-    return EXTENSIONS[extension]
+    named = named_format(path)
+    return "jsonl" if named == "json" and not json_array.is_array(path) else named
 
 
 def blocks(paths: list[str], target_bytes: int = BLOCK_BYTES) -> list[Block]:
-    """Cut files into blocks of about ``target_bytes``, numbered in order; JSON arrays are one block each.
+    """Cut files into blocks of about ``target_bytes``, numbered in order; JSON arrays and Excel files are one block each.
 
-    Reads only metadata, but all of a CSV file: its quotes show where no cell is open.
+    Blocks of a compressed file are eight times as large. Reads only metadata, but all of a CSV or compressed file: its
+    quotes show where a row starts, and only its content says how long it is.
+
+    Raises:
+        UserError: a file is damaged, holds nothing, or a record of it is too long.
     """
-    cut = [block for path in paths for block in READERS[format_of(path)].cut(path, target_bytes)]
+    cut: list[Block] = []
+    for path in paths:
+        target = target_bytes * PACKED_BLOCKS if packing_of(path) else target_bytes
+        found = READERS[format_of(path)].cut(path, target)
+        if packing_of(path) and not any(block.size for block in found):
+            raise UserError(f"{path} is empty (0 bytes unpacked); expected at least one row.")
+        cut += found
     return [replace(block, index=index) for index, block in enumerate(cut)]
 
 

@@ -1,10 +1,13 @@
 """Data sets of the Hugging Face hub, fetched only when ``hub:ORG/NAME[:SPLIT]`` was asked for."""
 
+from beear.data.suffixes import FORMATS, PACKED_INSIDE, PACKINGS, stem
 from beear.errors import UserError
 
 PREFIX = "hub:"
 CONVERTED = "refs/convert/parquet"
-READABLE = (".parquet", ".jsonl", ".json", ".csv")
+# The best first: a repository may hold the same rows in more than one format.
+TEXTS = tuple(extension for extension, name in FORMATS.items() if name not in PACKED_INSIDE)
+READABLE = (".parquet", *TEXTS, *(extension + packing for extension in TEXTS for packing in PACKINGS))
 
 
 def is_hub(path: str) -> bool:
@@ -37,13 +40,23 @@ def fetch(path: str) -> list[str]:
 
 
 def choose(files: list[str], split: str) -> list[str]:
-    """Return the readable files with ``split`` in their folder's or file's name, or the only file, whatever its name."""
-    readable = sorted(f for f in files if f.endswith(READABLE) and not f.startswith("."))
+    """Return the readable files with ``split`` in their folder's or file's name, or the only file, whatever its name.
+
+    Of files that differ in format and packing alone, only the best is taken: they hold the same rows.
+    """
+    best: dict[str, str] = {}
+    for file in sorted((f for f in files if f.lower().endswith(READABLE) and not f.startswith(".")), key=_rank):
+        best.setdefault(stem(file), file)
+    readable = sorted(best.values())
     named = [f for f in readable if split in f.replace("-", "/").replace(".", "/").replace("_", "/").split("/")]
     if named:
         folder = named[0].split("/")[0]
         return [f for f in named if f.split("/")[0] == folder]
     return readable if len(readable) == 1 else []
+
+
+def _rank(file: str) -> int:
+    return next(place for place, extension in enumerate(READABLE) if file.lower().endswith(extension))
 
 
 def _listing(name: str) -> tuple[str | None, list[str]]:

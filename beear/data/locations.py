@@ -3,20 +3,20 @@
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Self
 
-from beear.data import storage
+from beear.data import unpacked
+from beear.data.suffixes import Format, packing_of
 
-Format = Literal["jsonl", "json", "csv", "parquet"]
 SHOWN_CHARACTERS = 40
 
 
 @dataclass(frozen=True)
 class Block:
-    """Bytes ``start`` to ``stop`` of a JSONL or CSV file, a whole JSON file, or rows of one parquet row group.
+    """Bytes ``start`` to ``stop`` of a JSONL, CSV or TSV file, a whole JSON or Excel file, or rows of a parquet row group.
 
-    For parquet ``start`` and ``stop`` are row numbers of the file, and ``group`` is the row group. ``size`` is in bytes
-    (unpacked, for parquet). ``index`` counts the blocks of one data set.
+    Bytes are those of the unpacked content. For parquet ``start`` and ``stop`` are row numbers of the file, and ``group`` is
+    the row group. ``size`` is in unpacked bytes. ``index`` counts the blocks of one data set.
     """
 
     path: str
@@ -28,16 +28,18 @@ class Block:
     group: int = 0
 
     def with_next(self, other: Self) -> Self | None:
-        """Return both as one block where ``other`` continues the same parquet row group, else None."""
-        if (self.format, self.path, self.group, self.stop) != ("parquet", other.path, other.group, other.start):
+        """Return both as one block where ``other`` continues the same parquet row group or compressed file, else None."""
+        if (self.path, self.group, self.stop) != (other.path, other.group, other.start):
+            return None
+        if self.format != "parquet" and packing_of(self.path) is None:
             return None
         return replace(self, stop=other.stop, size=self.size + other.size)
 
 
 def joined(blocks: Iterable[Block]) -> Iterator[Block]:
-    """Yield ``blocks`` in order, with neighbours of one parquet row group joined into one.
+    """Yield ``blocks`` in order, with neighbours of one parquet row group or of one compressed file joined into one.
 
-    Parquet reads a row group from its start, so reading two neighbours apart would read the rows before them twice.
+    Both are read from their start, so reading two neighbours apart would read all that stands before them twice.
     """
     held: Block | None = None
     for block in blocks:
@@ -53,7 +55,7 @@ def joined(blocks: Iterable[Block]) -> Iterator[Block]:
 class Where:
     """The place of one record: ``number`` counts lines, items or rows (``unit``) from 1 after byte ``start``.
 
-    A block in the middle of a file does not know the number of its first line. ``str()`` counts the newlines before the
+    A block in the middle of a file does not know the number of its first line. ``str()`` counts the lines before the
     block, which reads the file up to there. So a row carries its place as this value, and only an error message turns
     it into text.
     """
@@ -67,9 +69,9 @@ class Where:
         """Return ``FILE, line N``.
 
         Raises:
-            UserError: the newlines must be counted and the file cannot be read any more.
+            UserError: the lines must be counted and the file cannot be read any more.
         """
-        before = storage.count_newlines(self.path, self.start) if self.start else 0
+        before = unpacked.count_lines(self.path, self.start) if self.start else 0
         return f"{self.path}, {self.unit} {before + self.number}"
 
 

@@ -71,16 +71,6 @@ def open_binary(path: str) -> BinaryIO:
         raise UserError(f"{path} cannot be read ({_first_line(error)}); expected a readable file.") from error
 
 
-def count_newlines(path: str, stop: int) -> int:
-    """Return how many newlines stand before byte ``stop``."""
-    total = 0
-    with open_binary(path) as file:
-        while stop > 0 and (chunk := file.read(min(CHUNK, stop))):
-            total += chunk.count(b"\n")
-            stop -= len(chunk)
-    return total
-
-
 def file_digest(path: str) -> str:
     """Return ``sha256:HEX`` of the file, or ``sampled-sha256:HEX`` (size, start, end and samples between) of a large one.
 

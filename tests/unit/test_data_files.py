@@ -65,7 +65,11 @@ def test_a_glob_reads_all_files_in_name_order(tmp_path: Path) -> None:
 BAD = {
     "missing": ("rows.jsonl", None, "does not exist; expected a data file"),
     "empty": ("rows.jsonl", b"", "is empty (0 bytes); expected at least one row"),
-    "extension": ("rows.xlsx", b"x", 'has the extension ".xlsx"; expected one of .jsonl'),
+    "extension": (
+        "rows.xls",
+        b"x",
+        'has the extension ".xls"; expected one of .jsonl, .ndjson, .json, .csv, .tsv, .parquet, or',
+    ),
     "latin-1": ("rows.jsonl", b'{"a": 1}\n{"a": "caf\xe9"}\n', "line 2: byte 0xe9 is not UTF-8"),
     "latin-1 csv": ("rows.csv", b"a,b\n1,2\n3,caf\xe9\n", "line 3: byte 0xe9 is not UTF-8"),
     "utf-16": ("rows.jsonl", '{"a": 1}\n'.encode("utf-16"), "line 1: byte 0xff is not UTF-8"),
@@ -75,7 +79,7 @@ BAD = {
     "broken array": ("rows.json", b'[{"a": 1},\n{"a" 2}]', "line 2: not JSON"),
     "ragged csv": ("rows.csv", b"a,b\n1,2\n3\n", "line 3: found 1 cells; expected 2"),
     "twice-named csv": ("rows.csv", b"a,a\n1,2\n", "expected one distinct name per column"),
-    "open quote": ("rows.csv", b'a,b\n1,"2\n', "line 2: not CSV"),
+    "open quote": ("rows.csv", b'a,b\n1,"2\n', "line 2: a quote opens a cell here and never closes; expected its closing quote."),
     "long integer": ("rows.jsonl", b'{"a": 1}\n{"a": ' + b"7" * 5000 + b"}\n", "line 2: "),
     "long integer, reason": ("rows.jsonl", b'{"a": ' + b"7" * 5000 + b"}\n", "is not JSON (an integer has too many digits)"),
     "long integer in an array": (
@@ -98,6 +102,36 @@ def test_bad_files_are_one_sentence(tmp_path: Path, case: str) -> None:
         read(path)
     assert sentence in str(caught.value) and str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+ODD = 'a\u2028b\u0085c\x1cd\x0b[{"]},\\"e\u2029'
+
+
+def test_only_a_line_feed_ends_a_line_of_json(tmp_path: Path) -> None:
+    path = tmp_path / "ROWS.JSONL"
+    records = [{"a": ODD}, {ODD: [1, {"b": ODD}]}]
+    lines = [json.dumps(record, ensure_ascii=False) for record in records]
+    path.write_bytes(f"{lines[0]}\r\n\r{lines[1]}\r\n".encode())
+    for target in (1, 30, 1 << 20):
+        assert read(path, target) == records
+    path.write_bytes("\r".join(lines).encode())
+    with pytest.raises(
+        UserError, match=r"ROWS\.JSONL, line 1: .* is not JSON \(lines end with a carriage return alone\); expected"
+    ):
+        read(path)
+    path.write_bytes(b'{"a": "\x00"}\n')
+    with pytest.raises(UserError, match="line 1: .* is not JSON \\(Invalid control character"):
+        read(path)
+
+
+def test_brackets_and_quotes_in_the_texts_of_an_array_are_text(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    records = [{"a": ODD, "b": [ODD, "]"]}, {"a": '"}],[{"'}]
+    path.write_text(json.dumps(records, ensure_ascii=False, indent=1), encoding="utf-8", newline="\r")
+    assert read(path, 1) == records
+    path.write_text(json.dumps(records)[:-2] + ', "c": ' + "7" * 5000 + "}]", encoding="utf-8")
+    with pytest.raises(UserError, match=r"rows\.json, item 2: not JSON \(an integer has too many digits\)"):
+        read(path)
 
 
 def test_a_directory_and_an_empty_glob_are_refused(tmp_path: Path) -> None:
@@ -130,6 +164,10 @@ def test_the_hub_is_asked_only_for_hub_names_and_says_when_it_cannot_be_reached(
         expand("hub:some/set")
     with pytest.raises(UserError, match="expected hub:ORG/NAME"):
         expand("hub:alone")
+    mixed = ["train.csv", "TRAIN-2.JSONL.GZ", "train.jsonl.zst", "train.xlsx", "train.txt", "data.tsv"]
+    assert hub.choose(mixed, "train") == ["train.csv"]
+    assert hub.choose(["train.JSONL.GZ", "test.tsv.zst"], "train") == ["train.JSONL.GZ"]
+    assert hub.choose(["train.JSONL.GZ", "test.tsv.zst"], "test") == ["test.tsv.zst"]
     files = ["default/train/0000.parquet", "default/test/0000.parquet", "other/train/0000.parquet", "README.md"]
     assert hub.choose(files, "train") == ["default/train/0000.parquet"]
     assert hub.choose(["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"], "train") == [

@@ -4,9 +4,10 @@ import json
 import re
 from collections.abc import Iterator
 
-from beear.data import storage
+from beear.data import storage, unpacked
 from beear.data.locations import Block, Where, shown
 from beear.data.readers.text import BOM, decode, why_not
+from beear.data.suffixes import packing_of
 from beear.errors import UserError
 
 LARGEST_BYTES = 256 << 20
@@ -15,7 +16,7 @@ BETWEEN = re.compile(r"[\s,]*")
 
 def is_array(path: str) -> bool:
     """Say whether the file's first character opens an array."""
-    with storage.open_binary(path) as file:
+    with unpacked.open_at(path) as file:
         head = file.read(4096)
     return head.removeprefix(BOM).lstrip()[:1] == b"["
 
@@ -26,10 +27,12 @@ def cut(path: str, target_bytes: int) -> list[Block]:
     Raises:
         UserError: the file is too large to be read whole.
     """
-    total = storage.size(path)
-    if total > LARGEST_BYTES:
-        megabytes = total >> 20
-        raise UserError(f"{path} is one JSON array of {megabytes} MB; expected at most 256, or JSONL, which streams.")
+    packed, total = packing_of(path), 0
+    for size in map(len, unpacked.chunks(path)) if packed else [storage.size(path)]:
+        total += size
+        if total > LARGEST_BYTES:
+            found = "more than 256 MB unpacked" if packed else f"{total >> 20} MB"
+            raise UserError(f"{path} is one JSON array of {found}; expected at most 256, or JSONL, which streams.")
     return [Block(path, "json", 0, total, size=total)]
 
 
@@ -39,7 +42,7 @@ def read(block: Block) -> Iterator[tuple[Where, dict[str, object]]]:
     Raises:
         UserError: the file is not UTF-8 or not JSON, or an item is not an object.
     """
-    with storage.open_binary(block.path) as file:
+    with unpacked.open_at(block.path) as file:
         text = decode(file.read().removeprefix(BOM), Where(block.path, 1))
     try:
         items = json.loads(text)

@@ -3,6 +3,7 @@
 import json
 
 from beear.data.locations import Where
+from beear.data.unpacked import line_ends
 from beear.errors import UserError
 
 BOM = b"\xef\xbb\xbf"
@@ -17,7 +18,8 @@ def decode(raw: bytes, where: Where) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = Where(where.path, where.number + raw.count(b"\n", 0, error.start), "line", where.start)
+        passed = line_ends(raw[: error.start], where.path)
+        line = Where(where.path, where.number + passed, "line", where.start)
         raise UserError(f"{line}: byte 0x{raw[error.start]:02x} is not UTF-8; expected a UTF-8 file.") from error
 
 
