@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from beear.data import hub, storage
 from beear.data.locations import Block, Where
-from beear.data.readers import csv_file, json_array, json_lines, parquet_file
+from beear.data.readers import csv_file, excel_file, json_array, json_lines, parquet_file
 from beear.data.suffixes import Format, packing_of
 from beear.data.suffixes import format_of as named_format
 from beear.errors import UserError
@@ -16,6 +16,7 @@ READERS = {
     "csv": csv_file,
     "tsv": csv_file,
     "parquet": parquet_file,
+    "xlsx": excel_file,
 }
 BLOCK_BYTES = 1 << 20
 # A block of a compressed file is found by unpacking all before it, so it is worth one visit (sampling.VISIT_BYTES).

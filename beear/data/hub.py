@@ -7,7 +7,7 @@ PREFIX = "hub:"
 CONVERTED = "refs/convert/parquet"
 # The best first: a repository may hold the same rows in more than one format.
 TEXTS = tuple(extension for extension, name in FORMATS.items() if name not in PACKED_INSIDE)
-READABLE = (".parquet", *TEXTS, *(extension + packing for extension in TEXTS for packing in PACKINGS))
+READABLE = (".parquet", *TEXTS, *(extension + packing for extension in TEXTS for packing in PACKINGS), ".xlsx")
 
 
 def is_hub(path: str) -> bool:

@@ -5,7 +5,7 @@ from typing import Literal
 
 from beear.errors import UserError
 
-Format = Literal["jsonl", "json", "csv", "tsv", "parquet"]
+Format = Literal["jsonl", "json", "csv", "tsv", "parquet", "xlsx"]
 Packing = Literal["gzip", "zstd"]
 FORMATS: dict[str, Format] = {
     ".jsonl": "jsonl",
@@ -14,9 +14,10 @@ FORMATS: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".parquet": "parquet",
+    ".xlsx": "xlsx",
 }
 PACKINGS: dict[str, Packing] = {".gz": "gzip", ".zst": "zstd"}
-PACKED_INSIDE: tuple[Format, ...] = ("parquet",)
+PACKED_INSIDE: tuple[Format, ...] = ("parquet", "xlsx")
 TABLES: tuple[Format, ...] = ("csv", "tsv")
 
 

@@ -1,16 +1,19 @@
 """Checkpoints and data that are not on this disk: a hub and an S3 store over real HTTP, through the real clients."""
 
+import gzip
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import openpyxl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from beear.config.resolve import ResolvedConfig
 from beear.data.data_source import DataSource
+from beear.data.files import blocks, expand, read_block
 from beear.data.load import load_small, training_plan
 from beear.errors import UserError
 from beear.testing.checkpoints import make_checkpoint
@@ -120,6 +123,32 @@ def test_object_store_files_and_globs_give_the_rows_of_local_ones(store: str, tm
     assert requests_of(training_plan(remote, config("s3://data/sets"), inner_batches=2).anchor) == {
         row["prompt"] for row in ANCHOR
     }
+
+
+def test_every_format_is_read_from_an_object_store_as_from_a_disk(store: str, tmp_path: Path) -> None:
+    boto3 = pytest.importorskip("boto3")
+    book = openpyxl.Workbook()
+    for cells in (["prompt", "response"], *(list(row.values()) for row in ANCHOR)):
+        book.active.append(cells)
+    book.save(tmp_path / "rows.XLSX")
+    table = "prompt\tresponse\n" + "".join(f"{row['prompt']}\t{row['response']}\n" for row in ANCHOR)
+    contents = {
+        "rows.tsv": table.encode(),
+        "rows.csv.gz": gzip.compress(table.replace("\t", ",").encode()),
+        "rows.jsonl.zst": pa.compress(jsonl(ANCHOR), codec="zstd", asbytes=True),
+        "rows.json.gz": gzip.compress(json.dumps(ANCHOR).encode()),
+        "rows.XLSX": (tmp_path / "rows.XLSX").read_bytes(),
+    }
+    client = boto3.client("s3", endpoint_url=store)
+    for name, content in contents.items():
+        client.put_object(Bucket="data", Key=f"formats/{name}", Body=content)
+    paths = expand("s3://data/formats/rows.*")
+    assert paths == sorted(f"s3://data/formats/{name}" for name in contents)
+    for path in paths:
+        assert [record for block in blocks([path], 100) for _, record in read_block(block)] == ANCHOR, path
+    client.put_object(Bucket="data", Key="formats/cut.jsonl.gz", Body=gzip.compress(jsonl(ANCHOR))[:-3])
+    with pytest.raises(UserError, match=r"s3://data/formats/cut\.jsonl\.gz cannot be unpacked \(Truncated compressed stream\)"):
+        blocks(["s3://data/formats/cut.jsonl.gz"])
 
 
 @pytest.mark.parametrize("path", ["s3://data/sets/none.jsonl", "s3://data/none-*.jsonl", "s3://nowhere/x.jsonl"])

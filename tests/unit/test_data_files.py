@@ -68,7 +68,7 @@ BAD = {
     "extension": (
         "rows.xls",
         b"x",
-        'has the extension ".xls"; expected one of .jsonl, .ndjson, .json, .csv, .tsv, .parquet, or',
+        'has the extension ".xls"; expected one of .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .xlsx, or',
     ),
     "latin-1": ("rows.jsonl", b'{"a": 1}\n{"a": "caf\xe9"}\n', "line 2: byte 0xe9 is not UTF-8"),
     "latin-1 csv": ("rows.csv", b"a,b\n1,2\n3,caf\xe9\n", "line 3: byte 0xe9 is not UTF-8"),
@@ -166,8 +166,10 @@ def test_the_hub_is_asked_only_for_hub_names_and_says_when_it_cannot_be_reached(
         expand("hub:alone")
     mixed = ["train.csv", "TRAIN-2.JSONL.GZ", "train.jsonl.zst", "train.xlsx", "train.txt", "data.tsv"]
     assert hub.choose(mixed, "train") == ["train.csv"]
-    assert hub.choose(["train.JSONL.GZ", "test.tsv.zst"], "train") == ["train.JSONL.GZ"]
-    assert hub.choose(["train.JSONL.GZ", "test.tsv.zst"], "test") == ["test.tsv.zst"]
+    assert hub.choose(["train.JSONL.GZ", "train.xlsx", "test.tsv.zst"], "train") == ["train.JSONL.GZ"]
+    assert hub.choose(["train.JSONL.GZ", "train.xlsx", "test.tsv.zst"], "test") == ["test.tsv.zst"]
+    assert hub.choose(["rows.XLSX", "README.md", "rows.csv.gz"], "train") == ["rows.csv.gz"]
+    assert hub.choose(["rows.xlsx", "other.parquet.gz"], "train") == ["rows.xlsx"]
     files = ["default/train/0000.parquet", "default/test/0000.parquet", "other/train/0000.parquet", "README.md"]
     assert hub.choose(files, "train") == ["default/train/0000.parquet"]
     assert hub.choose(["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"], "train") == [

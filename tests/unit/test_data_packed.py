@@ -108,6 +108,7 @@ BAD = {
         b"x",
         "is compressed twice, since .parquet compresses inside itself; expected a plain .parquet file.",
     ),
+    "excel": ("rows.XLSX.zst", b"x", "is compressed twice, since .xlsx compresses inside itself"),
     "unknown inside": ("rows.txt.gz", b"x", 'has the extension ".txt.gz"; expected one of .jsonl, '),
     "unknown outside": (
         "rows.jsonl.bz2",
