@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from beear.config.yaml_file import to_yaml
 from beear.data.columns import anchor_row, defense_row
 from beear.data.files import blocks, expand, read_block
-from beear.data.locations import Where
+from beear.data.locations import Where, joined
 from beear.data.rows import AnchorRow, DefenseRow
 from beear.models.inspect import inspect_checkpoint
 from beear.testbed.attacks import targets
@@ -61,5 +61,5 @@ def _rows(config: ImplantConfig) -> tuple[list[DefenseRow], list[AnchorRow]]:
 
 
 def _records(path: str) -> Iterator[tuple[Where, dict[str, object]]]:
-    for block in blocks(expand(path)):
+    for block in joined(blocks(expand(path))):
         yield from read_block(block)

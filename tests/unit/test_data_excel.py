@@ -15,7 +15,7 @@ import pytest
 
 from beear.data.columns import anchor_row
 from beear.data.files import blocks, expand, read_block
-from beear.data.readers import excel_file
+from beear.data.readers import excel_parts
 from beear.errors import UserError
 from tests.checkout import ROOT
 
@@ -111,6 +111,9 @@ def test_a_formula_gives_the_value_that_excel_stored(tmp_path: Path) -> None:
         path, SHEET, lambda xml: re.sub(rb'<c r="A2"[^>]*>(<f>.*?</f>)<v ?/?>(</v>)?', rb'<c r="A2" t="str">\1<v>ab</v>', xml)
     )
     assert [record for _, record in read(path)] == [{"prompt": "ab"}]
+    # An empty text is a value too, as of formulas that were filled down beyond the last row.
+    changed(path, SHEET, lambda xml: xml.replace(b"<v>ab</v>", b"<v></v>"))
+    assert read(path) == []
 
 
 def test_a_sheet_that_says_too_small_a_size_is_read_whole(tmp_path: Path) -> None:
@@ -177,7 +180,7 @@ def test_files_that_are_no_workbook_are_one_sentence(tmp_path: Path) -> None:
 
 
 def test_a_workbook_that_grows_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(excel_file, "LARGEST_BYTES", 4 << 20)
+    monkeypatch.setattr(excel_parts, "LARGEST_BYTES", 4 << 20)
     path = changed(
         saved(tmp_path, ["prompt"], ["a"]), SHEET, lambda xml: xml.replace(b"<sheetData>", b" " * (5 << 20) + b"<sheetData>")
     )
@@ -195,16 +198,39 @@ def test_entities_are_refused_before_they_are_read(tmp_path: Path, coding: str) 
         return f'<?xml version="1.0" encoding="{coding}"?>{bomb}{body}'.encode(coding)
 
     path = changed(saved(tmp_path, ["prompt"], ["a"]), SHEET, armed)
-    with pytest.raises(UserError, match=rf"{SHEET} has a document type declaration; expected none"):
+    with pytest.raises(UserError, match=rf"rows\.xlsx, {SHEET}: found a document type declaration; expected none"):
         blocks([str(path)])
 
 
-def test_a_row_number_beyond_excels_limit_ends_the_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(excel_file, "MOST_ROWS", 1000)
-    path = saved(tmp_path, ["prompt"], ["a"])
-    changed(path, SHEET, lambda xml: xml.replace(b'<row r="2"', b'<row r="99999999999"').replace(b'r="A2"', b'r="A99999999999"'))
-    with pytest.raises(UserError, match="cannot be read|names a row beyond 1000"):
-        read(path)
+MISPLACED = {
+    "beyond": (
+        b'<row r="3"',
+        b'<row r="99999999999"',
+        "row 99999999999 follows row 2; expected at most 1048576, as Excel writes them",
+    ),
+    "twice": (b'<row r="3"', b'<row r="2"', "row 2 follows row 2; expected rows in order"),
+    "backwards": (b'r="A2"', b'r="C2"', "cell B2 stands after column C; expected cells in order"),
+}
+
+
+@pytest.mark.parametrize("case", MISPLACED)
+def test_rows_and_cells_that_openpyxl_would_leave_out_are_refused(tmp_path: Path, case: str) -> None:
+    before, after, sentence = MISPLACED[case]
+    path = saved(tmp_path, ["prompt", "response"], ["a", "b"], ["c", "d"])
+    changed(path, SHEET, lambda xml: xml.replace(before, after))
+    with pytest.raises(UserError, match=rf"rows\.xlsx, {SHEET}: {sentence}"):
+        blocks([str(path)])
+
+
+def test_columns_beyond_z_are_in_order(tmp_path: Path) -> None:
+    names = [f"c{i}" for i in range(60)]
+    assert list(read(saved(tmp_path, names, names))[0][1].values()) == names
+
+
+def test_cells_without_addresses_stand_side_by_side(tmp_path: Path) -> None:
+    path = saved(tmp_path, ["prompt", "response"], ["a", "b"])
+    changed(path, SHEET, lambda xml: re.sub(rb' r="[A-Z]*[0-9]+"', b"", xml))
+    assert read(path) == [(f"{path}, sheet row 2", {"prompt": "a", "response": "b"})]
 
 
 def test_without_openpyxl_the_command_that_installs_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Iterator
+from itertools import chain
 from typing import BinaryIO
 
 from beear.data import unpacked
@@ -67,7 +68,7 @@ def _header(block: Block) -> list[str]:
 
 def _rows(file: BinaryIO, block: Block, at_once: int) -> Iterator[tuple[Where, list[str]]]:
     """Yield the rows of ``block``, at whose start ``file`` stands, with the line that each begins in."""
-    rows = csv.reader(_lines(file, block, at_once), delimiter=DELIMITERS[block.format], strict=True)
+    rows = csv.reader(chain.from_iterable(_pieces(file, block, at_once)), delimiter=DELIMITERS[block.format], strict=True)
     first = 0
     try:
         for cells in rows:
@@ -80,8 +81,8 @@ def _rows(file: BinaryIO, block: Block, at_once: int) -> Iterator[tuple[Where, l
         raise UserError(f"{where}: not {block.format.upper()} ({reason}{reach}).") from error
 
 
-def _lines(file: BinaryIO, block: Block, at_once: int) -> Iterator[str]:
-    """Yield lines as the csv module takes them: ended by a line feed, a carriage return, or both."""
+def _pieces(file: BinaryIO, block: Block, at_once: int) -> Iterator[io.StringIO]:
+    """Yield whole lines, many at a time, each ended by a line feed, a carriage return, or both."""
     left, rest, passed = block.stop - block.start, b"", 0
     while True:
         chunk = file.read(min(at_once, left))
@@ -98,7 +99,7 @@ def _lines(file: BinaryIO, block: Block, at_once: int) -> Iterator[str]:
                 block.path, where.number + unpacked.line_ends(whole[: whole.index(b"\0")], block.path), "line", block.start
             )
             raise UserError(f"{bad}: found a NUL byte; expected text.")
-        yield from io.StringIO(decode(whole, where), newline="")
+        yield io.StringIO(decode(whole, where), newline="")
         passed += unpacked.line_ends(whole, block.path)
         if not chunk:
             return

@@ -2,21 +2,16 @@
 
 import re
 import warnings
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
-from xml.parsers import expat
 
 from beear.data import storage
 from beear.data.locations import Block, Where, shown
+from beear.data.readers import excel_parts
 from beear.errors import UserError
 
-LARGEST_BYTES = 256 << 20
-# Excel's own limit; a file may name any row.
-MOST_ROWS = 1 << 20
-OLD_FORMAT = b"\xd0\xcf\x11\xe0"
 # Excel writes a control character so, and openpyxl does not tell it from the same letters typed by a person.
 ESCAPE = re.compile("_x[0-9A-Fa-f]{4}_")
 SHOWN_AS_THEY_ARE = ("General", "@", "0")
@@ -40,25 +35,10 @@ def cut(path: str, target_bytes: int) -> list[Block]:
     """Return the whole file as one block, since a sheet cannot be read from its middle.
 
     Raises:
-        UserError: openpyxl is not installed, the file is no workbook, is too large to be read whole, or has an XML part that
-            declares entities.
+        UserError: openpyxl is not installed, or the file is no workbook that may be read (:func:`excel_parts.check`).
     """
     with storage.open_binary(path) as file, _understood(path):
-        if file.read(len(OLD_FORMAT)) == OLD_FORMAT:
-            raise UserError(f"{path} has a password or is an old .xls file; expected an .xlsx file without a password.")
-        with zipfile.ZipFile(file) as archive:
-            # Python reads no more of a part than the archive says that it holds.
-            total = sum(part.file_size for part in archive.infolist())
-            if total > LARGEST_BYTES:
-                raise UserError(
-                    f"{path} holds {total >> 20} MB unpacked; expected at most {LARGEST_BYTES >> 20}, or CSV, which streams."
-                )
-            for part in archive.infolist():
-                with archive.open(part) as content:
-                    if _declares_type(content):
-                        raise UserError(
-                            f"{path}: {part.filename} has a document type declaration; expected none, as Excel writes none."
-                        )
+        total = excel_parts.check(path, file)
     _openpyxl(path)
     return [Block(path, "xlsx", 0, total, size=total)]
 
@@ -74,25 +54,25 @@ def read(block: Block) -> Iterator[tuple[Where, dict[str, object]]]:
         sheet, formulas = _sheet(path)
         with _workbook(path, data_only=True) as book:
             header: list[object] = []
-            for number, cells in _rows(path, book[sheet]):
-                values = [_value(cell, number, at, formulas) for at, cell in enumerate(cells, 1)]
+            for number, cells in _rows(book[sheet]):
+                values = [_value(cell, formulas) for cell in cells]
                 where = Where(path, number, "sheet row")
                 if number == 1:
                     header = _header(values, where)
                 elif any(value is not None for value in values):
-                    yield where, _record(header, values, where)
+                    yield where, _record(header, values, cells, where)
 
 
-def _sheet(path: str) -> tuple[str, set[tuple[int, int]]]:
-    """Return the name of the only sheet with data, and which of its cells (row, column) are formulas."""
-    found: dict[str, set[tuple[int, int]]] = {}
+def _sheet(path: str) -> tuple[str, set[str]]:
+    """Return the name of the only sheet with data, and which of its cells are formulas."""
+    found: dict[str, set[str]] = {}
     with _workbook(path, data_only=False) as book:
         for sheet in book.worksheets:
             filled = False
             formulas = set()
-            for number, cells in _rows(path, sheet):
+            for _, cells in _rows(sheet):
                 filled = filled or any(cell.value not in (None, "") for cell in cells)
-                formulas |= {(number, at) for at, cell in enumerate(cells, 1) if cell.data_type == "f"}
+                formulas |= {cell.coordinate for cell in cells if cell.data_type == "f"}
             if filled:
                 found[sheet.title] = formulas
     if not found:
@@ -104,24 +84,22 @@ def _sheet(path: str) -> tuple[str, set[tuple[int, int]]]:
     return next(iter(found.items()))
 
 
-def _rows(path: str, sheet: Any) -> Iterator[tuple[int, tuple[Any, ...]]]:
+def _rows(sheet: Any) -> Iterator[tuple[int, tuple[Any, ...]]]:
     # What a sheet says of its own size may be wrong, and cells beyond it would be left out.
     sheet.reset_dimensions()
-    for number, cells in enumerate(sheet.iter_rows(), 1):
-        if number > MOST_ROWS:
-            raise UserError(f"{path} names a row beyond {MOST_ROWS}; expected no more, which is Excel's own limit.")
-        yield number, cells
+    return enumerate(sheet.iter_rows(), 1)
 
 
-def _value(cell: Any, row: int, column: int, formulas: set[tuple[int, int]]) -> object:
+def _value(cell: Any, formulas: set[str]) -> object:
     """Return the cell's text as Excel shows it, None where it is empty."""
     value, kind = cell.value, cell.data_type
-    place = f"in cell {_letters(column)}{row}"
     if value is None or value == "":
-        return Unclear(f"a formula without value {place}") if (row, column) in formulas and value is None else None
+        # A cell that the file leaves out has no address. Of kind "str" is a formula whose value is the empty text.
+        uncomputed = kind != "str" and value is None and getattr(cell, "coordinate", None) in formulas
+        return Unclear(f"a formula without value in cell {cell.coordinate}") if uncomputed else None
     if kind == "s" and isinstance(value, str):
         escape = ESCAPE.search(value)
-        return Unclear(f"the escape {escape.group()} {place}") if escape else value
+        return Unclear(f"the escape {escape.group()} in cell {cell.coordinate}") if escape else value
     if kind == "b":
         return "TRUE" if value else "FALSE"
     if kind == "n" and isinstance(value, int | float) and cell.number_format in SHOWN_AS_THEY_ARE:
@@ -129,7 +107,7 @@ def _value(cell: Any, row: int, column: int, formulas: set[tuple[int, int]]) -> 
         whole = value == int(value) if abs(value) < 10**SHOWN_DIGITS else False
         if whole or (len(text) <= SHOWN_DIGITS and "e" not in text and cell.number_format != "0"):
             return text
-    return Unclear(f"{value} {place}")
+    return Unclear(f"{value} in cell {cell.coordinate}")
 
 
 def _header(values: list[object], where: Where) -> list[object]:
@@ -141,45 +119,19 @@ def _header(values: list[object], where: Where) -> list[object]:
     return values
 
 
-def _record(header: list[object], values: list[object], where: Where) -> dict[str, object]:
+def _record(header: list[object], values: list[object], cells: tuple[Any, ...], where: Where) -> dict[str, object]:
     names = [*header, *[None] * (len(values) - len(header))]
     values = [*values, *[None] * (len(names) - len(values))]
-    for at, (name, value) in enumerate(zip(names, values, strict=True), 1):
+    for at, (name, value) in enumerate(zip(names, values, strict=True)):
         if name is None and value is not None:
-            cell = f"{_letters(at)}{where.number}"
-            raise UserError(f"{where}: cell {cell} holds {shown(value)}; expected a name above it in the header, row 1.")
+            place = cells[at].coordinate
+            raise UserError(f"{where}: cell {place} holds {shown(value)}; expected a name above it in the header, row 1.")
     return {str(name): value for name, value in zip(names, values, strict=True) if name is not None}
 
 
 def _shown_row(values: list[object]) -> str:
     """Return cells as a list that fits in a sentence."""
     return shown([value if isinstance(value, str) or value is None else str(value) for value in values])
-
-
-def _letters(column: int) -> str:
-    """Return the column's letters: A to Z, then AA."""
-    letters = ""
-    while column:
-        column, rest = divmod(column - 1, 26)
-        letters = chr(ord("A") + rest) + letters
-    return letters
-
-
-def _declares_type(content: Any) -> bool:
-    """Say whether an XML part has a document type, where entities could grow without end. Other parts have none."""
-    parser, found = expat.ParserCreate(), []
-
-    def begun(*_: object) -> None:
-        raise StopIteration
-
-    parser.StartDoctypeDeclHandler = lambda *_: found.append(True)
-    parser.StartElementHandler = begun
-    try:
-        while not found and (chunk := content.read(1 << 16)):
-            parser.Parse(chunk)
-    except (expat.ExpatError, StopIteration):
-        pass
-    return bool(found)
 
 
 @contextmanager
