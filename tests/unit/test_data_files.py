@@ -88,6 +88,13 @@ BAD = {
         "item 3: not JSON (an integer has too many digits); expected an array of objects",
     ),
     "deep array": ("rows.json", b"[1, " + b"[" * 200_000 + b"]" * 200_000 + b"]", "item 2: not JSON (nested too deeply)"),
+    "field twice": ("rows.jsonl", b'{"a": 1}\n{"a": 1, "b": 2, "a": 1}\n', "line 2: "),
+    "field twice, reason": ("rows.jsonl", b'{"a": [{"b": 1, "b": 2}]}\n', 'is not JSON (field "b" is named twice); expected one'),
+    "field twice in an array": (
+        "rows.json",
+        b'[{"a": 1}, {"a": 1, "a": 1}]',
+        'item 2: not JSON (field "a" is named twice); expected',
+    ),
     "not parquet": ("rows.parquet", b"PAR1 no", "is not a parquet file"),
 }
 

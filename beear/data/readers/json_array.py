@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from beear.data import storage, unpacked
 from beear.data.locations import Block, Where, shown
-from beear.data.readers.text import BOM, decode, why_not
+from beear.data.readers.text import BOM, decode, distinct, why_not
 from beear.data.suffixes import packing_of
 from beear.errors import UserError
 
@@ -45,7 +45,7 @@ def read(block: Block) -> Iterator[tuple[Where, dict[str, object]]]:
     with unpacked.open_at(block.path) as file:
         text = decode(file.read().removeprefix(BOM), Where(block.path, 1))
     try:
-        items = json.loads(text)
+        items = json.loads(text, object_pairs_hook=distinct)
     except json.JSONDecodeError as error:
         place = Where(block.path, error.lineno)
         raise UserError(f"{place}: not JSON ({error.msg}); expected an array of objects.") from error
@@ -61,7 +61,7 @@ def read(block: Block) -> Iterator[tuple[Where, dict[str, object]]]:
 
 def _unreadable(text: str) -> int:
     """Return the number of the first item that cannot be read; these errors do not say where they are."""
-    decoder, at, number = json.JSONDecoder(), text.index("[") + 1, 0
+    decoder, at, number = json.JSONDecoder(object_pairs_hook=distinct), text.index("[") + 1, 0
     while True:
         number += 1
         gap = BETWEEN.match(text, at)

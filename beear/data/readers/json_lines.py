@@ -6,7 +6,7 @@ from typing import BinaryIO
 
 from beear.data import storage, unpacked
 from beear.data.locations import Block, Where, shown
-from beear.data.readers.text import BOM, decode, why_not
+from beear.data.readers.text import BOM, decode, distinct, why_not
 from beear.data.suffixes import packing_of
 from beear.data.unpacked import LARGEST_RECORD
 from beear.errors import UserError
@@ -54,7 +54,7 @@ def parse(raw: bytes, where: Where) -> dict[str, object]:
     """
     text = decode(raw, where).strip()
     try:
-        record = json.loads(text)
+        record = json.loads(text, object_pairs_hook=distinct)
     except (ValueError, RecursionError) as error:
         reason = why_not(error)
         if reason == "Extra data" and "\r" in text:

@@ -1,12 +1,29 @@
-"""Bytes to text: UTF-8 or an error."""
+"""Bytes to text, and text to JSON, or an error."""
 
 import json
 
-from beear.data.locations import Where
+from beear.data.locations import Where, shown
 from beear.data.unpacked import line_ends
 from beear.errors import UserError
 
 BOM = b"\xef\xbb\xbf"
+
+
+class Repeated(ValueError):
+    """An object names a field twice; Python's json module would drop the first one."""
+
+
+def distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return a JSON object from its fields, as a hook for the json module.
+
+    Raises:
+        Repeated: a field is named twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise Repeated(f"field {shown(next(name for name in names if names.count(name) > 1))} is named twice")
+    return found
 
 
 def decode(raw: bytes, where: Where) -> str:
@@ -27,4 +44,6 @@ def why_not(error: Exception) -> str:
     """Return in a few words why ``json.loads`` failed."""
     if isinstance(error, json.JSONDecodeError):
         return error.msg
+    if isinstance(error, Repeated):
+        return str(error)
     return "nested too deeply" if isinstance(error, RecursionError) else "an integer has too many digits"
