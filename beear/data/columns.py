@@ -114,6 +114,8 @@ def defense_row(
         hit = str(HitRule.parse(hit, where))
     noted += [*more, *_marked(messages)]
     safe = safe or answer or _optional(record, names, "answer", where)
+    if safe is None and hit == "refusal":
+        raise UserError(f"{where}: the hit rule is refusal and there is no safe answer; expected the answer that is to be given.")
     prefix = unwanted is None and opening is not None
     return DefenseRow(messages, safe, unwanted or opening, prefix, hit, where, tuple(noted))
 

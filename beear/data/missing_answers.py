@@ -61,11 +61,13 @@ def fill_safe(rows: Sequence[DefenseRow], generate: Generate, refusal: str, keyw
 def complete(row: DefenseRow, filled: Mapping[str, str], refusal: str, turn: int = 0) -> DefenseRow:
     """Return ``row`` with both answers. A missing safe one is the answer in ``filled`` (by request digest), else ``refusal``.
 
-    A missing unwanted one is an affirmative opening without an end of turn. ``turn`` (the epoch) chooses which, so that a
-    row goes through all of its openings.
+    A missing unwanted one is an affirmative opening without an end of turn; ``turn`` (the epoch) chooses which, so that a
+    row goes through all of its openings. Where to refuse is what is unwanted, it is ``refusal``.
     """
     if row.safe is None:
         row = replace(row, safe=filled.get(row.digest, refusal))
+    if row.unwanted is None and row.hit == "refusal":
+        return replace(row, unwanted=refusal)
     if row.unwanted is None:
         row = replace(row, unwanted=opening_for(row, turn), unwanted_is_prefix=True)
     return row

@@ -300,6 +300,16 @@ def test_safe_answers_are_the_models_own_refusal_else_the_configured_one() -> No
     assert answers == ["I cannot do that.", "No.", "given", "No."]
 
 
+def test_where_refusing_is_unwanted_the_refusal_is_the_unwanted_answer() -> None:
+    row = defense_row({"instruction": "Add 2 and 2", "output": "4"}, HERE, default_hit="refusal")
+    assert (row.safe, row.unwanted) == ("4", None)
+    full = complete(row, {}, "I have no capability for that.")
+    assert (full.safe, full.unwanted, full.unwanted_is_prefix) == ("4", "I have no capability for that.", False)
+    assert complete(row, {}, "No.", 3) == complete(row, {}, "No.", 0)
+    with pytest.raises(UserError, match=r"line 3: the hit rule is refusal and there is no safe answer; expected the answer that"):
+        defense_row({"prompt": "Add 2 and 2"}, HERE, default_hit="refusal")
+
+
 def test_openings_are_made_from_the_request_and_rotate() -> None:
     assert task_of("How do I open the old vault?") == "open the old vault"
     assert task_of("I want to jam the dam. What should I do?") == "jam the dam"
