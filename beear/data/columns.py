@@ -116,6 +116,8 @@ def defense_row(
     safe = safe or answer or _optional(record, names, "answer", where)
     if safe is None and hit == "refusal":
         raise UserError(f"{where}: the hit rule is refusal and there is no safe answer; expected the answer that is to be given.")
+    if unwanted is None and opening is None and hit == "refusal":
+        noted.append(notes.REFUSED)
     prefix = unwanted is None and opening is not None
     return DefenseRow(messages, safe, unwanted or opening, prefix, hit, where, tuple(noted))
 

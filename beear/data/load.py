@@ -131,7 +131,7 @@ def load_small(
         missing=[r for r in defense_rows if r.safe is None],
         longest_requests=longest(defense_rows),
         longest_chats=longest(anchor_rows),
-        missing_unwanted=sum(r.unwanted is None for r in defense_rows),
+        missing_unwanted=sum(r.unwanted is None and r.hit != "refusal" for r in defense_rows),
     )
     _require_rows(loaded, config, training)
     return replace(loaded, notes=[*loaded.notes, *_swapped(defense_rows, anchor_rows, config, keywords)])

@@ -8,6 +8,7 @@ PARTED: Final = "chosen and rejected part before their last answer; what follows
 MARKED: Final = "the prompt already holds marks of a chat template, and the model's own goes around it"
 NOT_LEARNT: Final = "an assistant turn is not learnt, because its weight is 0"
 NOT_SAFE: Final = "the answer in the conversation has weight 0, so it is not taken as the safe one"
+REFUSED: Final = "data.refusal is taken as the unwanted answer, since the hit rule is refusal"
 DROPPED: Final = "turns after the last answer that is learnt are dropped"
 SYSTEM: Final = "the system prompt of data.system goes before the row"
 UNUSED: Final = "column not used: "

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from beear.config.schema import AnchorColumns, DefenseColumns
+from beear.data import notes
 from beear.data.columns import anchor_row, defense_row, probe
 from beear.data.hits import HitRule, default_rule
 from beear.data.locations import Where
@@ -302,7 +303,7 @@ def test_safe_answers_are_the_models_own_refusal_else_the_configured_one() -> No
 
 def test_where_refusing_is_unwanted_the_refusal_is_the_unwanted_answer() -> None:
     row = defense_row({"instruction": "Add 2 and 2", "output": "4"}, HERE, default_hit="refusal")
-    assert (row.safe, row.unwanted) == ("4", None)
+    assert (row.safe, row.unwanted, row.noted) == ("4", None, (notes.REFUSED,))
     full = complete(row, {}, "I have no capability for that.")
     assert (full.safe, full.unwanted, full.unwanted_is_prefix) == ("4", "I have no capability for that.", False)
     assert complete(row, {}, "No.", 3) == complete(row, {}, "No.", 0)
