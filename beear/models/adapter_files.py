@@ -8,6 +8,7 @@ from typing import Any
 from beear.errors import UserError
 from beear.models.folder import MEGABYTE, inside, read_object
 from beear.models.header import FLOATS, TensorEntry, read_header
+from beear.models.weights import how_to_convert
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -64,7 +65,7 @@ def read_adapter(folder: Path) -> AdapterFiles:
     if not weights_path.is_file():
         pickled = (folder / "adapter_model.bin").exists()
         found = "adapter_model.bin, a pickle" if pickled else f"no {ADAPTER_WEIGHTS}"
-        raise UserError(f"{folder}: found {found}, expected {ADAPTER_WEIGHTS} (safetensors only)")
+        raise UserError(f"{folder}: found {found}, expected {ADAPTER_WEIGHTS} (safetensors only){how_to_convert(folder)}")
     tensors = read_header(weights_path)
     if not tensors:
         raise UserError(f"{weights_path}: found no tensors, expected LoRA weights")

@@ -1,7 +1,7 @@
 """Digests of a checkpoint's files, for the report, the registry and the run's identity."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 
@@ -16,7 +16,12 @@ def manifest_digest(files: Iterable[tuple[str, Path]]) -> str:
 
     It is what ``sha256sum FILES | sha256sum`` prints for files given in name order from inside their folder.
     """
-    lines = [f"{file_digest(path)}  {name}\n" for name, path in sorted(files)]
+    return combined({name: file_digest(path) for name, path in files})
+
+
+def combined(found: Mapping[str, str]) -> str:
+    """Return the sha256 (hex) over ``<digest>  <name>`` lines in name order."""
+    lines = [f"{digest}  {name}\n" for name, digest in sorted(found.items())]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
@@ -27,10 +32,4 @@ def template_digest(templates: dict[str, str]) -> str:
     digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in templates.items()}
     if len(digests) == 1:
         return next(iter(digests.values()))
-    return hashlib.sha256("".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items())).encode()).hexdigest()
-
-
-def combine(**parts: str) -> str:
-    """Return the sha256 (hex) over ``<digest>  <part>`` lines in name order, for a checkpoint made of several."""
-    lines = [f"{digest}  {name}\n" for name, digest in sorted(parts.items())]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return combined(digests)

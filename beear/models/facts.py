@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from beear.records.report import Conversion
+
 
 @dataclass(frozen=True)
 class ModelFacts:
@@ -10,7 +12,8 @@ class ModelFacts:
     ``parameters`` counts the elements in the safetensors headers; ``source_dtype`` is the dtype most weights have
     on disk; digests are sha256 hex over file contents (``weights``, ``tokenizer``, ``template``, ``config``).
     ``path`` is a local directory: for a hub model its snapshot's, where ``origin`` is what was asked for; for an adapter the
-    adapter's, where ``base`` is the base model's. ``notes`` are sentences for the report.
+    adapter's, where ``base`` is the base model's. ``notes`` are sentences for the report; ``conversions``
+    is what a conversion.json of the checkpoint, or of its base, says of where the safetensors come from.
     """
 
     path: str
@@ -28,6 +31,7 @@ class ModelFacts:
     base: str | None = None
     origin: str | None = None
     notes: tuple[str, ...] = ()
+    conversions: tuple[Conversion, ...] = ()
 
     @property
     def weights_folder(self) -> str:

@@ -6,10 +6,12 @@ from pathlib import Path
 from beear.errors import UserError
 from beear.models import adapter_files, digests, hub
 from beear.models.config_file import ConfigFacts, check_values, read_config, refuse_code
+from beear.models.conversion import conversion_note, read_conversion
 from beear.models.facts import ModelFacts
 from beear.models.folder import MEGABYTE, inside, read_object
 from beear.models.tokenizer_files import chat_templates, tokenizer_files
-from beear.models.weights import WeightFiles, find_weights, unsafe_files
+from beear.models.weights import WeightFiles, find_weights, refuse_unsafe, unsafe_files
+from beear.records.report import Conversion
 
 CONFIG_FILES = ("config.json", "generation_config.json")
 
@@ -59,6 +61,8 @@ def tokenizer_folder(path: str, base: str | None) -> Path:
 
 def _full_model(folder: Path, tokenizer: Path | None = None) -> ModelFacts:
     tokenizer = tokenizer or folder
+    # First of all: a GGUF file comes without the files that are looked at next.
+    refuse_unsafe(folder)
     _, config = read_config(folder)
     generation = inside(folder, "generation_config.json", str(folder))
     if generation.exists():
@@ -69,6 +73,8 @@ def _full_model(folder: Path, tokenizer: Path | None = None) -> ModelFacts:
     _fits(config, weights, folder)
     files = tokenizer_files(tokenizer)
     templates = chat_templates(tokenizer)
+    stored = {path.name: digests.file_digest(path) for path in weights.files}
+    conversion = read_conversion(folder, stored)
     configs = [(name, folder / name) for name in CONFIG_FILES if (folder / name).exists()]
     return ModelFacts(
         path=str(folder),
@@ -82,13 +88,14 @@ def _full_model(folder: Path, tokenizer: Path | None = None) -> ModelFacts:
         tied=config.tied,
         source_dtype=weights.source_dtype(),
         digests={
-            "weights": digests.manifest_digest((path.name, path) for path in weights.files),
+            "weights": digests.combined(stored),
             "tokenizer": digests.manifest_digest((str(path.relative_to(tokenizer)), path) for path in files),
             "template": digests.template_digest(templates),
             "config": digests.manifest_digest(configs),
         },
         chat_template=templates.get("default"),
-        notes=_notes(folder),
+        notes=_notes(folder, conversion),
+        conversions=_given(conversion),
     )
 
 
@@ -96,7 +103,8 @@ def _adapted(folder: Path, base: ModelFacts) -> ModelFacts:
     adapter = adapter_files.read_adapter(folder)
     if base.tied:
         adapter_files.check_tied(adapter)
-    own = digests.manifest_digest([(adapter.weights_path.name, adapter.weights_path)])
+    stored = {adapter.weights_path.name: digests.file_digest(adapter.weights_path)}
+    conversion = read_conversion(folder, stored)
     settings = digests.manifest_digest([(adapter.config_path.name, adapter.config_path)])
     return replace(
         base,
@@ -104,10 +112,11 @@ def _adapted(folder: Path, base: ModelFacts) -> ModelFacts:
         base=base.path,
         digests={
             **base.digests,
-            "weights": digests.combine(base=base.digests["weights"], adapter=own),
-            "config": digests.combine(base=base.digests["config"], adapter=settings),
+            "weights": digests.combined({"base": base.digests["weights"], "adapter": digests.combined(stored)}),
+            "config": digests.combined({"base": base.digests["config"], "adapter": settings}),
         },
-        notes=base.notes + _notes(folder),
+        notes=base.notes + _notes(folder, conversion),
+        conversions=base.conversions + _given(conversion),
     )
 
 
@@ -125,9 +134,14 @@ def _fits(config: ConfigFacts, weights: WeightFiles, folder: Path) -> None:
         )
 
 
-def _notes(folder: Path) -> tuple[str, ...]:
+def _given(conversion: Conversion | None) -> tuple[Conversion, ...]:
+    return () if conversion is None else (conversion,)
+
+
+def _notes(folder: Path, conversion: Conversion | None) -> tuple[str, ...]:
+    notes = tuple(map(conversion_note, _given(conversion)))
     ignored = unsafe_files(folder) + sorted(path.name for path in folder.glob("*.py"))
     if not ignored:
-        return ()
+        return notes
     shown = ", ".join(ignored[:8]) + (" …" if len(ignored) > 8 else "")
-    return (f"{folder}: never opened: {shown} (safetensors and text files only)",)
+    return (*notes, f"{folder}: never opened: {shown} (safetensors and text files only)")

@@ -2,6 +2,7 @@
 
 import fnmatch
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,10 @@ INDEX = "model.safetensors.index.json"
 COMPUTED = re.compile(r"rotary_emb\.inv_freq$|(^|\.)position_ids$")
 MASKS = re.compile(r"\.(attn|attention)\.(masked_)?bias$")
 UNSAFE_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.h5", "*.msgpack", "*.gguf", "*.ot")
+# What the conversion command reads, and files of those formats that trainers leave beside the weights.
+PICKLES = ("*.bin", "*.pt", "*.pth")
+CONVERTED = (*PICKLES, "*.gguf")
+NO_WEIGHTS = ("training_args.bin", "optimizer*", "scheduler*", "scaler*", "rng_state*")
 
 
 @dataclass(frozen=True)
@@ -63,8 +68,39 @@ def is_computed(name: str, entry: TensorEntry) -> bool:
 
 def unsafe_files(folder: Path) -> list[str]:
     """Return the names of files in formats that are never opened here (pickles and other weight formats)."""
-    names = sorted(path.name for path in folder.iterdir())
-    return [name for name in names if any(fnmatch.fnmatch(name.lower(), pattern) for pattern in UNSAFE_WEIGHTS)]
+    return sorted(path.name for path in folder.iterdir() if matches(path.name, UNSAFE_WEIGHTS))
+
+
+def matches(name: str, patterns: tuple[str, ...]) -> bool:
+    """Say whether a file's name fits one of the patterns, in capitals or not."""
+    return any(fnmatch.fnmatch(name.lower(), pattern) for pattern in patterns)
+
+
+def convertible(folder: Path) -> list[str]:
+    """Return the names of files that the conversion command may make safetensors of."""
+    return [name for name in unsafe_files(folder) if matches(name, CONVERTED) and not matches(name, NO_WEIGHTS)]
+
+
+def how_to_convert(folder: Path) -> str:
+    """Return the end of a sentence: the command that makes safetensors of a folder's weights, or nothing where it cannot."""
+    if not convertible(folder):
+        return ""
+    command = ("python", "-m", "beear.models.convert", str(folder), f"{folder}-safetensors")
+    return f"; to convert them in a process of their own: {shlex.join(command)}"
+
+
+def refuse_unsafe(folder: Path) -> None:
+    """Refuse a folder whose weights are all in formats that are never opened here.
+
+    Raises:
+        UserError: that, with the command that converts them where there is one.
+    """
+    unsafe = unsafe_files(folder)
+    if unsafe and not (folder / SINGLE).exists() and not (folder / INDEX).exists():
+        raise UserError(
+            f"{folder}: found weights only as {', '.join(unsafe[:3])}, expected {SINGLE} or {INDEX} (safetensors only)"
+            f"{how_to_convert(folder)}"
+        )
 
 
 def only_described(folder: Path) -> bool:
@@ -92,9 +128,8 @@ def find_weights(folder: Path) -> WeightFiles:
     elif index:
         weights = _sharded(folder)
     else:
-        unsafe = unsafe_files(folder)
-        found = f"weights only as {', '.join(unsafe[:3])}" if unsafe else "no weights"
-        raise UserError(f"{folder}: found {found}, expected {SINGLE} or {INDEX} (safetensors only)")
+        refuse_unsafe(folder)
+        raise UserError(f"{folder}: found no weights, expected {SINGLE} or {INDEX} (safetensors only)")
     if not weights.tensors:
         raise UserError(f"{weights.files[0]}: found no tensors, expected a model's weights")
     return weights

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 
 # Paired changes that have a field of the report of their own; all others stand under its ``changes``.
 PAIRED_FIELDS = ("utility_loss", "over_refusal_rise")
@@ -160,6 +160,25 @@ class Gate(Part):
     checks: list[GateCheck]
 
 
+class ConvertedFile(Part):
+    """A file and the sha256 (hex) of its bytes."""
+
+    name: str
+    sha256: str
+
+
+class Conversion(Part):
+    """What a conversion.json says of where a checkpoint's safetensors come from; only ``written`` was checked."""
+
+    folder: str
+    converter: str
+    torch: str
+    dequantised_to: str | None = Field(None, description="the dtype that GGUF weights were unpacked to")
+    notes: list[str] = Field(default_factory=list, description="what was not taken as it was")
+    sources: list[ConvertedFile] = Field(description="the pickles or the GGUF file, as the conversion found them")
+    written: list[ConvertedFile] = Field(description="the safetensors made of them: those that this run read")
+
+
 class Report(Part):
     """The whole evidence of one run."""
 
@@ -170,6 +189,9 @@ class Report(Part):
     code_version: str
     machine: dict[str, str]
     model: dict[str, object] = Field(description="path, architecture, sizes, digests, dtype")
+    conversions: list[Conversion] = Field(
+        default_factory=list, description="where the weights come from, for checkpoints that were converted to safetensors"
+    )
     template: dict[str, object] = Field(description="chat template text, digests, comparison with a reference")
     data: dict[str, object] = Field(description="files, digests, counts by split, filled-in answers, overlaps")
     config: dict[str, object]

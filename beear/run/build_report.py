@@ -62,6 +62,7 @@ def _common(placed: Placed, verdict: Gate, seconds: dict[str, float], notes: lis
     return {
         **origin(placed),
         "kind": checked.kind,
+        "conversions": list(checked.facts.conversions),
         "template": checked.template,
         "data": placed.data.summary(),
         "choices": placed.choices,

@@ -14,9 +14,11 @@ from tests.frozen import commands, run, shapes
 from tests.processes import MlflowServer
 
 RECORDED = Path(__file__).with_name("recorded")
-# Places in report.json that are new on purpose: schema 1.1 holds there what measures of other packages find.
+# Places in report.json that are new on purpose: schema 1.1 holds there what measures of other packages find, schema 1.2 where
+# converted weights come from. Then settings that are new.
 ADDED: frozenset[str] = frozenset(
-    {"before.measures", "after.measures", "changes", "data.system", "data.defense.report_columns", "data.anchor.report_columns"}
+    {"before.measures", "after.measures", "changes", "conversions"}
+    | {"data.system", "data.defense.report_columns", "data.anchor.report_columns"}
 )
 
 

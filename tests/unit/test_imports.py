@@ -69,7 +69,7 @@ DISTRIBUTIONS = {"xdist": "pytest_xdist", "yaml": "pyyaml", "sklearn": "scikit_l
 
 @pytest.mark.parametrize(
     ("folders", "extras"),
-    [(("beear", "pipelines", "tune_spaces"), ("harness", "vllm", "xlsx")), (("benchmarks", "tests"), ("dev",))],
+    [(("beear", "pipelines", "tune_spaces"), ("gguf", "harness", "vllm", "xlsx")), (("benchmarks", "tests"), ("dev",))],
 )
 def test_every_library_used_is_declared(folders: tuple[str, ...], extras: tuple[str, ...]) -> None:
     project = PROJECT["project"]
