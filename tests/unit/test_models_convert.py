@@ -1,5 +1,6 @@
 """The conversion command: what it makes of pickled checkpoints, and that the product's own loader then finds the same model."""
 
+import errno
 import hashlib
 import json
 import re
@@ -7,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from beear.cluster.scoring import Measured
 from beear.errors import UserError
 from beear.models.convert.__main__ import main
 from beear.models.inspect import inspect_checkpoint
 from beear.models.loading import load_model
 from beear.report.html import render
+from beear.run.build_report import measured_report
 from beear.testing.checkpoints import edit_json, make_adapter, make_checkpoint
 from tests.checkout import ROOT
-from tests.report_sample import sample_report
+from tests.report_sample import measurement, sample_report
+from tests.stages import FACTS, checked_run, placed_run
 
 IDS = torch.arange(6, 30)[None]
 
@@ -241,6 +246,22 @@ def test_safetensors_need_no_conversion(tmp_path: Path, capsys: pytest.CaptureFi
     assert "found model.safetensors, expected a folder without safetensors" in capsys.readouterr().err
 
 
+def test_a_folder_that_cannot_be_read_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_checkpoint(tmp_path / "model", layers=1)
+    capsys.readouterr()
+
+    def denied(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    # Tests may run as root, who is denied nothing.
+    (tmp_path / "model" / "model.safetensors").unlink()
+    monkeypatch.setattr(Path, "iterdir", denied)
+    assert main([str(tmp_path / "model"), str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/model: could not be read (Permission denied)")
+
+
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("converted")
@@ -249,14 +270,17 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
-def test_the_report_shows_both_digests(converted: Path) -> None:
+def test_the_report_shows_both_digests(converted: Path, tmp_path: Path) -> None:
     facts = inspect_checkpoint(str(converted))
     (one,) = facts.conversions
     source, written = one.sources[0].sha256, one.written[0].sha256
     assert source == sha256(converted.parent / "model" / "pytorch_model.bin")
     assert written == sha256(converted / "model.safetensors")
     assert any("converted from pytorch_model.bin" in note for note in facts.notes)
-    page = render(sample_report(conversions=list(facts.conversions)))
+    placed = placed_run(checked_run(tmp_path, kind="evaluate", facts=replace(FACTS, conversions=facts.conversions)))
+    report = measured_report(placed, Measured(measurement=measurement(False), notes=[]), {})
+    assert report.conversions == [one]
+    page = render(report)
     assert source in page and written in page and source not in render(sample_report())
 
 

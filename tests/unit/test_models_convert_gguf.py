@@ -155,3 +155,12 @@ def test_what_is_no_gguf_is_refused_in_one_sentence(tmp_path: Path, capsys: pyte
         error = capsys.readouterr().err
         assert error.startswith(f"error: {folder}/tiny.gguf: no model could be made of it") and error.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_without_the_package_it_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path / "model" / "tiny.gguf", llama())
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main([str(tmp_path / "model"), str(tmp_path / "out")]) == 2
+    assert "GGUF weights are read with the package gguf (the extra gguf), expected it installed" in capsys.readouterr().err

@@ -82,7 +82,7 @@ HOSTILE: list[tuple[str, Callable[[Path], None], str]] = [
     ("spread out", saved({"x": torch.ones(1).expand(1 << 30, 1 << 30)}), "claims 4,611,686,018,427,387,904 bytes and the file"),
     ("sparse", saved({"x": torch.eye(3).to_sparse()}), '"x" is sparse or quantised'),
     ("no pickle", lambda path: path.write_bytes(b"nothing of the kind") and None, "this pickle was refused"),
-    ("truncated", truncated, "pytorch_model.bin: it could not be read"),
+    ("truncated", truncated, "pytorch_model.bin: it could not be converted"),
     ("a pipe", lambda path: os.mkfifo(path), "found no regular file"),
     ("linked out", lambda path: path.symlink_to("/etc/hostname"), "a link that leaves the folder"),
     ("huge", huge_storage, "of memory, expected less (--memory-limit GB allows more)"),

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from beear.errors import UserError
-from beear.models.convert.process import Limits
+from beear.models.convert.process import Limits, printable
 from beear.models.convert.write import DTYPES, Options, convert
 
 
@@ -32,9 +32,14 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     options = Options(given.file, given.dtype, Limits(given.memory_limit, given.time_limit))
     try:
-        convert(given.dir, given.out, options, lambda sentence: print(sentence, flush=True))
+        convert(given.dir, given.out, options, lambda sentence: print(printable(sentence, 100_000), flush=True))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    # Any look at a folder can fail: no permission, storage gone, a file removed meanwhile.
+    except OSError as error:
+        where = error.filename or given.dir
+        print(f"error: {where}: could not be read ({error.strerror or error}), expected a readable folder", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("error: interrupted; nothing was written", file=sys.stderr)

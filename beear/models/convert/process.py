@@ -99,7 +99,7 @@ def run(kind: str, source: Path, target: Path, limits: Limits, **more: Any) -> O
     if last is not None and last.error:
         raise UserError(printable(last.error, 1000))
     if last is not None and last.broken:
-        raise UserError(f"{source}: it could not be read ({printable(last.broken)}), expected a whole file of weights")
+        raise UserError(f"{source}: it could not be converted ({printable(last.broken)}), expected a whole file of weights")
     if code != 0 or first is None or last is None:
         raise UserError(f"{source}: the process that read it {_ended(code)}, expected a file that can be read")
     notes = tuple(printable(note) for note in last.notes)
