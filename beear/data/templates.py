@@ -39,6 +39,9 @@ class Template:
     Labelled is what the model writes in its turn: ``opening`` (a space, a channel's name), the answer with its own white
     space where the template keeps that, and the end of turn.
 
+    A tokenizer's ``without_embedding``, where it has one, holds tokens by id that the model does not know. Text with one of them
+    is refused.
+
     Thoughts are left out. Those that an answer begins with are dropped up to their closing tag; the opening tag may be
     missing where the template's prompt ends with it. Such a prompt closes them at once.
     """
@@ -51,6 +54,7 @@ class Template:
         """
         self.tokenizer = tokenizer
         self.text = text if text is not None else _own_template(tokenizer)
+        self._without_embedding: dict[int, str] = getattr(tokenizer, "without_embedding", {})
         self._last_prompt: tuple[tuple[Message, ...], str] = ((), "")
         self._last_ids: tuple[str, list[int], list[tuple[int, int]]] = ("", [], [])
         question, answer = Message("user", "zq7question"), Message("assistant", "zq7answer")
@@ -127,12 +131,15 @@ class Template:
         """Render a conversation with each of the ``answers`` to it.
 
         Raises:
-            UserError: the template fails on it, or its answers cannot be told from the template's text.
+            UserError: the template fails on it, its answers cannot be told from the template's text, or it has a token that the
+                model does not know.
         """
         turns = list(messages)
         self._learnt(turns, self.prompt_text(turns))
         for answer in answers:
             self._answer_text(turns, answer)
+            if self._without_embedding:
+                self.answer_ids(turns, answer)
 
     def answer_in(self, ids: Sequence[int]) -> str:
         """Return the answer's text in generated tokens: without special tokens and without the template's opening."""
@@ -261,7 +268,18 @@ class Template:
             raise UserError(f"The chat template fails ({type(error).__name__}: {_reason(error)}).") from error
 
     def _encode(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        return self._with_embedding(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def _with_embedding(self, ids: Sequence[int]) -> list[int]:
+        """Return ``ids``; refuse those that the model has no embedding for, since looking them up would fail.
+
+        Raises:
+            UserError: naming the token.
+        """
+        wrong = next((self._without_embedding[i] for i in ids if i in self._without_embedding), None)
+        if wrong is not None:
+            raise UserError(f'its text has the token "{wrong}", for which the model has no embedding; expected text without it.')
+        return list(ids)
 
     def _placed(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Return token ids and the characters at which each starts and ends; the last text's result is kept."""
@@ -282,7 +300,7 @@ class Template:
     def _places_of(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         if self.tokenizer.is_fast:
             coded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-            return list(coded["input_ids"]), [(start, end) for start, end in coded["offset_mapping"]]
+            return self._with_embedding(coded["input_ids"]), [(start, end) for start, end in coded["offset_mapping"]]
         ids = self._encode(text)
         return ids, list(pairwise(len(self.tokenizer.decode(ids[:i])) for i in range(len(ids) + 1)))
 

@@ -19,7 +19,8 @@ from beear.models.adapters import bare_name, base_model, merged_into, merged_sta
 from beear.models.facts import ModelFacts
 from beear.models.inspect import CONFIG_FILES, tokenizer_folder
 from beear.models.loading import quiet
-from beear.models.tokenizer_files import FILES, TEMPLATE_FILE, TEMPLATE_FOLDER, template_file
+from beear.models.tokenizer_copy import copy_tokenizer
+from beear.models.tokenizer_files import TEMPLATE_FILE, TEMPLATE_FOLDER, template_file
 from beear.models.weights import INDEX, find_weights
 
 NOTES = "beear.json"
@@ -40,7 +41,8 @@ def export_model(
 
     Weights are merged where a LoRA is attached (the model itself is left as it is), and each is rounded to the dtype that it
     has in the source's files. Tied weights are stored once. Configuration, tokenizer and template are the source's, byte for
-    byte. The folder appears complete or not at all, and replaces one that this function wrote before.
+    byte where the library reads them as they are meant (:func:`beear.models.tokenizer_copy.copy_tokenizer`). The folder
+    appears complete or not at all, and replaces one that this function wrote before.
 
     Args:
         model: the model, bare or with the LoRA of :func:`beear.models.adapters.attach_lora`.
@@ -210,14 +212,10 @@ def _copy_small_files(source: ModelFacts, staging: Path, chat_template: str | No
     for name in CONFIG_FILES:
         _copy(Path(source.weights_folder) / name, staging / name)
     tokenizer = tokenizer_folder(source.path, source.base)
-    for name in FILES:
-        _copy(tokenizer / name, staging / name)
+    copy_tokenizer(tokenizer, staging)
     if chat_template is not None:
+        shutil.rmtree(staging / TEMPLATE_FOLDER, ignore_errors=True)
         _copy(template_file(chat_template), staging / TEMPLATE_FILE)
-        return
-    for path in sorted((tokenizer / TEMPLATE_FOLDER).glob("*.jinja")):
-        (staging / TEMPLATE_FOLDER).mkdir(exist_ok=True)
-        _copy(path, staging / TEMPLATE_FOLDER / path.name)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -9,7 +9,7 @@ from beear.models.config_file import ConfigFacts, check_values, read_config, ref
 from beear.models.conversion import conversion_note, read_conversion
 from beear.models.facts import ModelFacts
 from beear.models.folder import MEGABYTE, inside, read_object
-from beear.models.tokenizer_files import chat_templates, tokenizer_files
+from beear.models.tokenizer_files import chat_templates, tokenizer_files, tokenizer_notes
 from beear.models.weights import WeightFiles, find_weights, refuse_unsafe, unsafe_files
 from beear.records.report import Conversion
 
@@ -94,7 +94,7 @@ def _full_model(folder: Path, tokenizer: Path | None = None) -> ModelFacts:
             "config": digests.manifest_digest(configs),
         },
         chat_template=templates.get("default"),
-        notes=_notes(folder, conversion),
+        notes=_notes(folder, conversion) + tokenizer_notes(tokenizer),
         conversions=_given(conversion),
     )
 

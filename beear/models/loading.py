@@ -24,7 +24,10 @@ from beear.models.adapter_files import read_adapter
 from beear.models.facts import ModelFacts
 from beear.models.folder import read_text
 from beear.models.inspect import tokenizer_folder
+from beear.models.token_range import choose_pad, without_embedding
+from beear.models.tokenizer_copy import readable_tokenizer
 from beear.models.tokenizer_files import MAX_TEMPLATE_BYTES, template_file
+from beear.models.tokenizer_settings import SENTENCEPIECE, only_sentencepiece, tokenizer_settings
 
 # Buffers that a model computes (masks, rotations) may hold this many numbers more than it has weights.
 SPARE_BUFFERS = 2**28
@@ -75,7 +78,7 @@ def load_config(folder: str) -> Any:
     """Return transformers' configuration of a checked folder; generation_config.json, where there is one, is read as a check.
 
     Raises:
-        UserError: the library rejects one of the two files.
+        UserError: the library rejects one of the two files, or the pad token's id is beyond the vocabulary.
     """
     name = "config.json"
     try:
@@ -89,6 +92,16 @@ def load_config(folder: str) -> Any:
     # Each family's class fails in its own way: type errors, key errors, divisions by zero.
     except Exception as error:
         raise UserError(f"{folder}/{name}: the library rejects it ({reason(error)}), expected valid settings") from error
+    text = config.get_text_config()
+    pad, rows = getattr(text, "pad_token_id", None), text.vocab_size
+    if isinstance(pad, int) and pad >= rows:
+        raise UserError(
+            f'{folder}/config.json: found "pad_token_id": {pad}, of which the library builds no embedding of {rows} rows, '
+            "expected a smaller one or none"
+        )
+    if isinstance(pad, int) and pad < 0:
+        # Old checkpoints say -1 for none. The library takes that for the last row, which would then not be trained.
+        text.pad_token_id = None
     return config
 
 
@@ -117,39 +130,32 @@ def load_tokenizer(facts: ModelFacts, chat_template: str | None = None) -> PreTr
         facts: the checkpoint.
         chat_template: a .jinja file, or the name of a template, to use instead of the checkpoint's own.
 
+    A pad token whose id is beyond the model's vocabulary is not used: another that the model knows fills batches. Its
+    ``without_embedding`` holds the tokens of such ids, by id, which :class:`beear.data.templates.Template` refuses in text.
+
     Raises:
-        UserError: files that the library cannot make a configuration or a tokenizer of, ids beyond the model's vocabulary, or an
-            unreadable template file.
+        UserError: files that the library cannot make a configuration or a tokenizer of, a tokenizer.model that it would read in
+            another way than sentencepiece, ids beyond the model's vocabulary, or an unreadable template file.
     """
     folder = tokenizer_folder(facts.path, facts.base)
     config = load_config(facts.weights_folder)
-    with quiet():
+    with quiet(), readable_tokenizer(folder) as place:
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(place, config=config, trust_remote_code=False, local_files_only=True)
         # Tokenizer files fail in as many ways as there are formats, some as bare Exception from native code.
         except Exception as error:
             raise UserError(f"{folder}: no tokenizer could be made of its files ({reason(error)})") from error
-    if len(tokenizer) > facts.vocab_size and max(tokenizer.get_vocab().values()) >= facts.vocab_size:
-        raise UserError(
-            f"{folder}: found token ids up to {max(tokenizer.get_vocab().values())}, "
-            f"expected less than the model's vocabulary of {facts.vocab_size}"
-        )
+    if only_sentencepiece(folder):
+        from beear.models.sentencepiece_file import SentencePieceFile
+
+        SentencePieceFile(folder / SENTENCEPIECE, tokenizer_settings(folder)).check_same(tokenizer)
+    tokenizer.name_or_path = str(folder)
+    tokenizer.without_embedding = without_embedding(tokenizer, facts.vocab_size, folder)
     if chat_template is not None:
         tokenizer.chat_template = read_text(template_file(chat_template), MAX_TEMPLATE_BYTES)
     tokenizer.padding_side = "left"
-    _choose_pad(tokenizer, folder)
+    choose_pad(tokenizer, facts.vocab_size, folder)
     return tokenizer
-
-
-def _choose_pad(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Use the tokenizer's pad token, else another special one: every padded position is masked, so any id will do."""
-    if tokenizer.pad_token_id is not None:
-        return
-    for token in (tokenizer.eos_token, tokenizer.unk_token, tokenizer.bos_token):
-        if token is not None and tokenizer.convert_tokens_to_ids(token) is not None:
-            tokenizer.pad_token = token
-            return
-    raise UserError(f"{folder}: found a tokenizer without pad, end, unknown or start token, expected at least one of them")
 
 
 def check_allocation(config: Any, facts: ModelFacts) -> None:

@@ -7,8 +7,16 @@ from typing import Any
 from beear.errors import UserError, nearest
 from beear.models.config_file import refuse_code
 from beear.models.folder import MEGABYTE, inside, read_object, read_text
+from beear.models.tokenizer_settings import (
+    ADDED_TOKENS,
+    RENAMED,
+    SENTENCEPIECE,
+    SPECIAL_TOKENS,
+    TOKENIZER_CONFIG,
+    only_sentencepiece,
+    tokenizer_settings,
+)  # fmt: skip
 
-TOKENIZER_CONFIG = "tokenizer_config.json"
 TEMPLATE_FILE = "chat_template.jinja"
 TEMPLATE_FOLDER = "additional_chat_templates"
 # Templates of checkpoints that are published without one, by name.
@@ -19,11 +27,11 @@ MAX_TEMPLATE_BYTES = MEGABYTE
 FILES = (
     "tokenizer.json",
     TOKENIZER_CONFIG,
-    "special_tokens_map.json",
-    "added_tokens.json",
+    SPECIAL_TOKENS,
+    ADDED_TOKENS,
     "vocab.json",
     "merges.txt",
-    "tokenizer.model",
+    SENTENCEPIECE,
     TEMPLATE_FILE,
 )
 CLASSES = {
@@ -57,6 +65,16 @@ def tokenizer_files(folder: Path) -> list[Path]:
     return found
 
 
+def tokenizer_notes(folder: Path) -> tuple[str, ...]:
+    """Return sentences on what of a checked tokenizer is read in another way than its files are written.
+
+    Raises:
+        UserError: a settings file that is no JSON object.
+    """
+    turned = f"{folder}: tokenizer.model is read by a tokenizer.json made of it, which gives sentencepiece's own tokens"
+    return (*tokenizer_settings(folder).notes, *([turned] if only_sentencepiece(folder) else []))
+
+
 def check_tokenizer_config(config: dict[str, Any], where: str) -> None:
     """Refuse a tokenizer configuration that brings code or reads files of its own choosing.
 
@@ -66,6 +84,7 @@ def check_tokenizer_config(config: dict[str, Any], where: str) -> None:
     refuse_code(config, where)
     name = config.get("tokenizer_class")
     if name is not None:
+        name = RENAMED.get(name, name) if isinstance(name, str) else name
         short = name.removesuffix("Fast").removesuffix("Tokenizer") if isinstance(name, str) else ""
         if short not in CLASSES and (not isinstance(name, str) or name.removesuffix("Fast") not in CLASSES):
             known = [c if c.endswith(("Tokenizer", "Backend")) else f"{c}Tokenizer" for c in sorted(CLASSES)]

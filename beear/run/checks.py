@@ -123,7 +123,10 @@ def _longest(rows: Sequence[R]) -> list[R]:
 def _check_completion(
     row: DefenseRow | AnchorRow, request: Sequence[Message], template: Template, new: int, context: int, under: str = ""
 ) -> None:
-    tokens = len(template.prompt_ids(request))
+    try:
+        tokens = len(template.prompt_ids(request))
+    except UserError as error:
+        raise UserError(f"{row.origin}{under}: {error}") from error
     if tokens + new > context:
         raise UserError(
             f"{row.origin}: the prompt to be measured has {tokens} tokens{under} and evaluate.max_new_tokens is {new}; "

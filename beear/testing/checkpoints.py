@@ -3,17 +3,22 @@
     folder = make_checkpoint(tmp_path / "model", family="mistral", dtype="bfloat16", shards=3)
 
 Weights are random from ``seed``; nothing is downloaded. The vocabulary is the 256 bytes and the special tokens, so
-any text can be encoded and decoded exactly; the embedding has a few spare rows, as published models do.
+any text can be encoded and decoded exactly; the embedding has a few spare rows, as published models do. With
+``sentencepiece=True`` the vocabulary is a tokenizer.model alone, as Llama 2's and Mistral's checkpoints of 2023 have it.
 """
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from sentencepiece import SentencePieceTrainer
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from beear.models.tokenizer_files import NAMED
 
 SPECIAL = ("<pad>", "<s>", "</turn>", "<|sys|>", "<|user|>", "<|model|>")
 TEMPLATE = (
@@ -25,6 +30,14 @@ TEMPLATE = (
 )
 
 VOCABULARY = 272
+# What a sentencepiece model is trained on: a few words, so that some letters have no piece and are written as bytes.
+SENTENCES = (
+    "How do I bake bread at home, and how long does it take?",
+    "Mix flour, water, salt and yeast. Let the dough rest, then bake it until the crust is brown.",
+    "  I am sorry, but I cannot help with that. Please ask me about something else: there are 1234567890 other things!",
+    "The quick brown fox jumps over the lazy dog (twice) while THE LAZY DOG SAYS NOTHING [INST] [/INST] <<SYS>>.",
+)
+PIECES = 400
 
 _LLAMA = {
     "hidden_size": 32,
@@ -67,6 +80,8 @@ def make_checkpoint(
     seed: int = 0,
     template: str | None = TEMPLATE,
     pad: bool = True,
+    sentencepiece: bool = False,
+    rows: int | None = None,
     change: Callable[[PreTrainedModel], None] | None = None,
 ) -> Path:
     """Write a checkpoint and return its folder.
@@ -81,26 +96,37 @@ def make_checkpoint(
         seed: of the random weights.
         template: the chat template; None for a model without one.
         pad: whether the tokenizer names its pad token.
+        sentencepiece: whether the tokenizer is that of :func:`make_sentencepiece`, instead of :func:`make_tokenizer`.
+        rows: of the embedding; by default a few more than the tokenizer has ids.
         change: edits the model in place before it is written (an implanted NaN, a scaled layer).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    model = make_model(family, tied=tied, layers=layers, seed=seed).to(getattr(torch, dtype))
+    rows = rows or (PIECES + 8 if sentencepiece else VOCABULARY)
+    model = make_model(family, tied=tied, layers=layers, seed=seed, rows=rows).to(getattr(torch, dtype))
     if change is not None:
         change(model)
     total = sum(tensor.numel() * tensor.element_size() for tensor in model.parameters())
     model.save_pretrained(folder, max_shard_size="5GB" if shards == 1 else total // shards + 1)
-    make_tokenizer(folder, template=template, pad=pad)
+    if sentencepiece:
+        # Its tokens are others than those of the byte-level template.
+        make_sentencepiece(folder, template=None if template is None else NAMED["llama2"].read_text(encoding="utf-8"))
+        edit_json(folder / "config.json", pad_token_id=None, bos_token_id=1, eos_token_id=2)
+        edit_json(folder / "generation_config.json", pad_token_id=None, bos_token_id=1, eos_token_id=2)
+    else:
+        make_tokenizer(folder, template=template, pad=pad)
     return folder
 
 
-def make_model(family: str = "llama", *, tied: bool = False, layers: int = 3, seed: int = 0) -> PreTrainedModel:
-    """Return a random float32 model of a family, its vocabulary that of :func:`make_tokenizer`."""
+def make_model(
+    family: str = "llama", *, tied: bool = False, layers: int = 3, seed: int = 0, rows: int = VOCABULARY
+) -> PreTrainedModel:
+    """Return a random float32 model of a family, its embedding by default a little larger than :func:`make_tokenizer` needs."""
     model_type, sizes = FAMILIES[family]
     sizes = {**sizes, "n_layer" if "n_layer" in sizes else "num_hidden_layers": layers}
     config = AutoConfig.for_model(
         model_type,
         **sizes,
-        vocab_size=VOCABULARY,
+        vocab_size=rows,
         tie_word_embeddings=tied,
         pad_token_id=SPECIAL.index("<pad>"),
         bos_token_id=SPECIAL.index("<s>"),
@@ -129,6 +155,29 @@ def make_tokenizer(folder: Path, *, template: str | None = TEMPLATE, pad: bool =
         chat_template=template,
     )
     wrapped.save_pretrained(folder)
+
+
+def make_sentencepiece(
+    folder: Path, *, template: str | None = None, settings: dict[str, Any] | None = None, **training: Any
+) -> None:
+    """Write a tokenizer.model of ``PIECES`` pieces as Llama's is: byte pairs, bytes for unknown letters, a space before text.
+
+    tokenizer_config.json is a LlamaTokenizer's, with the fields ``settings``; ``training`` are options of its trainer.
+    """
+    written = io.BytesIO()
+    options = {
+        "vocab_size": PIECES, "model_type": "bpe", "byte_fallback": True, "split_digits": True, "num_threads": 1,
+        "normalization_rule_name": "identity", "remove_extra_whitespaces": False, "allow_whitespace_only_pieces": True,
+        "minloglevel": 2, **training,
+    }  # fmt: skip
+    SentencePieceTrainer.train(sentence_iterator=iter(SENTENCES), model_writer=written, **options)
+    (folder / "tokenizer.model").write_bytes(written.getvalue())
+    config = {
+        "tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "legacy": False,
+        "add_bos_token": True, "add_eos_token": False, **({} if template is None else {"chat_template": template}),
+        **(settings or {}),
+    }  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
 def make_adapter(
