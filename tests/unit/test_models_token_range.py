@@ -128,7 +128,7 @@ def test_an_embedding_larger_than_the_tokenizer_works(tmp_path):
     ({"extra_special_tokens": ["<|im_start|>"]}, '263 ("<|im_start|>")'),
     ({"eos_token": "[PAD]"}, '262 ("[PAD]")'),
     ({"bos_token": "[PAD]"}, '262 ("[PAD]")'),
-    ({"unk_token": "<|unknown|>"}, '263 ("<|unknown|>")'),
+    ({"unk_token": "<|unknown|>"}, '262 ("<|unknown|>")'),
 ], ids=str)  # fmt: skip
 def test_other_tokens_beyond_the_embedding_stay_refused(tmp_path, fields, named):
     folder = padded_beyond(tmp_path, **fields)
@@ -179,9 +179,9 @@ def test_the_end_token_as_pad_is_still_learnt_where_it_ends_an_answer(tmp_path):
     assert ends[0].nonzero().item() == text.mask[0].sum() - 1 and not text.labelled[~text.mask].any()
     rows = [encode_defense(row("a", *answers), template, 200) for answers in (("b", "ccc"), ("bbb", "c"))]
     batch = collate_defense(rows, END, 2)
-    for ids, mask, labelled in (
-        (batch.safe_ids, batch.safe_mask, batch.safe_labelled), (batch.unwanted_ids, batch.unwanted_mask, batch.unwanted_labelled),
-    ):  # fmt: skip
+    safe = batch.safe_ids, batch.safe_mask, batch.safe_labelled
+    unwanted = batch.unwanted_ids, batch.unwanted_mask, batch.unwanted_labelled
+    for ids, mask, labelled in (safe, unwanted):
         last = mask.sum(1) - 1
         assert (ids[range(2), last] == END).all() and labelled[range(2), last].all() and torch.equal(labelled, mask)
 
