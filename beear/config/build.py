@@ -1,9 +1,9 @@
-"""Builds a checked configuration from values by dotted name, and says in one sentence what is wrong with them.
+"""Builds a checked configuration from values by dotted name, and says in a sentence each what is wrong with them.
 
 Each sentence names the field, the value found and what was expected.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -16,7 +16,7 @@ C = TypeVar("C", bound=BaseModel)
 MAX_SHOWN = 60
 
 
-def build(config_class: type[C], values: Mapping[str, Any], places: Mapping[str, str]) -> C:
+def build(config_class: type[C], values: Mapping[str, Any], places: Mapping[str, str], found: Sequence[str] = ()) -> C:
     """Return the configuration that ``values`` make; fields that they do not name take their defaults.
 
     Args:
@@ -24,21 +24,22 @@ def build(config_class: type[C], values: Mapping[str, Any], places: Mapping[str,
         values: by dotted field name; unknown names are errors.
         places: by dotted name, where the value was found, as the start of a sentence (``run.yaml, line 3: ``). A name
             without an entry adds nothing to the sentence.
+        found: what is known to be wrong already.
 
     Raises:
-        UserError: unknown fields or wrong values. The sentence names the first and counts the others.
+        UserError: unknown fields or wrong values, a sentence for each.
     """
     known = leaves(config_class)
     values = {name: _as_meant(value, known.get(name)) for name, value in values.items()}
-    found = list(unknown_fields({name: places.get(name, "") for name in values}, known))
-    found += _misread(values, places, known)
+    problems = [*found, *unknown_fields({name: places.get(name, "") for name in values}, known)]
+    problems += _misread(values, places, known)
     usable = {name: value for name, value in values.items() if name in known}
     try:
         config = config_class.model_validate(nest(usable))
     except ValidationError as error:
-        raise_first(found + list(_invalid(error, places, known)))
+        raise_all([*problems, *_invalid(error, places, known)])
         raise
-    raise_first(found)
+    raise_all(problems)
     return config
 
 
@@ -97,16 +98,14 @@ def unknown_fields(names: Mapping[str, str], known: Mapping[str, FieldSpec]) -> 
             yield f"{where}unknown field {name}{suggestion(name, known) or '; --help lists every field'}"
 
 
-def raise_first(problems: list[str]) -> None:
-    """Raise the first problem and count the others; do nothing if there are none.
+def raise_all(problems: Iterable[str]) -> None:
+    """Raise what is wrong, each problem once; do nothing if nothing is.
 
     Raises:
         UserError: there is a problem.
     """
-    if problems:
-        more = len(problems) - 1
-        rest = f" (and {more} more problem{'s' if more > 1 else ''})" if more else ""
-        raise UserError(problems[0] + rest)
+    if different := tuple(dict.fromkeys(problems)):
+        raise UserError(*different)
 
 
 def _as_meant(value: Any, spec: FieldSpec | None) -> Any:

@@ -61,47 +61,70 @@ def parse(config_class: type[C], argv: Sequence[str], description: str = "") -> 
         print(help_text(config_class, description))
         sys.exit(0)
     arguments = read_arguments(argv, known)
-    values, places = read_values(arguments.config_path, known) if arguments.config_path is not None else ({}, {})
+    values, places = _read(arguments, known)
     overrides = {**arguments.overrides, **({"output.fresh": True} if "--fresh" in arguments.switches else {})}
     for name, value in overrides.items():
         values[name], places[name] = value, "command line: "
     on = arguments.switches
     flags = Flags("--dry-run" in on, "--verbose" in on, arguments.config_path, "--resume" in on)
-    return build(config_class, values, places), flags
+    return build(config_class, values, places, arguments.problems), flags
 
 
 @dataclass
 class Arguments:
-    """The command line, taken apart. ``overrides`` are values by dotted field name; of two for one field the last counts."""
+    """The command line, taken apart. ``overrides`` are values by dotted field name; of two for one field the last counts.
+
+    ``problems`` are the words that mean nothing, a sentence each.
+    """
 
     config_path: str | None = None
     switches: set[str] = field(default_factory=set)
     overrides: dict[str, Any] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
 
 
 def read_arguments(argv: Sequence[str], known: Mapping[str, FieldSpec]) -> Arguments:
-    """Take the command line apart.
-
-    Raises:
-        UserError: an option is unknown, a word belongs to no option, or a value is missing.
-    """
+    """Take the command line apart."""
     found = Arguments()
     words = list(argv)
     while words:
         word = words.pop(0)
         if word == "-h":
             word = "--help"
-        name, equals, value = word.partition("=")
-        if not name.startswith("--"):
-            raise UserError(f'unexpected "{word}" on the command line; expected --section.field value')
-        if name in PROGRAM_SWITCHES and not equals and offered(name, known):
-            found.switches.add(name)
-        elif name == "--config":
-            found.config_path = value if equals else _next(words, "--config", "a YAML file")
-        else:
-            dotted, given = _override(name[2:], value if equals else None, words, known)
-            found.overrides[dotted] = given
+        try:
+            _take(word, words, known, found)
+        except UserError as error:
+            found.problems += error.args
     return found
+
+
+def _read(arguments: Arguments, known: Mapping[str, FieldSpec]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the values of the configuration file and their places; where it cannot be read, that is one problem more."""
+    if arguments.config_path is None:
+        return {}, {}
+    try:
+        return read_values(arguments.config_path, known)
+    except UserError as error:
+        arguments.problems += error.args
+        return {}, {}
+
+
+def _take(word: str, words: list[str], known: Mapping[str, FieldSpec], found: Arguments) -> None:
+    """Put what ``word`` says into ``found``, with the value that the next of ``words`` may be.
+
+    Raises:
+        UserError: the option is unknown, the word belongs to none, or a value is missing.
+    """
+    name, equals, value = word.partition("=")
+    if not name.startswith("--"):
+        raise UserError(f'unexpected "{word}" on the command line; expected --section.field value')
+    if name in PROGRAM_SWITCHES and not equals and offered(name, known):
+        found.switches.add(name)
+    elif name == "--config":
+        found.config_path = value if equals else _next(words, "--config", "a YAML file")
+    else:
+        dotted, given = _override(name[2:], value if equals else None, words, known)
+        found.overrides[dotted] = given
 
 
 def offered(switch: str, known: Mapping[str, FieldSpec]) -> bool:
@@ -111,6 +134,9 @@ def offered(switch: str, known: Mapping[str, FieldSpec]) -> bool:
 
 def _override(name: str, value: str | None, words: list[str], known: Mapping[str, FieldSpec]) -> tuple[str, Any]:
     if name not in known:
+        # The word after an option that nobody knows is its value: it is no mistake of its own.
+        if value is None and words and not words[0].startswith("--"):
+            words.pop(0)
         raise UserError(_unknown(name, known))
     spec = known[name]
     if value is None:

@@ -46,7 +46,8 @@ def _code(main: Callable[[], int]) -> int:
     try:
         return main()
     except UserError as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
+        for sentence in error.args:
+            print(f"error: {one_line(str(sentence))}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         print("interrupted; run the same command again to resume", file=sys.stderr)

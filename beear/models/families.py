@@ -1,9 +1,10 @@
 """The decoder families this product knows: one entry per architecture. Imports neither torch nor transformers."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
-from beear.errors import UserError, nearest
+from beear.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,22 @@ FAMILIES: dict[str, Family] = {
     )
 }
 
+# What stands in an architecture's name after the family's: what the model is for.
+HEAD = re.compile(r"(For[A-Z]\w*|LMHead\w*|DoubleHeads\w*|Encoder\w*|Decoder\w*)?(Model)?$")
+# Heads that are put on encoders, or in place of a decoder's own.
+NO_DECODER = re.compile(
+    r"For(MaskedLM|ConditionalGeneration|\w*Classification|QuestionAnswering|MultipleChoice|NextSentencePrediction|PreTraining|"
+    r"\w*Seq2Seq|\w*CTC|\w*Retrieval)$|(Encoder|DoubleHeads)Model$"
+)
+ENCODERS = {
+    "albert", "bart", "bert", "big_bird", "bigbird_pegasus", "camembert", "canine", "convbert", "data2vec-text", "deberta",
+    "deberta-v2", "distilbert", "electra", "ernie", "esm", "eurobert", "flaubert", "fnet", "funnel", "ibert", "led", "longformer",
+    "longt5", "luke", "lxmert", "m2m_100", "marian", "mbart", "megatron-bert", "mobilebert", "modernbert", "mpnet", "mra", "mt5",
+    "mvp", "nezha", "nystromformer", "pegasus", "plbart", "rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer",
+    "squeezebert", "switch_transformers", "t5", "t5gemma", "tapas", "umt5", "whisper", "xlm", "xlm-roberta", "xlm-roberta-xl",
+    "xlnet", "xmod", "yoso",
+}  # fmt: skip
+
 BY_MODEL_TYPE: dict[str, Family] = {family.model_type: family for family in FAMILIES.values()}
 
 
@@ -87,10 +104,10 @@ def family_of(config: dict[str, Any], where: str) -> Family:
     if architecture is None and isinstance(model_type, str) and model_type in BY_MODEL_TYPE:
         return BY_MODEL_TYPE[model_type]
     if not isinstance(architecture, str) or architecture not in FAMILIES:
-        hint = nearest(str(architecture), list(FAMILIES)) if architecture is not None else ""
         raise UserError(
-            f'{where}: found architecture "{architecture}"{hint} with model_type "{model_type}", '
-            f"expected one of the {len(FAMILIES)} decoder families in docs/untrusted-checkpoints.md"
+            f'{where}: found architecture "{str(architecture)[:80]}" with model_type "{str(model_type)[:80]}"'
+            f"{_what_it_is(str(architecture), model_type, config)}, expected one of the {len(FAMILIES)} decoder families in "
+            "docs/untrusted-checkpoints.md"
         )
     family = FAMILIES[architecture]
     if model_type != family.model_type:
@@ -99,3 +116,13 @@ def family_of(config: dict[str, Any], where: str) -> Family:
             f'expected model_type "{family.model_type}"'
         )
     return family
+
+
+def _what_it_is(architecture: str, model_type: object, config: dict[str, Any]) -> str:
+    """Return what is known of an architecture that is not listed: that it is no decoder, or what its family's is called."""
+    stem = HEAD.sub("", architecture).casefold()
+    own = next((known for known in FAMILIES if stem and HEAD.sub("", known).casefold() == stem), None)
+    encoder = model_type in ENCODERS if isinstance(model_type, str) else False
+    if encoder or config.get("is_encoder_decoder") is True or NO_DECODER.search(architecture):
+        return ", which is no decoder-only language model" + (f" (that of its family is {own})" if own and not encoder else "")
+    return f' (did you mean "{own}"?)' if own else ""

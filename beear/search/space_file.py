@@ -15,7 +15,7 @@ Every value is checked by the field that it is for, before anything runs.
 from operator import attrgetter
 from typing import Any
 
-from beear.config.build import build, raise_first, shown, unknown_fields
+from beear.config.build import build, raise_all, shown, unknown_fields
 from beear.config.domains import Between, Depth, OneOf
 from beear.config.fields import FieldSpec, leaves
 from beear.config.resolve import default_layer
@@ -47,7 +47,7 @@ def read_domains(path: str, layers: int) -> dict[str, OneOf | Between]:
     """
     known = leaves(run_config())
     values, places = read_values(path, known)
-    raise_first(list(unknown_fields(places, known)))
+    raise_all(unknown_fields(places, known))
     if not values:
         raise UserError(f"{path}: names no field; expected at least one to search, such as {LAYER}: [2, 3]")
     return {name: _Field(known[name], places[name], layers).domain(value) for name, value in values.items()}

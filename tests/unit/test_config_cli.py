@@ -122,10 +122,6 @@ def test_the_last_of_several_values_stands() -> None:
             ["--method.layer", "0"],
             'command line: method.layer is "0"; expected a whole number, at least 1, or auto',
         ),
-        (
-            ["--method.epochs", "2.5", "--seed=-1", "--gate.asr=2"],
-            'command line: method.epochs is "2.5"; expected a whole number, at least 1 (and 2 more problems)',
-        ),
         (["--method.clip", "inf"], 'command line: method.clip is "inf"; expected a finite number, above 0'),
         (["--method.inner_lr", "nan"], 'command line: method.inner_lr is "nan"; expected a finite number, above 0'),
         (["--adapter.kind", "full"], 'command line: adapter.kind is "full"; expected none or lora'),
@@ -160,6 +156,36 @@ def test_the_last_of_several_values_stands() -> None:
 )
 def test_a_mistake_on_the_command_line_is_one_sentence(words: list[str], sentence: str) -> None:
     assert problem(*words) == sentence
+
+
+def test_all_mistakes_are_told_each_once(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("modle:\n  path: x\nmethod:\n  clip: true\n  clean_share: 2\ndata:\n  bucket: 0\n")
+    words = ["stray", "--method.inner_step", "3", "--method.epochs", "2.5", "--adapter.kind", "--gate.asr=2"]
+    with pytest.raises(UserError) as caught:
+        read("--config", str(file), *words)
+    told = [
+        'unexpected "stray" on the command line; expected --section.field value',
+        'unknown option --method.inner_step (did you mean "method.inner_steps"?)',
+        "--adapter.kind has no value; expected none or lora",
+        f'{file}, line 1: unknown field modle (did you mean "model"?)',
+        f"{file}, line 4: method.clip is true; expected a number, above 0",
+        f"{file}, line 5: method.clean_share is 2; expected a number, at least 0, at most 1",
+        f"{file}, line 7: data.bucket is 0; expected a whole number, at least 1, or auto",
+        'command line: method.epochs is "2.5"; expected a whole number, at least 1',
+        'command line: gate.asr is "2"; expected a number, at least 0, at most 1',
+    ]
+    assert sorted(caught.value.args) == sorted(told)
+    assert str(caught.value).splitlines() == list(caught.value.args)
+
+
+def test_a_file_that_is_missing_hides_no_other_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        read("--config", str(tmp_path / "none.yaml"), "--seed", "x")
+    assert list(caught.value.args) == [
+        f"{tmp_path / 'none.yaml'}: no such file; expected a YAML file",
+        'command line: seed is "x"; expected a whole number, at least 0, below 9.22337e+18',
+    ]
 
 
 @pytest.mark.parametrize(
@@ -225,7 +251,7 @@ def test_no_words_crash_the_parser(words: list[str]) -> None:
         try:
             read(*words)
         except UserError as error:
-            assert "\n" not in str(error) or any("\n" in word for word in words)
+            assert all("\n" not in sentence for sentence in error.args) or any("\n" in word for word in words)
 
 
 @given(st.sampled_from(sorted(leaves(RUN))), st.text(max_size=12))

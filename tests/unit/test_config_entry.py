@@ -31,6 +31,11 @@ def test_a_users_mistake_is_one_line_and_code_2() -> None:
     assert (done.returncode, done.stderr) == (2, "error: a.yaml: found \\x1b[31mred\n")
 
 
+def test_several_mistakes_are_a_line_each() -> None:
+    done = run("raise UserError('a is 1', 'b is\\n2')")
+    assert (done.returncode, done.stderr) == (2, "error: a is 1\nerror: b is 2\n")
+
+
 def test_a_crash_shows_its_traceback_and_code_1() -> None:
     done = run("raise ValueError('odd')")
     assert done.returncode == 1

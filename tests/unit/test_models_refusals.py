@@ -117,7 +117,7 @@ WHOLE: list[tuple[str, Callable[[Path], None], str]] = [
     ("hub kernel, private", config(_attn_implementation_internal="evil/kernel"), "_attn_implementation_internal"),
     ("hub kernel, by part", config(attn_implementation={"": "a/b"}), '"attn_implementation"'),
     ("unknown architecture", config(architectures=["LlamaForCausalLN"]), 'did you mean "LlamaForCausalLM"'),
-    ("encoder", config(architectures=["BertForMaskedLM"], model_type="bert"), "expected one of the"),
+    ("encoder", config(architectures=["BertForMaskedLM"], model_type="bert"), "which is no decoder-only language model"),
     ("no architecture", config(architectures=..., model_type="evil"), "expected one of the"),
     ("model_type of another", config(model_type="mistral"), 'expected model_type "llama"'),
     ("quantised", config(quantization_config={"quant_method": "gptq"}), "method gptq"),
