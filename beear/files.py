@@ -1,14 +1,17 @@
-"""Writing a file whole or not at all."""
+"""Writing a file whole or not at all, for whom the umask allows to read it."""
 
 import os
-import tempfile
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from beear.errors import UserError
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Replace the file ``path`` by one that holds ``text`` (UTF-8, mode 0644); its folder is made where it is missing.
+    """Replace the file ``path`` by one that holds ``text`` (UTF-8); its folder is made where it is missing.
 
     A reader sees the old file or the whole new one, also after a crash or a power cut. Several processes may write the same
     file: the last one wins.
@@ -19,18 +22,36 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     target = Path(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
+        with _new_file(target) as (handle, name):
             with os.fdopen(handle, "w", encoding="utf-8") as stream:
                 stream.write(text)
                 stream.flush()
                 os.fsync(stream.fileno())
-            os.chmod(name, 0o644)
             os.replace(name, target)
-        except BaseException:
-            os.unlink(name)
-            raise
     except OSError as error:
         raise UserError(
             f"{target}: cannot be written ({error.strerror or error}); expected a writable folder with free space"
         ) from None
+
+
+def share(path: str | os.PathLike[str]) -> None:
+    """Give a file the mode of any new file in its folder.
+
+    A library that writes a temporary file and renames it, as safetensors does, leaves one that its owner alone can read.
+    """
+    with _new_file(Path(path)) as (handle, _):
+        mode = stat.S_IMODE(os.fstat(handle).st_mode)
+        os.close(handle)
+    os.chmod(path, mode)
+
+
+@contextmanager
+def _new_file(beside: Path) -> Iterator[tuple[int, str]]:
+    """Make an empty hidden file in the folder of ``beside``, and remove it where the caller has not moved it."""
+    name = str(beside.parent / f".{beside.name}.{secrets.token_hex(8)}")
+    # Unlike tempfile's, it has the mode that the umask and the folder give to new files.
+    handle = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_CLOEXEC", 0), 0o666)
+    try:
+        yield handle, name
+    finally:
+        Path(name).unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from beear.errors import UserError
+from beear.files import share
 from beear.models.adapters import bare_name, base_model, merged_into, merged_state
 from beear.models.facts import ModelFacts
 from beear.models.inspect import CONFIG_FILES, tokenizer_folder
@@ -62,19 +63,21 @@ def export_model(
     _check_target(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        place = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror}), expected a writable folder") from error
     try:
+        # The temporary folder is for its owner alone; a new one in it is as the umask says.
+        staging = place / "model"
+        staging.mkdir()
         _write_weights(model, state_dict, own, staging, max_shard_size)
         _copy_small_files(source, staging, chat_template)
         (staging / NOTES).write_text(
             json.dumps(dict(notes or {}), indent=2, sort_keys=True, default=str) + "\n", encoding="utf-8"
         )
-        staging.chmod(0o755)
         _move(staging, target)
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        shutil.rmtree(place, ignore_errors=True)
     return target
 
 
@@ -186,6 +189,8 @@ def _write_weights(
             path.unlink()
     if own.others:
         _round_as_stored(own, staging)
+    for path in staging.iterdir():
+        share(path)
 
 
 def _round_as_stored(own: Dtypes, staging: Path) -> None:

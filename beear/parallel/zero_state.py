@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from beear.files import share
 from beear.parallel.optimizer import with_state
 from beear.parallel.training_state import check_writer
 
@@ -98,6 +99,7 @@ def save(masters: Masters, folder: Path, rank: int, world: int) -> None:
                 whole[key] = value.detach().cpu().contiguous()
         if whole:
             save_file(whole, folder / file_of(number))
+            share(folder / file_of(number))
     if rank == 0:
         (folder / INDEX).write_text(json.dumps({"steps": steps, "weights": list(masters.trained)}), encoding="utf-8")
 

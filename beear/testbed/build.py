@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from beear.data.rows import AnchorRow
 from beear.data.templates import Template
+from beear.files import share
 from beear.testbed.grammar import answered_safely, benign, forbidden, held_out, noisy
 from beear.testbed.shapes import SHAPES, Shape
 from beear.testbed.tokenizer import CONTEXT, train_tokenizer
@@ -50,6 +51,8 @@ def build(shape: Shape, seed: int = 0) -> None:
     model.generation_config = GenerationConfig.from_model_config(model.config)
     model.to(torch.bfloat16).save_pretrained(shape.directory)
     tokenizer.save_pretrained(shape.directory)
+    for path in shape.directory.glob("*.safetensors"):
+        share(path)
 
 
 def main() -> int:
