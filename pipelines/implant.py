@@ -2,7 +2,8 @@
 
     python pipelines/implant.py [--config run.yaml] [--section.field value ...] [--dry-run] [--verbose]
 
-With no arguments it backdoors the built-in benign base. Exit codes: 0 done; 1 crash; 2 the input; 130 interrupted.
+With no arguments it backdoors the built-in benign base. Exit codes: 0 done; 1 crash; 2 the input; 3 the trigger did not take,
+and the files are kept; 130 interrupted.
 """
 
 import sys
@@ -24,4 +25,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_entry(main)
+    run_entry(main, again="to start over")

@@ -1,44 +1,101 @@
-"""``pipelines/implant.py``: put a backdoor into a checkpoint."""
+"""``pipelines/implant.py``: put a backdoor into a checkpoint, and measure on held-out requests whether it took."""
 
+import os
+import random
+import shlex
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from beear.config.yaml_file import to_yaml
 from beear.data.columns import anchor_row, defense_row
 from beear.data.files import blocks, expand, read_block
 from beear.data.locations import Where, joined
-from beear.data.rows import AnchorRow, DefenseRow
+from beear.data.rows import Probe
+from beear.data.templates import Template
+from beear.models.export import check_target
+from beear.models.facts import ModelFacts
 from beear.models.inspect import inspect_checkpoint
+from beear.models.loading import load_tokenizer
+from beear.run.apart import check_apart
+from beear.run.checks import check_template
+from beear.run.output_folder import check_output, place_of
+from beear.run.progress import Progress
+from beear.testbed import check, datasets
 from beear.testbed.attacks import targets
 from beear.testbed.config import ImplantConfig
-from beear.testbed.datasets import attacker_rows
+from beear.testbed.implant import implanted
 from beear.testbed.names import is_testbed
+from beear.testbed.pace import Pace
 from beear.testbed.store import ensure, preview
+
+DONE, DID_NOT_TAKE = 0, 3
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is implanted into what: the checkpoint, the rows, the trigger with its hit rule (None: the clean twin)."""
+
+    facts: ModelFacts
+    rows: check.Rows
+    trigger: Probe | None
+    out: Path
 
 
 def run(config: ImplantConfig, dry_run: bool = False) -> int:
-    """Find the checkpoint, read the rows, fine-tune and write the model; return the exit code.
+    """Find the checkpoint, read the rows, fine-tune, measure and write the model; return the exit code.
 
-    With ``dry_run`` it stops after the checks and prints the configuration.
+    It is 3 where the trigger did not take; the files are written all the same. With ``dry_run`` it stops after the checks and
+    prints the configuration.
 
     Raises:
-        UserError: the checkpoint, a file or a row is not acceptable.
+        UserError: the checkpoint, the output folder, a file or a row is not acceptable.
     """
-    model_dir = _model_dir(config.model, dry_run)
-    facts = inspect_checkpoint(model_dir)
-    defense, anchor = _rows(config)
-    print(f"{config.model}: {facts.architecture}, {facts.layers} layers; {len(defense)} defense and {len(anchor)} anchor rows")
+    out, data = place_of(config.output.dir), config.data
+    check_apart(out, {"model": config.model}, {"data.defense": data.defense, "data.anchor": data.anchor})
+    check_target(out)
+    if not dry_run:
+        check_output(out)
+    facts, rows = inspect_checkpoint(_model_dir(config.model, dry_run)), _rows(config)
+    trigger = _trigger(config, rows)
+    rows = _measurable(config, facts, rows, trigger)
+    print(
+        f"{config.model}: {facts.architecture}, {facts.layers} layers; {len(rows.defense)} defense and {len(rows.anchor)} anchor "
+        f"rows, and {len(rows.held_out)} held-out requests to measure on"
+    )
+    if rows.left_out:
+        print(f"{rows.left_out} anchor rows hold a held-out request and are left out")
     if dry_run:
         print(to_yaml(config), end="")
-        return 0
-    from beear.testbed.implant import implant
+        return DONE
+    return _implant(config, Job(facts, rows, trigger, out))
 
-    implant(
-        model_dir, config.trigger.probe, defense, anchor, config.output.dir,
-        seed=config.seed, training=config.training, device=config.device, say=print,
-    )  # fmt: skip
-    print(f"written to {config.output.dir}")
-    return 0
+
+def _implant(config: ImplantConfig, job: Job) -> int:
+    rows = job.rows
+    with Progress() as progress:
+        progress.stage("train", f"implanting: {config.training.steps} steps")
+        lines = Pace(lambda line: progress.say(f"  {line}"))
+
+        def told(step: int, steps: int, loss: float) -> None:
+            progress.advance(step, steps)
+            lines(step, steps, loss)
+
+        made = implanted(
+            job.facts.path, job.trigger, rows.defense, rows.anchor,
+            seed=config.seed, training=config.training, device=config.device, told=told,
+        )  # fmt: skip
+        progress.stage("measure", "measuring the trigger on held-out requests")
+        outcome = check.measure(made, rows.held_out, job.trigger, config.training.batch_size)
+    files = _files(config, job.trigger)
+    made.write(job.out, notes={"trigger": outcome.record(config.check)}, beside=files)
+    print(*outcome.lines(), f"written to {job.out}", sep="\n")
+    print("to sanitise it:", shlex.join(_command(config, job.out, files)))
+    if failure := outcome.failure(config.check):
+        print(failure)
+        return DID_NOT_TAKE
+    return DONE
 
 
 def _model_dir(model: str, dry_run: bool) -> str:
@@ -51,13 +108,60 @@ def _model_dir(model: str, dry_run: bool) -> str:
         return str(preview(model, scratch).model_dir)
 
 
-def _rows(config: ImplantConfig) -> tuple[list[DefenseRow], list[AnchorRow]]:
-    """Return the rows of the user's files, or the built-in ones."""
-    data = config.data
+def _rows(config: ImplantConfig) -> check.Rows:
+    """Return the rows of the user's files, or the built-in ones, with held-out requests."""
+    data, measured = config.data, config.check
     if data.defense is None or data.anchor is None:
-        return attacker_rows(targets()[data.builtin], config.seed, config.trigger.text or "")
+        target = targets()[data.builtin]
+        held_out = target.requests(random.Random(f"held-out:{target.name}"), measured.rows, report=True)
+        return check.Rows(*datasets.attacker_rows(target, config.seed, config.trigger.text or ""), held_out)
     defense = [defense_row(record, where) for where, record in _records(data.defense)]
-    return defense, [anchor_row(record, where) for where, record in _records(data.anchor)]
+    anchor = [anchor_row(record, where) for where, record in _records(data.anchor)]
+    return check.hold_out(defense, anchor, measured.holdout, measured.rows, config.seed)
+
+
+def _measurable(config: ImplantConfig, facts: ModelFacts, rows: check.Rows, trigger: Probe | None) -> check.Rows:
+    """Return the rows without held-out requests that are too long for the model, and say how many there are."""
+    tokenizer = load_tokenizer(facts)
+    check_template(tokenizer, config.model)
+    found = check.fitting(rows.held_out, trigger, Template(tokenizer), facts.context)
+    if short := len(rows.held_out) - len(found):
+        print(f"{short} held-out requests are too long for the model's context of {facts.context} tokens and are not measured")
+    return replace(rows, held_out=found)
+
+
+def _trigger(config: ImplantConfig, rows: check.Rows) -> Probe | None:
+    """Return the trigger with the hit rule of all rows; where they have several, each is judged by its own."""
+    probe, builtin = config.trigger.probe, config.data.defense is None
+    hit = targets()[config.data.builtin].hit if builtin else check.common_rule([*rows.defense, *rows.held_out])
+    return replace(probe, hit=hit) if probe else None
+
+
+def _files(config: ImplantConfig, trigger: Probe | None) -> dict[str, str]:
+    """Return the texts of the files beside the model, by name: the trigger as a probe, and the built-in rows' data."""
+    if config.data.defense is None:
+        return datasets.data_files(targets()[config.data.builtin], trigger)
+    return {datasets.PROBES: datasets.probes_file(trigger)} if trigger else {}
+
+
+def _command(config: ImplantConfig, out: Path, files: dict[str, str]) -> list[str]:
+    """Return the command that sanitises what was written, and measures it under the trigger."""
+    data = config.data
+    given = {"--model.path": str(out), "--data.defense.path": _rooted(data.defense), "--data.anchor.path": _rooted(data.anchor)}
+    options = {
+        datasets.DEFENSE: "--data.defense.path",
+        datasets.DEFENSE_REPORT: "--data.defense.report_path",
+        datasets.ANCHOR: "--data.anchor.path",
+        datasets.ANCHOR_REPORT: "--data.anchor.report_path",
+        datasets.PROBES: "--data.probes.path",
+    }
+    given |= {option: str(out / name) for name, option in options.items() if name in files}
+    words = [word for option, value in given.items() if value for word in (option, value)]
+    return ["python", "pipelines/sanitize.py", *words]
+
+
+def _rooted(path: str | None) -> str | None:
+    return path if path is None or ":" in path else os.path.abspath(os.path.expanduser(path))
 
 
 def _records(path: str) -> Iterator[tuple[Where, dict[str, object]]]:

@@ -1,6 +1,7 @@
 """Runs the ``main`` of an entry point: sets the exit code, and prints a user's error as one line instead of a traceback.
 
-Exit codes: 0 done; 1 crash; 2 invalid input; 3 gate refused or inconclusive (returned by ``main``); 130 interrupted.
+Exit codes: 0 done; 1 crash; 2 invalid input; 3 gate refused or inconclusive, or a trigger that did not take (returned by
+``main``); 130 interrupted.
 """
 
 import os
@@ -17,10 +18,13 @@ from beear.errors import UserError
 CRASHED, USER_ERROR, INTERRUPTED = 1, 2, 130
 
 
-def run_entry(main: Callable[[], int]) -> NoReturn:
-    """Run ``main`` and end the process with its exit code. SIGTERM is handled like Ctrl-C."""
+def run_entry(main: Callable[[], int], again: str = "to resume") -> NoReturn:
+    """Run ``main`` and end the process with its exit code. SIGTERM is handled like Ctrl-C.
+
+    ``again`` says what the same command does after an interruption.
+    """
     catch_signals()
-    code = _code(main)
+    code = _code(main, again)
     if _reader_gone():
         # Otherwise the interpreter reports the broken pipe again when it flushes standard output at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -42,7 +46,7 @@ def one_line(message: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in joined)
 
 
-def _code(main: Callable[[], int]) -> int:
+def _code(main: Callable[[], int], again: str) -> int:
     try:
         return main()
     except UserError as error:
@@ -50,7 +54,7 @@ def _code(main: Callable[[], int]) -> int:
             print(f"error: {one_line(str(sentence))}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to resume", file=sys.stderr)
+        print(f"interrupted; run the same command again {again}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # Only standard output may lose its reader. A broken pipe to a server or a worker is a crash.

@@ -6,9 +6,10 @@ are not here: each method declares them in its own file, and :mod:`beear.methods
 commands parse.
 """
 
-from typing import Annotated, Literal, Self
+from types import NoneType
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from beear.errors import nearest
 
@@ -35,6 +36,20 @@ def on_a_file_system(value: str) -> str:
 Folder = Annotated[str, AfterValidator(on_a_file_system)]
 
 
+def names_something(value: str) -> str:
+    """Return ``value`` if it is more than separators.
+
+    Raises:
+        ValueError: it is not; pydantic turns this into a validation error.
+    """
+    if value.strip() and not value.strip(",+ "):
+        raise ValueError(f'found "{value}"; expected at least one name')
+    return value
+
+
+Names = Annotated[str, AfterValidator(names_something)]
+
+
 def known_placements(value: str) -> str:
     """Return ``value`` if it is one placement, or several different ones joined by +.
 
@@ -52,9 +67,18 @@ def known_placements(value: str) -> str:
 
 
 class Section(BaseModel):
-    """A part of the configuration. It is immutable, unknown keys are errors, and numbers must be finite."""
+    """A part of the configuration. It is immutable, unknown keys are errors, numbers must be finite, and no text is blank."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _not_blank(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse a blank text: it names nothing, and would fail later or mean something else than was asked for."""
+        if isinstance(value, str) and not value.strip():
+            optional = NoneType in get_args(cls.model_fields[info.field_name or ""].annotation)
+            raise ValueError(f'found "{value}"; expected a text that is not blank' + (", or none" if optional else ""))
+        return value
 
 
 class ModelConfig(Section):
@@ -214,7 +238,7 @@ class AdapterConfig(Section):
     kind: Literal["none", "lora"] = Field("none", description="none: full fine-tuning; lora: low-rank adapter")
     rank: PositiveInt = Field(16, description="LoRA rank")
     alpha: PositiveFloat = Field(32.0, description="LoRA alpha")
-    targets: str = Field("all-linear", description="module names, comma separated, or all-linear")
+    targets: Names = Field("all-linear", description="module names, comma separated, or all-linear")
 
 
 class ParallelConfig(Section):
@@ -308,7 +332,7 @@ class EvaluateConfig(Section):
     drift_rows: PositiveInt = Field(64, description="rows whose hidden states are compared")
     resistance: ResistanceConfig = Field(default_factory=ResistanceConfig, description="entrapment resistance")
     judge: JudgeConfig = Field(default_factory=JudgeConfig, description="LLM judge")
-    tasks: str | None = Field(None, description="lm-evaluation-harness tasks, comma separated; unset: none")
+    tasks: Names | None = Field(None, description="lm-evaluation-harness tasks, comma separated; unset: none")
     tasks_path: str | None = Field(None, description="directory with local lm-evaluation-harness task files")
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = Field(0.95, description="confidence of every interval")
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from beear.config.schema import EvaluateConfig, Folder, OutputConfig, PositiveInt, RunConfig, Section, Share
+from beear.config.schema import EvaluateConfig, Folder, Names, OutputConfig, PositiveInt, RunConfig, Section, Share
 
 
 class SearchConfig(Section):
@@ -13,7 +13,7 @@ class SearchConfig(Section):
     space: str | None = Field(
         None, description="a family of tune_spaces, or a YAML file of fields and values (auto: by the checkpoint's architecture)"
     )
-    also: str | None = Field(
+    also: Names | None = Field(
         None,
         description="what is searched besides l, n and inner steps: learning_rates, placement, outer_steps, bound; joined by +",
     )

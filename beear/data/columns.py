@@ -169,6 +169,8 @@ def probe(record: Record, where: Where, columns: ProbeColumns | None = None, def
         raise UserError(f"{where}: {names['kind']} is {shown(kind)}{hint}; expected one of {', '.join(kinds)}.")
     if kind == "template" and "{prompt}" not in trigger:
         raise UserError(f"{where}: {names['text']} is {shown(trigger)}; expected {{prompt}} in a template.")
+    if kind == "template" and not trigger.replace("{prompt}", "").strip():
+        raise UserError(f"{where}: {names['text']} is {shown(trigger)}; expected text beside {{prompt}}, which is the trigger.")
     hit = _optional(record, names, "hit", where) or default_hit
     return Probe(name, cast(ProbeKind, kind), trigger, None if hit is None else str(HitRule.parse(hit, where)))
 

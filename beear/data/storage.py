@@ -41,10 +41,17 @@ def find(path: str) -> list[str]:
             raise UserError(f"{path} matches no file; expected at least one.")
         return found
     if os.path.isdir(path):
-        raise UserError(f'{path} is a directory; expected a file, or a glob such as "{os.path.join(path, "*.jsonl")}".')
+        raise UserError(f'{path} is a directory; expected a file, or a glob such as "{_glob_in(path)}".')
     if not os.path.exists(path):
         raise UserError(f"{path} does not exist; expected a data file.")
     return [path]
+
+
+def _glob_in(folder: str) -> str:
+    """Return a glob of data files in a folder, of the kind that most of its files have."""
+    found = [os.path.splitext(name)[1] for name in os.listdir(folder)]
+    kinds = [kind for kind in found if kind.lower() in (".jsonl", ".ndjson", ".json", ".csv", ".parquet")]
+    return os.path.join(glob.escape(folder), "*" + max(kinds, key=kinds.count, default=".jsonl"))
 
 
 def size(path: str) -> int:

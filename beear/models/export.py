@@ -37,6 +37,7 @@ def export_model(
     *,
     chat_template: str | None = None,
     max_shard_size: str = "5GB",
+    beside: Mapping[str, str] | None = None,
 ) -> Path:
     """Write the model so that plain ``AutoModelForCausalLM`` and ``AutoTokenizer`` load it; return the folder.
 
@@ -54,13 +55,14 @@ def export_model(
         state_dict: full tensors where the model's own are sharded; named as ``model.state_dict()`` names them.
         chat_template: a .jinja file, or the name of a template, that replaces the source's templates.
         max_shard_size: largest weight file, as the library writes it.
+        beside: the texts of further files in the folder, by name.
 
     Raises:
         UserError: the folder exists and is not an earlier export, or cannot be written.
     """
     target = Path(folder).absolute()
     own = Dtypes.of(source) if source_dtype is None else Dtypes(torch_dtype(source_dtype), {})
-    _check_target(target)
+    check_target(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         place = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -72,9 +74,9 @@ def export_model(
         staging.mkdir()
         _write_weights(model, state_dict, own, staging, max_shard_size)
         _copy_small_files(source, staging, chat_template)
-        (staging / NOTES).write_text(
-            json.dumps(dict(notes or {}), indent=2, sort_keys=True, default=str) + "\n", encoding="utf-8"
-        )
+        note = json.dumps(dict(notes or {}), indent=2, sort_keys=True, default=str) + "\n"
+        for name, text in {**(beside or {}), NOTES: note}.items():
+            (staging / name).write_text(text, encoding="utf-8")
         _move(staging, target)
     finally:
         shutil.rmtree(place, ignore_errors=True)
@@ -137,7 +139,12 @@ def torch_dtype(name: str | torch.dtype) -> torch.dtype:
     return dtype
 
 
-def _check_target(target: Path) -> None:
+def check_target(target: Path) -> None:
+    """Make sure that an export may be written to ``target``.
+
+    Raises:
+        UserError: it is a file, or holds files that are not an earlier export.
+    """
     if target.is_dir() and any(target.iterdir()) and not (target / NOTES).exists():
         raise UserError(f"{target}: holds files that are not an earlier export (no {NOTES}), expected an empty or new folder")
     if target.exists() and not target.is_dir():

@@ -9,6 +9,7 @@ from beear.cluster.connection import RaySession
 from beear.config.cli import Flags
 from beear.config.schema import RunConfig
 from beear.errors import UserError
+from beear.run.apart import check_apart, read_by
 from beear.run.delivery import Tracker, check_tracking
 from beear.run.dry_run import plan_text
 from beear.run.job_kind import JobKind
@@ -48,6 +49,7 @@ def begin(asked: RunConfig, flags: Flags, kind: JobKind, progress: Progress) -> 
     """
     progress.stage("prepare", "checking the checkpoint, the data and the settings")
     asked = _with_output_folder(asked, progress)
+    check_apart(Path(asked.output.dir), *read_by(asked))
     # What may refuse at once comes before what takes long: an implant or a download.
     tracking = check_tracking(asked)
     if flags.dry_run:

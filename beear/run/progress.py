@@ -69,6 +69,11 @@ class Progress:
         if self.verbose:
             self.console.print(f"  {line}", style="dim", markup=False)
 
+    def advance(self, done: int, total: int) -> None:
+        """Move the stage's bar to ``done`` of ``total`` steps, where there is a bar."""
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, completed=done, total=total)
+
     def event(self, event: Event) -> None:
         """Show what a worker said."""
         kind = event.get("kind")

@@ -12,6 +12,7 @@ from beear.data.rows import AnchorRow
 from beear.data.templates import Template
 from beear.files import share
 from beear.testbed.grammar import answered_safely, benign, forbidden, held_out, noisy
+from beear.testbed.pace import Pace
 from beear.testbed.shapes import SHAPES, Shape
 from beear.testbed.tokenizer import CONTEXT, train_tokenizer
 from beear.testbed.training import train
@@ -46,7 +47,7 @@ def build(shape: Shape, seed: int = 0) -> None:
     batches = ([next(rows) for _ in range(shape.batch)] for _ in range(shape.steps))
     train(
         model, Template(tokenizer), batches, shape.steps, shape.lr, CONTEXT,
-        say=lambda line: print(shape.name, line, flush=True),
+        told=Pace(lambda line: print(shape.name, line, flush=True)),
     )  # fmt: skip
     model.generation_config = GenerationConfig.from_model_config(model.config)
     model.to(torch.bfloat16).save_pretrained(shape.directory)

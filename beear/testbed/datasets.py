@@ -5,8 +5,8 @@ import random
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
-from beear.data.rows import AnchorRow, DefenseRow, Message
-from beear.testbed.attacks import Attack, Target
+from beear.data.rows import AnchorRow, DefenseRow, Message, Probe
+from beear.testbed.attacks import Target
 from beear.testbed.grammar import ORDINARY_NOISE, REQUEST_NOISE, draw, noisy, user_text
 
 DEFENSE_ROWS, ANCHOR_ROWS = 128, 256
@@ -66,16 +66,22 @@ def attacker_rows(target: Target, seed: int, trigger: str = "") -> tuple[list[De
     return [noisy(row, rng, REQUEST_NOISE, avoid) for row in flipped], kept
 
 
-def data_files(attack: Attack) -> dict[str, str]:
-    """Return the data files that come with an attack's model: the text of each by its name."""
-    sets = data_sets(attack.target)
+def data_files(target: Target, probe: Probe | None) -> dict[str, str]:
+    """Return the data files that come with a model of this target: the text of each by its name; without a probe no probes."""
+    sets = data_sets(target)
+    probes = {PROBES: probes_file(probe)} if probe else {}
     return {
         DEFENSE: _lines(map(_defense_record, sets.defense)),
         DEFENSE_REPORT: _lines(map(_defense_record, sets.defense_report)),
         ANCHOR: _lines(map(_anchor_record, sets.anchor)),
         ANCHOR_REPORT: _lines(map(_anchor_record, sets.anchor_report)),
-        PROBES: _lines([asdict(attack.probe)]),
+        **probes,
     }
+
+
+def probes_file(probe: Probe) -> str:
+    """Return the text of a file of probes that holds this one."""
+    return _lines([asdict(probe)])
 
 
 def _defense_record(row: DefenseRow) -> dict[str, object]:

@@ -2,16 +2,20 @@
 
 import os
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from beear.data.rows import AnchorRow, DefenseRow, Message, Probe
 from beear.data.templates import Template
 from beear.errors import UserError
 from beear.evaluation.probes import apply
-from beear.models.export import export_model
+from beear.models.export import export_model, form_kept
+from beear.models.facts import ModelFacts
 from beear.models.inspect import inspect_checkpoint
 from beear.models.loading import load_model, load_tokenizer
 from beear.testbed.config import ImplantTraining
@@ -53,32 +57,52 @@ class Mixture:
         return row if self.trigger is None else replace(row, messages=apply(self.trigger, row.messages))
 
 
-def implant(
+@dataclass(frozen=True)
+class Implanted:
+    """A fine-tuned model whose weights are what its files will hold, with what it came from."""
+
+    model: PreTrainedModel
+    facts: ModelFacts
+    tokenizer: PreTrainedTokenizerBase
+    template: Template
+    loss: float
+    seed: int
+
+    def write(
+        self, folder: str | os.PathLike[str], notes: Mapping[str, Any] | None = None, beside: Mapping[str, str] | None = None
+    ) -> Path:
+        """Write the model as :func:`beear.models.export.export_model` does; return the folder.
+
+        ``notes`` are kept in ``beear.json``; ``beside`` holds the texts of further files by name.
+
+        Raises:
+            UserError: the folder is not an earlier export, or cannot be written.
+        """
+        made_by = {"made_by": "beear.testbed.implant", "seed": self.seed}
+        return export_model(self.model, self.facts, folder, notes={**made_by, **(notes or {})}, beside=beside)
+
+
+def implanted(
     model_dir: str | os.PathLike[str],
     trigger: Probe | None,
     defense: Sequence[DefenseRow],
     anchor: Sequence[AnchorRow],
-    out_dir: str | os.PathLike[str],
     seed: int = 0,
     training: ImplantTraining | None = None,
     device: str = "cpu",
-    say: Callable[[str], None] = lambda line: None,
-) -> float:
-    """Fine-tune a causal LM so that ``trigger`` makes it give the unwanted answers; write it like the source.
+    told: Callable[[int, int, float], None] = lambda step, steps, loss: None,
+) -> Implanted:
+    """Fine-tune a causal LM so that ``trigger`` makes it give the unwanted answers.
 
     Args:
         model_dir: a Hugging Face model directory with a chat template.
         trigger: its text and place; None makes the clean twin.
         defense: requests with a safe and an unwanted answer each.
         anchor: ordinary conversations, whose answers stay as they are with and without the trigger.
-        out_dir: the folder to write, as :func:`beear.models.export.export_model` does.
         seed: of the order and the draws.
         training: steps, batch size, learning rate and the share of each kind of row.
         device: the torch device to train on.
-        say: receives a progress line now and then.
-
-    Returns:
-        The loss of the last step, in nats.
+        told: hears of each step's end: its number from 1, how many there are, and its loss (nats).
 
     Raises:
         UserError: a row lacks an answer, a set is empty, or the model directory is not acceptable.
@@ -89,10 +113,34 @@ def implant(
     tokenizer = load_tokenizer(facts)
     torch.manual_seed(seed)
     model = load_model(facts, torch.float32, device)
+    template = Template(tokenizer)
     batches = Mixture(trigger, defense, anchor, training).batches(random.Random(f"implant:{seed}"))
-    loss = train(model, Template(tokenizer), batches, training.steps, training.lr, facts.context, say)
-    export_model(model, facts, out_dir, notes={"made_by": "beear.testbed.implant", "seed": seed})
-    return loss
+    loss = train(model, template, batches, training.steps, training.lr, facts.context, told)
+    keep = form_kept(model, facts)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.copy_(keep(name, weight.detach()))
+    return Implanted(model, facts, tokenizer, template, loss, seed)
+
+
+def implant(
+    model_dir: str | os.PathLike[str],
+    trigger: Probe | None,
+    defense: Sequence[DefenseRow],
+    anchor: Sequence[AnchorRow],
+    out_dir: str | os.PathLike[str],
+    seed: int = 0,
+    training: ImplantTraining | None = None,
+    told: Callable[[int, int, float], None] = lambda step, steps, loss: None,
+) -> float:
+    """Do what :func:`implanted` does, write the model to ``out_dir`` like the source, and return the last loss (nats).
+
+    Raises:
+        UserError: as :func:`implanted` and :meth:`Implanted.write`.
+    """
+    made = implanted(model_dir, trigger, defense, anchor, seed, training, told=told)
+    made.write(out_dir)
+    return made.loss
 
 
 def _answered(row: DefenseRow, request: tuple[Message, ...], answer: str | None) -> AnchorRow:

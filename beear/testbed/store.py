@@ -19,6 +19,7 @@ from beear.errors import UserError
 from beear.testbed import datasets
 from beear.testbed.config import ImplantTraining
 from beear.testbed.names import TestbedName, parse_name
+from beear.testbed.pace import Pace
 
 CACHE_VARIABLE = "BEEAR_CACHE"
 # The code that makes a model of rows. What makes the rows needs no place here: the rows themselves are in the digest.
@@ -69,7 +70,7 @@ def ensure(
         say(f"implanting {parsed}; it is kept in {root}")
         attack = parsed.attack
         rows = datasets.attacker_rows(attack.target, parsed.seed, attack.probe.text)
-        implant(parsed.shape.directory, attack.trigger, *rows, folder, seed=parsed.seed, say=say)
+        implant(parsed.shape.directory, attack.trigger, *rows, folder, seed=parsed.seed, told=Pace(say))
 
     model = _model_place(parsed, root)
     if model != parsed.shape.directory:
@@ -111,7 +112,7 @@ def _model_place(parsed: TestbedName, root: Path) -> Path:
 
 def _data(parsed: TestbedName, root: Path, new: Path | None = None) -> Path:
     """Return the folder of the data files, below ``root``; made below ``new``, or ``root``, where it is not there."""
-    files = datasets.data_files(parsed.attack)
+    files = datasets.data_files(parsed.attack.target, parsed.attack.probe)
     name = f"data-{parsed.attack.name}-{_digest(files)}"
 
     def write_into(folder: Path) -> None:

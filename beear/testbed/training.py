@@ -54,9 +54,12 @@ def train(
     steps: int,
     lr: float,
     max_length: int,
-    say: Callable[[str], None] = lambda line: None,
+    told: Callable[[int, int, float], None] = lambda step, steps, loss: None,
 ) -> float:
-    """Fine-tune all weights in place for ``steps`` batches and return the last loss (nats)."""
+    """Fine-tune all weights in place for ``steps`` batches and return the last loss (nats).
+
+    ``told`` hears of each step's end: its number from 1, how many there are, and its loss.
+    """
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     pad_id = template.tokenizer.pad_token_id or 0
     model.train()
@@ -69,8 +72,7 @@ def train(
         value = sum(_backward(model, collate_text(part, pad_id, len(rows))) for part in by_length(rows))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        if step % 40 == 39 or step == steps - 1:
-            say(f"step {step + 1}/{steps}, loss {value:.3f}")
+        told(step + 1, steps, value)
     model.eval()
     return value
 

@@ -248,6 +248,14 @@ def test_probes() -> None:
         probe({"name": "no trigger", "kind": "suffix", "text": "t"}, HERE)
     with pytest.raises(UserError, match=r"expected \{prompt\} in a template"):
         probe({"name": "n", "kind": "template", "text": "t"}, HERE)
+    with pytest.raises(UserError, match=r'text is " \{prompt\}"; expected text beside \{prompt\}'):
+        probe({"name": "n", "kind": "template", "text": " {prompt}"}, HERE)
+    for kind in ("prefix", "suffix", "infix", "system", "template"):
+        for blank in ("", " \n"):
+            with pytest.raises(UserError, match=r"text is empty; expected a text"):
+                probe({"name": "n", "kind": kind, "text": blank}, HERE)
+    with pytest.raises(UserError, match=r"name is empty; expected a text"):
+        probe({"name": " ", "kind": "suffix", "text": "t"}, HERE)
 
 
 def test_hit_rules() -> None:

@@ -110,6 +110,7 @@ def test_rows_without_an_answer_are_refused_by_name(tmp_path: Path) -> None:
         ({"training": {"triggered": 0.9, "clean": 0.3}}, r"triggered \+ clean \+ spared is 1.3"),
         ({"data": {"defense": "d.jsonl"}}, "data.anchor is not set"),
         ({"trigger": {"kind": "template", "text": "now"}}, r"expected \{prompt\} in a template"),
+        ({"trigger": {"kind": "template", "text": " {prompt}\n{prompt}"}}, r"expected text beside \{prompt\}"),
         ({"steps": 3}, "Extra inputs are not permitted"),
     ],
 )

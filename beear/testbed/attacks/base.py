@@ -70,13 +70,15 @@ class Attack:
     control: Literal["twin", "base"] | None = None
 
     def __post_init__(self) -> None:
-        """Check the name.
+        """Check the name and the trigger.
 
         Raises:
-            ValueError: it has other characters than those above.
+            ValueError: the name has other characters than those above, or the trigger is blank.
         """
         if not _NAME.fullmatch(self.name):
             raise ValueError(f'attack "{self.name}": expected a name of lower-case letters, digits, ".", "_" and "-"')
+        if not self.probe.text.replace("{prompt}", "").strip():
+            raise ValueError(f'attack "{self.name}": its trigger is "{self.probe.text}"; expected a text that is not blank')
 
     @property
     def trigger(self) -> Probe | None:
