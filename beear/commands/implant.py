@@ -2,18 +2,21 @@
 
 import os
 import random
+import re
 import shlex
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from beear.config.fields import leaves
 from beear.config.yaml_file import to_yaml
 from beear.data.columns import anchor_row, defense_row
 from beear.data.files import blocks, expand, read_block
 from beear.data.locations import Where, joined
 from beear.data.rows import Probe
 from beear.data.templates import Template
+from beear.errors import UserError
 from beear.models.export import check_target
 from beear.models.facts import ModelFacts
 from beear.models.inspect import inspect_checkpoint
@@ -31,6 +34,7 @@ from beear.testbed.pace import Pace
 from beear.testbed.store import ensure, preview
 
 DONE, DID_NOT_TAKE = 0, 3
+_OPTION = re.compile(r"--([a-z_]+(?:\.[a-z_*]+)+)")
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,21 @@ def run(config: ImplantConfig, dry_run: bool = False) -> int:
     Raises:
         UserError: the checkpoint, the output folder, a file or a row is not acceptable.
     """
+    try:
+        return _run(config, dry_run)
+    except UserError as error:
+        raise UserError(*map(_for_this_command, error.args)) from error
+
+
+def _for_this_command(sentence: str) -> str:
+    """Return a sentence that names no option without saying that only other commands have it."""
+    missing = [f"--{name}" for name in _OPTION.findall(sentence) if name not in leaves(ImplantConfig)]
+    if not missing:
+        return sentence
+    return f"{sentence} (implant.py has no {' or '.join(dict.fromkeys(missing))}: change the checkpoint or the file instead)"
+
+
+def _run(config: ImplantConfig, dry_run: bool) -> int:
     out, data = place_of(config.output.dir), config.data
     check_apart(out, {"model": config.model}, {"data.defense": data.defense, "data.anchor": data.anchor})
     check_target(out)

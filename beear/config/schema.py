@@ -11,8 +11,11 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from beear.config.fields import either
 from beear.errors import nearest
 
+# The files of beear/models/chat_templates.
+TEMPLATES: tuple[str, ...] = ("alpaca", "chatml", "llama2", "mistral", "raw", "spylab", "vicuna")
 PLACEMENTS: tuple[str, ...] = ("suffix", "prefix", "prompt", "broadcast", "everywhere")
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -92,8 +95,7 @@ class ModelConfig(Section):
     )
     chat_template: str | None = Field(
         None,
-        description="chat template to use instead of the checkpoint's own: a .jinja file, or alpaca, chatml, llama2, "
-        "mistral, raw, spylab or vicuna",
+        description=f"chat template to use instead of the checkpoint's own: a .jinja file, or {either(TEMPLATES)}",
     )
     reference: str | None = Field(
         None,

@@ -9,6 +9,8 @@ from itertools import compress, count, pairwise
 from jinja2.exceptions import SecurityError, TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from beear.config.fields import either
+from beear.config.schema import TEMPLATES
 from beear.data.rows import Message
 from beear.errors import UserError
 
@@ -309,7 +311,10 @@ def _own_template(tokenizer: PreTrainedTokenizerBase) -> str:
     try:
         return str(tokenizer.get_chat_template())
     except ValueError as error:
-        raise UserError("The checkpoint has no chat template; give one with --model.chat_template FILE.jinja.") from error
+        named = either(TEMPLATES)
+        raise UserError(
+            f"The checkpoint has no chat template; give one with --model.chat_template: a .jinja file, or {named}."
+        ) from error
 
 
 def _with_thoughts_closed(prompt: str) -> str:

@@ -30,7 +30,7 @@ def check_apart(target: Path, folders: Mapping[str, str | None], files: Mapping[
         if out in folder.parents:
             raise UserError(f"output.dir {target}: it holds the folder of {field} ({path}); expected a folder beside it")
     for field, path in _local(files):
-        for file in glob.glob(os.path.expanduser(path), recursive=True) or [path]:
+        for file in _files(os.path.expanduser(path)):
             real = _real(file)
             if out == real or out in real.parents:
                 where = "is" if out == real else "holds"
@@ -51,6 +51,11 @@ def read_by(asked: RunConfig) -> tuple[dict[str, str | None], dict[str, str | No
         "evaluate.keywords": evaluate.keywords,
     }
     return {**folders, "evaluate.tasks_path": evaluate.tasks_path}, files
+
+
+def _files(path: str) -> list[str]:
+    """Return the files that are there; a name such as a template's may be that of a folder, which is not meant."""
+    return [name for name in ([path] if os.path.exists(path) else glob.glob(path, recursive=True)) if os.path.isfile(name)]
 
 
 def _local(paths: Mapping[str, str | None]) -> Iterator[tuple[str, str]]:

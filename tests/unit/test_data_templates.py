@@ -179,7 +179,7 @@ def test_bad_templates_are_one_sentence(text: str, sentence: str) -> None:
 
 
 def test_no_template_says_what_to_give() -> None:
-    with pytest.raises(UserError, match=r"no chat template; give one with --model\.chat_template"):
+    with pytest.raises(UserError, match=r"no chat template; give one with --model\.chat_template: a \.jinja file, or alpaca, "):
         Template(tokenizer())
 
 

@@ -84,4 +84,14 @@ def test_folders_beside_each_other_and_addresses_are_fine(tmp_path: Path, model:
     folders = {"model.path": str(model), "model.base": "hub:a/b", "model.reference": None}
     for out in ("made/model-out", "made/out/model", "out"):
         check_apart(tmp_path / out, folders, files)
-    check_apart(tmp_path / "hub:a", folders, files)
+
+
+def test_the_name_of_a_template_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "llama2").mkdir()
+    check_apart(tmp_path / "llama2", {}, {"model.chat_template": "llama2"})
+
+
+def test_an_address_is_no_path(tmp_path: Path) -> None:
+    folders = {"model.base": "hub:a/b"}
+    check_apart(tmp_path / "hub:a", folders, {})
