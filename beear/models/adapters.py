@@ -58,8 +58,6 @@ def hidden_linear_names(model: PreTrainedModel) -> list[str]:
 def _check_targets(model: PreTrainedModel, targets: list[str]) -> None:
     linear = linear_names(model)
     short = sorted(set(linear.values()))
-    if not targets:
-        raise UserError(f"adapter.targets: found none, expected all-linear or some of {', '.join(short)}")
     output = model.get_output_embeddings()
     tied = output is not None and output.weight is model.get_input_embeddings().weight
     for target in targets:

@@ -16,7 +16,7 @@ from beear.methods.reference import BEGIN, END, renewed, table
 from beear.run.identity import config_digest
 from tests.configs import asked
 
-ODD = ["yes", "1e-3", "null", "auto", "# no", "a: b", "é…", "a\nb", "", " x ", "2024-01-01", "'\"", "{a: 1}", "- x"]
+ODD = ["yes", "1e-3", "null", "auto", "# no", "a: b", "é…", "a\nb", " x ", "2024-01-01", "'\"", "{a: 1}", "- x"]
 
 
 CHANGED = {
@@ -39,7 +39,8 @@ def test_written_and_read_it_is_the_same(tmp_path: Path, comments: bool, text: s
 
 @given(st.floats(min_value=1e-12, max_value=1e12), st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=40))
 def test_numbers_and_texts_come_back_exactly(number: float, text: str) -> None:
-    config = asked({"method.inner_lr": number, "data.refusal": text})
+    # A blank text is refused.
+    config = asked({"method.inner_lr": number, "data.refusal": f"{text}."})
     assert run_config().model_validate(yaml.safe_load(to_yaml(config))) == config
 
 
