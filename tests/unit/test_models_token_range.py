@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from beear.data.collate import collate_defense, collate_text
 from beear.data.encode import encode_anchor, encode_defense
+from beear.data.load import load_small
 from beear.data.local import pad_id_of
 from beear.data.rows import AnchorRow, DefenseRow, Message
 from beear.data.templates import Template
@@ -16,12 +17,16 @@ from beear.errors import UserError
 from beear.evaluation.generate import generate_ids
 from beear.evaluation.subject import Subject
 from beear.models.export import export_model
+from beear.models.facts import ModelFacts
 from beear.models.inspect import inspect_checkpoint
 from beear.models.loading import load_config, load_model, load_tokenizer
+from beear.run.checks import check_lengths
 from beear.testing.checkpoints import VOCABULARY, edit_json, make_checkpoint
+from tests.data_sets import anchor_records, config_for, defense_records, write_lines
 
 # Ids of the tokenizer: 6 special ones and 256 bytes.
 IDS, END = 262, 2
+FACTS = ModelFacts("", "", "llama", 3, 32, IDS, 256, 1, False, "float32")
 
 
 def padded_beyond(folder: Path, sentencepiece: bool = False, **fields: object) -> Path:
@@ -204,3 +209,21 @@ def test_a_pad_id_of_the_configuration_beyond_the_vocabulary_is_refused(tmp_path
         f'{folder}/config.json: found "pad_token_id": 272, of which the library builds no embedding of 272 rows, '
         "expected a smaller one or none"
     )
+
+
+@pytest.mark.parametrize("where", ["defense", "anchor", "probes"])
+def test_data_with_the_literal_pad_token_is_refused_before_anything_starts(tmp_path, where):
+    tokenizer = loaded(padded_beyond(tmp_path / "model"))
+    records = {
+        "defense": [*defense_records(60), {"prompt": "a", "safe": "No.", "unwanted": "[PAD]"}],
+        "anchor": [*anchor_records(60), {"prompt": "a [PAD]", "response": "b"}],
+        "probes": [{"name": "trigger", "kind": "suffix", "text": "[PAD]"}],
+    }
+    path = write_lines(tmp_path / "bad.jsonl", records[where])
+    config = config_for(tmp_path, {f"data.{where}.path": str(path)})
+    with pytest.raises(UserError) as caught:
+        check_lengths(config, FACTS, load_small(config.data, 0), tokenizer)
+    assert str(caught.value).endswith(
+        'its text has the token "[PAD]", for which the model has no embedding; expected text without it.'
+    )
+    assert (' under probe "trigger": its' if where == "probes" else f"{path}, line 61: its") in str(caught.value)
