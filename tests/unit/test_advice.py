@@ -78,8 +78,9 @@ def exists(name: str) -> bool:
 
 
 def test_every_option_that_a_message_names_exists() -> None:
-    found = named(rf"(?<![\w-])--([a-z][a-z_]*(?:\.[a-z_*{HOLE}]*[a-z_*{HOLE}])*)")
-    switches = {switch.removeprefix("--") for switch in PROGRAM_SWITCHES} | {"config", "section.field", "dry"}
+    found = named(rf"(?<![\w-])--([a-z][a-z_-]*(?:\.[a-z_*{HOLE}]*[a-z_*{HOLE}])*)")
+    converts = set(re.findall(r"--([a-z-]+)", (ROOT / "beear/models/convert/__main__.py").read_text()))
+    switches = {switch.removeprefix("--") for switch in PROGRAM_SWITCHES} | {"config", "section.field"} | converts
     assert len({name for _, name in found if "." in name}) > 15
     assert [(place, name) for place, name in found if not exists(name) and name not in switches] == []
 
@@ -101,7 +102,7 @@ def test_every_file_module_and_extra_that_a_message_names_exists() -> None:
     assert {name for _, name in modules} >= {"beear.registry", "benchmarks.calibration", "beear.report"}
     assert [name for _, name in modules if importlib.util.find_spec(name) is None] == []
     extras = named(r"extra (\w+)")
-    assert {name for _, name in extras} == {"vllm", "harness"} <= set(PROJECT["project"]["optional-dependencies"])
+    assert {name for _, name in extras} == {"vllm", "harness", "gguf"} <= set(PROJECT["project"]["optional-dependencies"])
     packages = named(r"expected the package ([\w-]+)")
     offered = " ".join(line for lines in PROJECT["project"]["optional-dependencies"].values() for line in lines)
     assert packages and all(name in offered for _, name in packages)

@@ -70,7 +70,7 @@ def test_files_of_a_library_that_renames_are_shared_wherever_they_are_written() 
     writers = {path.name for path in sources("beear") if re.search(r"save_file\(|save_pretrained\(|mkstemp\(", path.read_text())}
     sharing = {path.name for path in sources("beear") if "import share" in path.read_text()}
     # checkpoints.py makes what tests read.
-    assert writers - {"checkpoints.py"} == sharing == {"export.py", "zero_state.py", "build.py"}
+    assert writers - {"checkpoints.py"} == sharing == {"export.py", "zero_state.py", "build.py", "pickles.py", "gguf_file.py"}
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

