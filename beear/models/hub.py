@@ -40,7 +40,7 @@ def _fetch(name: str, field: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=PATTERNS))
+        folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=PATTERNS))
     # The hub client raises many types of error (offline, unknown, gated, timeouts); the user gets one sentence.
     except Exception as error:
         first = (str(error).strip().splitlines() or [""])[0]
@@ -48,3 +48,10 @@ def _fetch(name: str, field: str) -> Path:
             f"{field}: {HUB}{name} could not be fetched ({type(error).__name__}: {first[:160]}), "
             "expected a reachable hub repository or one already in the cache"
         ) from error
+    if not any(folder.glob("*.safetensors")):
+        at = f" --revision {revision}" if revision else ""
+        raise UserError(
+            f"{field}: {HUB}{name} has no safetensors, expected some; where it has pickles or GGUF, fetch them with "
+            f"hf download {repository}{at} --local-dir DIR and convert them with python -m beear.models.convert DIR OUT"
+        )
+    return folder

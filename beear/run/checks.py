@@ -84,10 +84,17 @@ def _check_scoring(rows: Sequence[AnchorRow], template: Template) -> None:
     """Check on a reference answer that what is learnt is what a completion is compared with."""
     for row in rows[:1]:
         learnt = template.answer_in(template.answer_ids(row.messages[:-1], row.messages[-1].content))
-        if _letters(learnt) != _letters(template.spoken(row.messages[-1].content)):
+        spoken = template.spoken(row.messages[-1].content)
+        if _letters(learnt) != _letters(spoken):
+            _, _, end = learnt.rpartition(spoken.strip())
+            cause = (
+                f" The template ends a turn with {shown(end.strip())}, which may be no special token of the tokenizer."
+                if end.strip()
+                else ""
+            )
             raise UserError(
                 f"{row.origin}: its answer is {shown(row.messages[-1].content)}, and the tokens that are learnt of it read "
-                f"{shown(learnt)}; expected a tokenizer and a chat template that give the answer back."
+                f"{shown(learnt)}; expected a tokenizer and a chat template that give the answer back.{cause}"
             )
 
 

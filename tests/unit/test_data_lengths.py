@@ -15,6 +15,7 @@ from beear.data.templates import Template
 from beear.errors import UserError
 from beear.methods.table import METHODS
 from beear.models.facts import ModelFacts
+from beear.models.tokenizer_files import NAMED
 from beear.run import checks, longest_rows
 from beear.run.checks import check_lengths, check_template
 from beear.testing.checkpoints import make_tokenizer
@@ -55,6 +56,14 @@ def test_the_longest_and_the_shortest_are_kept(tmp_path: Path) -> None:
     assert data.shortest.messages[-1].content == "tiny"
     assert (len(data.longest_requests), len(data.longest_chats)) == (8, 8)
     assert [row.messages[0].content[:6] for row in data.longest_chats[:3]] == ["long 0", "long 1", "long 2"]
+
+
+def test_an_end_of_turn_that_the_tokenizer_lacks_is_named(tmp_path: Path) -> None:
+    make_tokenizer(tmp_path, template=NAMED["chatml"].read_text())
+    config = config_for(tmp_path, {"data.holdout": 0.5})
+    said = refused(config, AutoTokenizer.from_pretrained(tmp_path))
+    assert 'the tokens that are learnt of it read "' in said
+    assert said.endswith('The template ends a turn with "<|im_end|>", which may be no special token of the tokenizer.')
 
 
 def test_rows_that_fit_pass_and_give_the_room_and_the_longest_lengths(

@@ -1,10 +1,13 @@
 """What inspection reports: sizes under every family's own names, digests that anybody can recompute, paths."""
 
 import hashlib
+import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -148,6 +151,20 @@ def test_hub_is_asked_only_for_hub_paths_and_only_for_safe_files(tmp_path, monke
     inspect_checkpoint(str(folder))
     assert asked == [("org/name", "abc", hub.PATTERNS)]
     assert not any(pattern.endswith((".bin", ".py", ".pt", "*")) for pattern in hub.PATTERNS)
+
+
+def test_a_hub_repository_of_pickles_is_told_how_to_convert_them(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path))
+    with pytest.raises(UserError) as caught:
+        inspect_checkpoint("hub:org/name@abc")
+    fetch, module = re.search(
+        r"fetch them with hf (.+) and convert them with python -m (\S+) DIR OUT", str(caught.value)
+    ).groups()
+    assert fetch == "download org/name --revision abc --local-dir DIR"
+    offered = subprocess.run([Path(sys.executable).with_name("hf"), "download", "--help"], capture_output=True, text=True).stdout
+    assert set(re.findall(r"--[a-z-]+", fetch)) <= set(re.findall(r"--[a-z-]+", offered))
+    assert importlib.util.find_spec(f"{module}.__main__")
 
 
 def test_hub_offline_is_one_sentence(tmp_path, monkeypatch):
