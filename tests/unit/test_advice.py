@@ -81,6 +81,8 @@ def test_every_option_that_a_message_names_exists() -> None:
     found = named(rf"(?<![\w-])--([a-z][a-z_-]*(?:\.[a-z_*{HOLE}]*[a-z_*{HOLE}])*)")
     converts = set(re.findall(r"--([a-z-]+)", (ROOT / "beear/models/convert/__main__.py").read_text()))
     switches = {switch.removeprefix("--") for switch in PROGRAM_SWITCHES} | {"config", "section.field"} | converts
+    # Those of hf download are tried by test_models_facts.py.
+    switches |= {"revision", "local-dir"}
     assert len({name for _, name in found if "." in name}) > 15
     assert [(place, name) for place, name in found if not exists(name) and name not in switches] == []
 
