@@ -3,10 +3,13 @@
 import logging
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Self
 
 import ray
+from ray._private import ray_constants
 
 from beear.config.entry import catch_signals
 from beear.config.schema import ParallelConfig
@@ -70,14 +73,15 @@ def _connect(parallel: ParallelConfig, verbose: bool) -> None:
         _check_reachable(parallel.address)
     level = logging.INFO if verbose else logging.ERROR
     try:
-        ray.init(
-            address=address or "local",
-            include_dashboard=False if address is None else None,
-            log_to_driver=verbose,
-            logging_level=level,
-            configure_logging=True,
-            runtime_env=_environment(address),
-        )
+        with nullcontext() if address else _loopback_alone():
+            ray.init(
+                address=address or "local",
+                include_dashboard=False if address is None else None,
+                log_to_driver=verbose,
+                logging_level=level,
+                configure_logging=True,
+                runtime_env=_environment(address),
+            )
     except (ConnectionError, RuntimeError, ValueError) as error:
         if address is None:
             raise
@@ -86,6 +90,26 @@ def _connect(parallel: ParallelConfig, verbose: bool) -> None:
     catch_signals()
     for name in ("ray", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(level)
+
+
+@contextmanager
+def _loopback_alone() -> Iterator[None]:
+    """Have the processes that Ray starts in this block listen on the loopback address alone.
+
+    By default they listen on the machine's outward address, so that other nodes can join. Ray has no option against it, except
+    what it does on desktops; processes read that from the environment, and this one has read it when it imported ray.
+    """
+    name, enabled = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    said = os.environ.get(name)
+    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = enabled
+        if said is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = said
 
 
 def _check_reachable(address: str) -> None:
