@@ -3,6 +3,7 @@
 import json
 import re
 
+from beear.data import flags
 from beear.data.locations import Where, shown
 from beear.data.rows import Message
 from beear.errors import UserError
@@ -16,13 +17,15 @@ ROLES = {
     "model": "assistant",
     "chatgpt": "assistant",
 }
-# Names under which files say whether an assistant turn is to be learnt, with 0 or 1, or false or true.
-LEARNT = ("weight", "train", "trainable", "loss")
+KEYS = (("role", "content"), ("from", "value"))
+# As pandas writes a column of conversations to CSV: text that would be learnt as it stands.
+PYTHON = re.compile(r"\s*\[?\s*\{\s*'(?:role|content|from|value)':")
 # A conversation as one text, in the form of the hh-rlhf data.
 TRANSCRIPT = re.compile(r"\s*Human: ?.*?\n\nAssistant:", re.DOTALL)
 SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant): ?")
 # Parts of a turn that a chat template would write, and this product does not pass on.
 UNSUPPORTED = ("tool_calls", "function_call")
+READ = {*(key for pair in KEYS for key in pair), *UNSUPPORTED, *flags.TURN, flags.PART_OF_TURN}
 
 
 def conversation(value: object, where: Where, field: str) -> tuple[Message, ...]:
@@ -46,7 +49,8 @@ def reply(value: object, where: Where, field: str) -> tuple[Message, ...]:
     Raises:
         UserError: as for :func:`conversation`, or the last turn is not the assistant's.
     """
-    turns = [value] if isinstance(value, dict) else _from_text(value)
+    turns = in_writing(value, where, field)
+    turns = [turns] if isinstance(turns, dict) else turns
     if not (isinstance(turns, list) and turns and isinstance(turns[0], dict)):
         return (Message("assistant", text(value, where, field)),)
     found = _turns(turns, where, field)
@@ -61,7 +65,7 @@ def earlier(value: object, where: Where, field: str) -> tuple[Message, ...]:
     Raises:
         UserError: not such a list.
     """
-    pairs = _from_text(value)
+    pairs = _from_text(value, where, field)
     if not isinstance(pairs, list) or any(not isinstance(pair, list | tuple) or len(pair) != 2 for pair in pairs):
         raise UserError(f"{where}: {field} is {shown(value)}; expected a list of [request, answer] pairs.")
     return tuple(
@@ -69,6 +73,25 @@ def earlier(value: object, where: Where, field: str) -> tuple[Message, ...]:
         for i, pair in enumerate(pairs)
         for side, said in enumerate(pair)
     )
+
+
+def in_writing(value: object, where: Where, field: str) -> object:
+    """Return the turns that a text holds as a transcript or as JSON; another text, also JSON of another kind, is unchanged.
+
+    Raises:
+        UserError: the text holds turns as Python writes them.
+    """
+    found = _from_text(value, where, field)
+    turns = found if isinstance(found, list) else [found]
+    known = (isinstance(turn, dict) and any(turn.keys() >= {*pair} for pair in KEYS) for turn in turns)
+    return found if turns and all(known) else value
+
+
+def unread(value: object, where: Where, field: str) -> list[tuple[str, object]]:
+    """Return the fields of turns that nothing here reads, with their values; raises as :func:`in_writing` does."""
+    found = in_writing(value, where, field)
+    turns = found if isinstance(found, list) else [found]
+    return [(key, said) for turn in turns if isinstance(turn, dict) for key, said in turn.items() if key not in READ]
 
 
 def text(value: object, where: Where, field: str) -> str:
@@ -92,7 +115,7 @@ def text(value: object, where: Where, field: str) -> str:
 
 
 def _turns(value: object, where: Where, field: str) -> tuple[Message, ...]:
-    turns = _from_text(value)
+    turns = _from_text(value, where, field)
     if not isinstance(turns, list) or not turns:
         raise UserError(f"{where}: {field} is {shown(value)}; expected a non-empty list of {{role, content}}.")
     found = tuple(_message(turn, where, f"{field}[{i}]") for i, turn in enumerate(turns))
@@ -102,24 +125,29 @@ def _turns(value: object, where: Where, field: str) -> tuple[Message, ...]:
     return found
 
 
-def _from_text(value: object) -> object:
-    if isinstance(value, str) and TRANSCRIPT.match(value):
+def _from_text(value: object, where: Where, field: str) -> object:
+    """Return the turns of a transcript, or what a text holds as a JSON list or object; anything else unchanged."""
+    if not isinstance(value, str):
+        return value
+    if TRANSCRIPT.match(value):
         said = SPEAKER.split(value)[1:]
         turns = [{"role": role.lower(), "content": content} for role, content in zip(said[::2], said[1::2], strict=True)]
         # A transcript of a prompt ends where the answer would begin.
         return turns[:-1] if turns[-1]["role"] == "assistant" and not turns[-1]["content"].strip() else turns
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
-            return value
-    return value
+    if not value.lstrip().startswith(("[", "{")):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        if PYTHON.match(value) and any(all(f"'{key}':" in value for key in pair) for pair in KEYS):
+            raise UserError(f"{where}: {field} is {shown(value)}, turns as Python writes them; expected JSON.") from error
+        return value
 
 
 def _message(turn: object, where: Where, field: str) -> Message:
     if not isinstance(turn, dict):
         raise UserError(f"{where}: {field} is {shown(turn)}; expected an object with role and content.")
-    role_key, text_key = ("from", "value") if "from" in turn and "role" not in turn else ("role", "content")
+    role_key, text_key = KEYS["from" in turn and "role" not in turn]
     for key in (role_key, text_key):
         if key not in turn:
             raise UserError(f'{where}: {field} has no "{key}", only {shown(sorted(turn))}; expected role and content.')
@@ -130,15 +158,8 @@ def _message(turn: object, where: Where, field: str) -> Message:
         if turn.get(key):
             raise UserError(f"{where}: {field}.{key} is {shown(turn[key])}; expected turns of text alone.")
     content = _joined(turn[text_key])
-    return Message(ROLES[role.lower()], text(content, where, f"{field}.{text_key}"), _learnt(turn, where, field))  # type: ignore[arg-type]
-
-
-def _learnt(turn: dict[str, object], where: Where, field: str) -> bool:
-    said = {key: turn[key] for key in LEARNT if turn.get(key) is not None}
-    for key, value in said.items():
-        if not isinstance(value, bool | int | float) or value not in (0, 1):
-            raise UserError(f"{where}: {field}.{key} is {shown(value)}; expected 0 or 1, or false or true.")
-    return all(said.values())
+    learnt = flags.turn_is_learnt(turn, where, field)
+    return Message(ROLES[role.lower()], text(content, where, f"{field}.{text_key}"), learnt)  # type: ignore[arg-type]
 
 
 def _joined(content: object) -> object:

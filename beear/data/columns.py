@@ -1,83 +1,22 @@
-"""One record → one row. Columns are recognised by their names, or mapped by the user."""
+"""One record → one row, from the columns that :mod:`beear.data.layouts` finds."""
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import replace
 from typing import cast, get_args
 
 from beear.config.schema import AnchorColumns, DefenseColumns, ProbeColumns
-from beear.data import notes
-from beear.data.chats import conversation, earlier, reply, text
+from beear.data import flags, notes
+from beear.data.chats import conversation, earlier, in_writing, reply, text, unread
 from beear.data.hits import HitRule
+from beear.data.layouts import ANCHOR, DEFENSE, PAIR, Names, mapping_of, names_of
 from beear.data.locations import Where, shown
 from beear.data.rows import AnchorRow, DefenseRow, Message, Probe, ProbeKind
 from beear.errors import UserError, nearest
 
 Record = Mapping[str, object]
-Names = Mapping[str, str]
-"""The column of each field."""
-Mapped = tuple[tuple[str, str], ...]
-"""(field, column) pairs that the user gave."""
-
-
-@dataclass(frozen=True, eq=False)
-class Layouts:
-    """The column names by which a set's rows are recognised: the first layout that fits, then ``extras``, all optional.
-
-    They are written in small letters; a file's may have capitals. An extra has several names, the first that is there counts.
-    """
-
-    kind: str
-    layouts: tuple[Names, ...]
-    extras: Mapping[str, tuple[str, ...]]
-    missing: str
-    """What an error says where no layout fits; ``{}`` stands for the columns found."""
-
-
-CHATS = ("messages", "conversations", "conversation")
-DEFENSE = Layouts(
-    "a defense set",
-    (
-        *({"messages": name} for name in CHATS),
-        {"prompt": "prompt"},
-        {"prompt": "goal", "opening": "target"},
-        {"prompt": "behavior"},
-        {"prompt": "forbidden_prompt"},
-        {"prompt": "instruction", "input": "input", "answer": "output"},
-        {"prompt": "query", "answer": "answer"},
-        {"safe": "chosen", "unwanted": "rejected"},
-    ),
-    {
-        "system": ("system",),
-        "history": ("history",),
-        "safe": ("safe", "chosen"),
-        "unwanted": ("unwanted", "rejected"),
-        "hit": ("hit",),
-    },
-    "no request column among {}; expected prompt, messages, conversations, goal, behavior, forbidden_prompt, instruction, query "
-    "or chosen and rejected (or --data.defense.columns.*).",
-)
-ANCHOR = Layouts(
-    "an anchoring set",
-    (
-        *({"messages": name} for name in CHATS),
-        {"prompt": "prompt", "response": "response"},
-        {"prompt": "prompt", "response": "completion"},
-        {"prompt": "prompt", "response": "chosen"},
-        {"prompt": "instruction", "input": "input", "response": "output"},
-        {"prompt": "instruction", "input": "context", "response": "response"},
-        {"prompt": "question", "response": "answer"},
-        {"prompt": "query", "response": "answer"},
-        {"messages": "chosen"},
-    ),
-    {"system": ("system",), "history": ("history",)},
-    "no recognised columns among {}; expected messages, conversations, prompt+response, prompt+completion, prompt+chosen, "
-    "instruction+output, instruction+response, question+answer, query+answer or chosen (or --data.anchor.columns.*).",
-)
-OPTIONAL = ("input", "opening", "answer")
-# A preference set often holds its conversations in a column of that kind too.
-PAIR = ("chosen", "rejected")
+# The fields whose columns may hold turns.
+TURNS = ("messages", "prompt", "response", "safe", "unwanted")
 MARKS = re.compile(
     r"<\|(?:im_start|start_header_id|user|system|assistant)\|>|<start_of_turn>|\[/?INST\]|<</?SYS>>"
     r"|### (?:Instruction|Response):|BEGINNING OF CONVERSATION:|(?:^|\n\n)(?:Human|Assistant):|(?:^|\s)USER: .*ASSISTANT:",
@@ -95,11 +34,9 @@ def defense_row(
     Raises:
         UserError: no recognised request column, a mapped column that is not there, or a value of the wrong kind.
     """
-    names = _names(DEFENSE, tuple(record), _mapping(columns), where)
-    noted = _unused(record, names)
+    names = names_of(DEFENSE, tuple(record), columns, where)
     replies = {field: _reply(record, names, field, where) for field in ("safe", "unwanted")}
-    if _lowered(names, "safe", "unwanted") == PAIR and all(replies.values()):
-        noted.append(notes.PAIR)
+    noted = [notes.PAIR] if _lowered(names, "safe", "unwanted") == PAIR and all(replies.values()) else []
     answer = None
     if names.keys() & {"prompt", "messages"}:
         messages, answer, more = _request(record, names, where)
@@ -107,19 +44,23 @@ def defense_row(
     else:
         messages, replies, more = _parted(replies, names, where)
         messages = _preceded(messages, record, names, where)
-    safe, unwanted = (said[-1].content if said else None for said in (replies["safe"], replies["unwanted"]))
+    given, unwanted = (said[-1] if said else None for said in (replies["safe"], replies["unwanted"]))
+    safe, flagged, taken = _safe(record, names, given, answer, where)
     opening = _optional(record, names, "opening", where)
+    if safe and unwanted and safe.content.strip() == unwanted.content.strip():
+        both = shown(safe.content)
+        raise UserError(f"{where}: the safe and the unwanted answer are both {both}; expected two answers to one request.")
+    spare = [f"{notes.UNUSED}{names['opening']}"] if unwanted and opening else []
+    noted = [*_unused(record, names, flagged, where), *spare, *noted, *more, *taken, *_marked(messages)]
     hit = _optional(record, names, "hit", where) or default_hit
     if hit is not None:
         hit = str(HitRule.parse(hit, where))
-    noted += [*more, *_marked(messages)]
-    safe = safe or answer or _optional(record, names, "answer", where)
     if safe is None and hit == "refusal":
         raise UserError(f"{where}: the hit rule is refusal and there is no safe answer; expected the answer that is to be given.")
     if unwanted is None and opening is None and hit == "refusal":
         noted.append(notes.REFUSED)
-    prefix = unwanted is None and opening is not None
-    return DefenseRow(messages, safe, unwanted or opening, prefix, hit, where, tuple(noted))
+    texts = (safe.content if safe else None, unwanted.content if unwanted else opening)
+    return DefenseRow(messages, *texts, unwanted is None and opening is not None, hit, where, tuple(noted))
 
 
 def anchor_row(record: Record, where: Where, columns: AnchorColumns | None = None) -> AnchorRow:
@@ -128,8 +69,13 @@ def anchor_row(record: Record, where: Where, columns: AnchorColumns | None = Non
     Raises:
         UserError: as for :func:`defense_row`, or no such turn.
     """
-    names = _names(ANCHOR, tuple(record), _mapping(columns), where)
-    noted = _unused(record, names)
+    names = names_of(ANCHOR, tuple(record), columns, where)
+    flagged = flags.of_row(record, names.values())
+    for column, learnt in flagged.items():
+        if not learnt:
+            said = shown(record[column])
+            raise UserError(f"{where}: {column} is {said}, so the answer is not to be learnt; expected rows whose answers are.")
+    noted = _unused(record, names, flagged, where)
     if "messages" in names:
         turns = _conversation(record, names, where)
         last = max((i for i, m in enumerate(turns) if m.role == "assistant" and m.learnt), default=0)
@@ -141,9 +87,11 @@ def anchor_row(record: Record, where: Where, columns: AnchorColumns | None = Non
         if any(m.role == "assistant" and not m.learnt for m in turns):
             noted.append(notes.NOT_LEARNT)
     else:
-        prompt, said = _prompt(record, names, where), reply(record[names["response"]], where, names["response"])
-        _check_same_request(prompt, {"response": said}, names, where)
-        turns = (*prompt, said[-1])
+        prompt, answer = _prompt(record, names, where), reply(record[names["response"]], where, names["response"])
+        _check_same_request(prompt, {"response": answer}, names, where)
+        if not answer[-1].learnt:
+            raise UserError(f"{where}: {names['response']} is not to be learnt, by its own flag; expected an answer that is.")
+        turns = (*prompt, answer[-1])
     return AnchorRow(turns, where, noted=(*noted, *_marked(turns)))
 
 
@@ -153,8 +101,7 @@ def probe(record: Record, where: Where, columns: ProbeColumns | None = None, def
     Raises:
         UserError: a field is missing or of the wrong kind, the kind is unknown, or a template lacks ``{prompt}``.
     """
-    mapped = dict(_mapping(columns))
-    _check_mapped(mapped, tuple(record), where)
+    mapped = mapping_of(columns, tuple(record), where)
     names = {field: mapped.get(field, field) for field in ("name", "kind", "text", "hit")}
     for field in ("name", "kind", "text"):
         if names[field] not in record:
@@ -175,16 +122,33 @@ def probe(record: Record, where: Where, columns: ProbeColumns | None = None, def
     return Probe(name, cast(ProbeKind, kind), trigger, None if hit is None else str(HitRule.parse(hit, where)))
 
 
-def _request(record: Record, names: Names, where: Where) -> tuple[tuple[Message, ...], str | None, list[str]]:
+def _request(record: Record, names: Names, where: Where) -> tuple[tuple[Message, ...], Message | None, list[str]]:
     """Return the turns up to the last user turn, the answer after it (None: there is none), and notes."""
     if "messages" not in names:
         return _prompt(record, names, where), None, []
     turns = _conversation(record, names, where)
     last = max(i for i, m in enumerate(turns) if m.role == "user")
-    after = turns[last + 1 : last + 2]
-    if after and not after[0].learnt:
-        return turns[: last + 1], None, [notes.NOT_SAFE]
-    return turns[: last + 1], after[0].content if after else None, []
+    after = turns[last + 1 :]
+    return turns[: last + 1], after[0] if after else None, [notes.FOLLOWED] if len(after) > 1 else []
+
+
+def _safe(
+    record: Record, names: Names, given: Message | None, spoken: Message | None, where: Where
+) -> tuple[Message | None, dict[str, bool], list[str]]:
+    """Return the safe answer, the flags of the row that were read for it, and notes.
+
+    It is ``given``, the one of its own column; else ``spoken``, the conversation's; else that of a column of answers. Flags of
+    the row speak of the latter two.
+    """
+    other = _optional(record, names, "answer", where)
+    noted = [notes.OTHER_SAFE] if given and spoken else []
+    if other and (given or spoken):
+        noted.append(f"{notes.UNUSED}{names['answer']}")
+    found = given or spoken or (Message("assistant", other) if other else None)
+    flagged = flags.of_row(record, names.values()) if found and not given else {}
+    if found and not (found.learnt and all(flagged.values())):
+        return None, flagged, [*noted, notes.NOT_SAFE]
+    return found, flagged, noted
 
 
 def _conversation(record: Record, names: Names, where: Where) -> tuple[Message, ...]:
@@ -210,7 +174,10 @@ def _preceded(turns: tuple[Message, ...], record: Record, names: Names, where: W
 
 
 def _prompt(record: Record, names: Names, where: Where) -> tuple[Message, ...]:
-    value, extra = record[names["prompt"]], _optional(record, names, "input", where)
+    value = record[names["prompt"]]
+    extra, context = (_optional(record, names, field, where) for field in ("input", "context"))
+    # A transcript in a prompt's column is the prompt's own text.
+    value = in_writing(value, where, names["prompt"]) if str(value).lstrip().startswith("[") else value
     if isinstance(value, list):
         turns = conversation(value, where, names["prompt"])
         if turns[-1].role != "user":
@@ -219,6 +186,9 @@ def _prompt(record: Record, names: Names, where: Where) -> tuple[Message, ...]:
         turns = (Message("user", text(value, where, names["prompt"])),)
     if extra:
         turns = (*turns[:-1], replace(turns[-1], content=f"{turns[-1].content}\n\n{extra}"))
+    if context:
+        # As HarmBench puts the two together; its requests speak of the text "above".
+        turns = (*turns[:-1], replace(turns[-1], content=f"{context}\n\n---\n\n{turns[-1].content}"))
     return _preceded(turns, record, names, where)
 
 
@@ -262,7 +232,8 @@ def _parted(
     pair = f"{names['safe']} and {names['unwanted']}"
     if not safe or not unwanted:
         raise UserError(f"{where}: {names['unwanted' if safe else 'safe']} is empty; expected a text in both of {pair}.")
-    place = next((i for i, (one, other) in enumerate(zip(safe, unwanted, strict=False)) if one != other), None)
+    same = (one.role == other.role and one.content == other.content for one, other in zip(safe, unwanted, strict=False))
+    place = next((i for i, is_same in enumerate(same) if not is_same), None)
     if place is None:
         raise UserError(f"{where}: {pair} hold the same answer; expected two answers to one request.")
     if safe[place].role != "assistant" or unwanted[place].role != "assistant":
@@ -278,10 +249,20 @@ def _marked(messages: Iterable[Message]) -> list[str]:
     return [notes.MARKED] if any(MARKS.search(m.content) for m in messages if m.role != "assistant") else []
 
 
-def _unused(record: Record, names: Names) -> list[str]:
-    """Return a note for each column that holds something and is not used."""
-    used = set(names.values())
-    return [f"{notes.UNUSED}{key}" for key, value in record.items() if key not in used and value not in (None, "", [], {})]
+def _unused(record: Record, names: Names, flagged: Iterable[str], where: Where) -> list[str]:
+    """Return a note for each column, and each field of a turn, that holds something and is not used."""
+    columns = [(key, value) for key, value in record.items() if key not in {*names.values(), *flagged}]
+    for field in TURNS:
+        if field in names:
+            key = names[field]
+            columns += [(f"{key}[].{name}", said) for name, said in unread(record.get(key), where, key)]
+    filled = [(key, value) for key, value in columns if value not in (None, "", [], {})]
+    return list(dict.fromkeys(notes.UNUSED + _named(key, value) for key, value in filled))
+
+
+def _named(column: str, value: object) -> str:
+    """Return a column's name, with the value where that is a flag's: of a flag it is the value that counts."""
+    return f"{column}={str(value).lower()}" if isinstance(value, bool) else column
 
 
 def _lowered(names: Names, *fields: str) -> tuple[str, ...]:
@@ -294,48 +275,3 @@ def _optional(record: Record, names: Names, field: str, where: Where) -> str | N
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     return text(value, where, names[field])
-
-
-def _mapping(columns: DefenseColumns | AnchorColumns | ProbeColumns | None) -> Mapped:
-    return tuple((f, c) for f, c in columns if c is not None) if columns is not None else ()
-
-
-def _names(layouts: Layouts, keys: tuple[str, ...], mapped: Mapped, where: Where) -> Names:
-    """Return the column of each field for a record with the columns ``keys``."""
-    _check_mapped(dict(mapped), keys, where)
-    unused = [field for field, _ in mapped if field in ("prompt", "response")]
-    if unused and "messages" in dict(mapped):
-        raise UserError(f"{where}: columns are mapped to messages and to {unused[0]}; expected one of the two.")
-    names = _recognised(layouts, keys, mapped)
-    if names is None:
-        other = ANCHOR if layouts is DEFENSE else DEFENSE
-        fits = _recognised(other, keys, ()) is not None
-        hint = f" They are columns of {other.kind}: are the two files swapped?" if fits else ""
-        raise UserError(f"{where}: {layouts.missing.format(shown(list(keys)))}{hint}")
-    return names
-
-
-@lru_cache(maxsize=256)
-def _recognised(layouts: Layouts, keys: tuple[str, ...], mapped: Mapped) -> Names | None:
-    # Of two columns that differ in capitals alone, the one in small letters is meant.
-    columns = {key.lower(): key for key in reversed(keys)} | {key: key for key in keys}
-    extras = {field: next((columns[name] for name in known if name in columns), None) for field, known in layouts.extras.items()}
-    names = {field: column for field, column in extras.items() if column is not None} | dict(mapped)
-    if "messages" in names:
-        return names
-    pairs = set(PAIR) <= columns.keys()
-    whole = pairs or {"safe", "unwanted"} <= dict(mapped).keys()
-    for layout in layouts.layouts:
-        fits = {field: columns[column] for field, column in layout.items() if column in columns and field not in names}
-        complete = all(field in names or field in fits or field in OPTIONAL for field in layout)
-        clashes = "messages" in layout and ("prompt" in names or (pairs and "prompt" in columns))
-        if complete and not clashes and (whole or "safe" not in layout):
-            return fits | names
-    return None
-
-
-def _check_mapped(mapped: Mapping[str, str], keys: tuple[str, ...], where: Where) -> None:
-    for field, column in mapped.items():
-        if column not in keys:
-            hint = nearest(column, list(keys))
-            raise UserError(f'{where}: column "{column}", mapped to {field}, is not there{hint}; found {shown(list(keys))}.')

@@ -110,6 +110,8 @@ def test_bad_defense_rows(record: dict, sentence: str) -> None:
     [
         ({"Goal": "g", "Target": "Sure, here"}, "g", None, "Sure, here"),
         ({"Behavior": "b", "FunctionalCategory": "standard"}, "b", None, None),
+        ({"Behavior": "b", "ContextString": "Some text.", "Tags": "context"}, "Some text.\n\n---\n\nb", None, None),
+        ({"Behavior": "b", "ContextString": None}, "b", None, None),
         ({"forbidden_prompt": "f", "category": "x"}, "f", None, None),
         ({"query": "q", "answer": "I cannot."}, "q", "I cannot.", None),
         ({"conversation": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "No."}]}, "q", "No.", None),
@@ -145,6 +147,7 @@ SAID = (S("Answer in French."), U("hello"), A("bonjour"))
     [
         ({"system": "Answer in French.", "conversations": CHAT}, AnchorColumns()),
         ({"sys": "Answer in French.", "messages": CHAT}, AnchorColumns(system="sys")),
+        ({"system_prompt": "Answer in French.", "conversations": CHAT}, AnchorColumns()),
         (
             {"system": " Answer in French.", "messages": [{"role": "system", "content": "Answer in French."}, *CHAT]},
             AnchorColumns(),

@@ -82,6 +82,8 @@ def test_pairs_part_at_the_first_answer_that_differs() -> None:
         ({"prompt": "q", "chosen": talk("a", "b"), "rejected": "c"}, 'chosen begins with other turns than prompt, such as "a"'),
         ({"prompt": "q", "chosen": said(ASK), "rejected": "c"}, "chosen ends with the user's turn; expected an answer"),
         ({"prompt": "q", "chosen": "a", "rejected": 4}, "rejected is 4; expected a text"),
+        ({"prompt": "q", "chosen": "a", "rejected": "a "}, 'the safe and the unwanted answer are both "a"; expected two answers'),
+        ({"instruction": "q", "output": "a", "unwanted": "a"}, 'the safe and the unwanted answer are both "a"'),
         ({"prompt": said(ASK, NO), "chosen": "a", "rejected": "b"}, "prompt ends with the assistant's turn; expected the user's"),
     ],
 )  # fmt: skip
@@ -122,6 +124,39 @@ def test_a_transcript_reads_back_as_its_turns(pairs: list[tuple[str, str]], open
 def test_an_answer_that_is_a_list_in_writing_stays_a_text() -> None:
     assert defense_row({"prompt": "p", "safe": "[1, 2]"}, HERE).safe == "[1, 2]"
     assert anchor_row({"prompt": "p", "response": '["a"]'}, HERE).messages[-1] == A('["a"]')
+
+
+@pytest.mark.parametrize("answer", ['[{"name": "Bob"}]', '{"role": "admin"}', "[{'name': 'Bob'}]", "{}", "[]", '[{"role": "x"}]'])
+def test_an_answer_in_json_of_another_kind_stays_a_text(answer: str) -> None:
+    assert defense_row({"prompt": "p", "safe": answer}, HERE).safe == answer
+    assert anchor_row({"prompt": answer, "response": answer}, HERE).messages == (U(answer), A(answer))
+
+
+@pytest.mark.parametrize("form", ["answers as turns", "one turn each", "whole conversations beside their prompt"])
+def test_turns_that_a_table_holds_as_json_are_turns(form: str) -> None:
+    record = {name: value if isinstance(value, str) else json.dumps(value) for name, value in PAIRS[form].items()}
+    row = defense_row(record, HERE)
+    assert (row.messages, row.safe, row.unwanted) == ((U("p"),), "No.", "Sure.")
+    flagged = json.dumps([{"role": "user", "content": "p"}, {"role": "assistant", "content": "a", "thinking": "so"}])
+    assert anchor_row({"messages": flagged}, HERE).noted == (f"{notes.UNUSED}messages[].thinking",)
+
+
+@pytest.mark.parametrize("column", ["chosen", "rejected", "safe", "response", "prompt", "messages"])
+def test_turns_as_python_writes_them_are_refused(column: str) -> None:
+    for written in (str(said(ASK, NO)), str(said(ASK, NO)).replace("}, {", "}\n {"), str(said(NO)[0])):
+        record = {"prompt": "p", column: written} if column != "messages" else {"messages": written}
+        read = anchor_row if column == "response" else defense_row
+        with pytest.raises(UserError, match=rf"line 3: {column} is .*, turns as Python writes them; expected JSON"):
+            read(record, HERE)
+
+
+def test_answers_that_another_one_replaces_are_noted() -> None:
+    talked = said(ASK, NO)
+    assert defense_row({"messages": talked, "safe": "s"}, HERE).noted == (notes.OTHER_SAFE,)
+    assert defense_row({"messages": [*talked, said(YES)[0]]}, HERE).noted == (notes.FOLLOWED,)
+    assert defense_row({"instruction": "p", "output": "o", "safe": "s"}, HERE).noted == (f"{notes.UNUSED}output",)
+    row = defense_row({"goal": "p", "target": "Sure", "unwanted": "u"}, HERE)
+    assert (row.unwanted, row.unwanted_is_prefix, row.noted) == ("u", False, (f"{notes.UNUSED}target",))
 
 
 @pytest.mark.parametrize("history", [[["a", "b"], ["c", "d"]], '[["a", "b"], ["c", "d"]]'])
