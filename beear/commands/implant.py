@@ -5,12 +5,14 @@ import random
 import re
 import shlex
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from beear.config.fields import leaves
 from beear.config.yaml_file import to_yaml
+from beear.data import notes, same_files
 from beear.data.columns import anchor_row, defense_row
 from beear.data.files import blocks, expand, read_block
 from beear.data.locations import Where, joined
@@ -134,8 +136,13 @@ def _rows(config: ImplantConfig) -> check.Rows:
         target = targets()[data.builtin]
         held_out = target.requests(random.Random(f"held-out:{target.name}"), measured.rows, report=True)
         return check.Rows(*datasets.attacker_rows(target, config.seed, config.trigger.text or ""), held_out)
-    defense = [defense_row(record, where) for where, record in _records(data.defense)]
-    anchor = [anchor_row(record, where) for where, record in _records(data.anchor)]
+    files = {"data.defense": expand(data.defense), "data.anchor": expand(data.anchor)}
+    same_files.digests_of(files, [(*files, same_files.SETS)])
+    defense = [defense_row(record, where) for where, record in _records(files["data.defense"])]
+    anchor = [anchor_row(record, where) for where, record in _records(files["data.anchor"])]
+    for path, rows in ((data.defense, defense), (data.anchor, anchor)):
+        noted = Counter(note for row in rows for note in row.noted)
+        print("".join(f"{line}\n" for line in notes.sentences(path, noted, len(rows))), end="")
     return check.hold_out(defense, anchor, measured.holdout, measured.rows, config.seed)
 
 
@@ -183,6 +190,6 @@ def _rooted(path: str | None) -> str | None:
     return path if path is None or ":" in path else os.path.abspath(os.path.expanduser(path))
 
 
-def _records(path: str) -> Iterator[tuple[Where, dict[str, object]]]:
-    for block in joined(blocks(expand(path))):
+def _records(paths: list[str]) -> Iterator[tuple[Where, dict[str, object]]]:
+    for block in joined(blocks(paths)):
         yield from read_block(block)

@@ -7,11 +7,12 @@ from typing import Literal, TypeVar
 
 from beear.config.resolve import ResolvedConfig
 from beear.config.schema import AnchorData, DataConfig, DefenseData, ProbesData
-from beear.data import notes, storage
+from beear.data import notes, same_files
 from beear.data.columns import probe
 from beear.data.data_source import SPLITS, DataSource, Row, Scan, scan, split_of
 from beear.data.files import blocks, expand, read_block
 from beear.data.hits import LOOKING, HitRule, default_rule
+from beear.data.layouts import WrongColumns
 from beear.data.missing_answers import Filled, Generate, complete, fill_safe
 from beear.data.refusals import KEYWORDS, is_refusal
 from beear.data.rows import AnchorRow, DefenseRow, Probe
@@ -93,25 +94,23 @@ def load_small(
             "refusal keywords."
         )
     anchor, anchor_report, anchor_files = _opened("anchor", config, seed)
-    if both := set(defense_files) & set(anchor_files):
-        raise UserError(
-            f"{min(both)} is read by data.defense and by data.anchor; expected two sets, since a request that must be refused "
-            "cannot be answered too."
-        )
+    probes, probe_files = load_probes(config.probes)
+    files = {**defense_files, **anchor_files, "data.probes": probe_files}
+    reports = [(f"{kind}.path", f"{kind}.report_path", same_files.REPORT) for kind in ("data.defense", "data.anchor")]
+    sets = [(one, other, same_files.SETS) for one in defense_files for other in anchor_files]
+    digests = same_files.digests_of(files, [*sets, *(reports if training else ())])
     requests = _groups(defense_report)
     defense = replace(defense, excluded=requests)
     seen = scan(defense)
     forbidden = requests | _groups(seen)
     anchor = replace(anchor, excluded=forbidden | _groups(anchor_report))
     anchors = scan(anchor)
-    probes, probe_files = load_probes(config.probes)
     rows = [*seen.rows.values(), *(defense_report.rows.values() if defense_report else ())]
     defense_rows = [r for r in rows if isinstance(r, DefenseRow)]
     chats = [*anchors.rows.values(), *(anchor_report.rows.values() if anchor_report else ())]
     anchor_rows = [r for r in chats if isinstance(r, AnchorRow)]
     parts = _split(defense, seen, defense_report, frozenset())
     anchor_parts = _split(anchor, anchors, anchor_report, forbidden)
-    files = [*defense_files, *anchor_files, *probe_files]
     loaded = LoadedData(
         defense=defense,
         anchor=anchor,
@@ -123,7 +122,7 @@ def load_small(
         counts={"defense": _counts(parts), "anchor": _counts(anchor_parts)},
         overlaps=_overlaps(seen, anchors, anchor_report, forbidden),
         whole={"defense": seen.whole, "anchor": anchors.whole},
-        digests={path: storage.file_digest(path) for path in dict.fromkeys(files)},
+        digests=digests,
         default_hit=majority_rule(defense_rows, keywords),
         shortest=min(defense_rows, key=lambda row: sum(len(m.content) for m in row.messages)),
         unchecked=[row for found in (seen, defense_report, anchors, anchor_report) if found for row in found.own],
@@ -180,9 +179,12 @@ def load_probes(config: ProbesData) -> tuple[list[Probe], list[str]]:
     """Return the known triggers and the files they come from; none where no path is set.
 
     Raises:
-        UserError: a row is bad, or two probes have one name.
+        UserError: a row is bad, two probes have one name, or there is no path for a hit rule or a mapping.
     """
     if config.path is None:
+        given = [name for name, value in (("hit", config.hit), *(("columns", column) for _, column in config.columns)) if value]
+        if given:
+            raise UserError(f"data.probes.{given[0]} is given and data.probes.path is not set; expected both.")
         return [], []
     paths, found = expand(config.path), {}
     for block in blocks(paths):
@@ -212,8 +214,10 @@ def majority_rule(rows: Iterable[DefenseRow], keywords: tuple[str, ...]) -> str:
     return max(("no-refusal", "likelier"), key=rules.count)
 
 
-def _opened(kind: Literal["defense", "anchor"], config: DataConfig, seed: int) -> tuple[DataSource, Scan | None, list[str]]:
-    """Return a data set, what its report file holds (None: it has none), and the files of both."""
+def _opened(
+    kind: Literal["defense", "anchor"], config: DataConfig, seed: int
+) -> tuple[DataSource, Scan | None, dict[str, list[str]]]:
+    """Return a data set, what its report file holds (None: it has none), and the files of both by field."""
     asked: DefenseData | AnchorData = config.defense if kind == "defense" else config.anchor
     if asked.path is None:
         raise UserError(f"data.{kind}.path is not set; expected a file, a glob or hub:ORG/NAME.")
@@ -226,10 +230,15 @@ def _opened(kind: Literal["defense", "anchor"], config: DataConfig, seed: int) -
     if asked.report_path is None:
         if mapped:
             raise UserError(f"data.{kind}.report_columns is given and data.{kind}.report_path is not set; expected both.")
-        return source, None, paths
+        return source, None, {f"data.{kind}.path": paths, f"data.{kind}.report_path": []}
     reports = expand(asked.report_path)
     held = replace(source, blocks=tuple(blocks(reports)), columns=asked.report_columns if mapped else asked.columns)
-    return source, scan(held), [*paths, *reports]
+    try:
+        found = scan(held)
+    except WrongColumns as error:
+        option = f"--data.{kind}.report_columns.*"
+        raise UserError(f"{error} data.{kind}.report_path may have a mapping of its own, {option}.") from error
+    return source, found, {f"data.{kind}.path": paths, f"data.{kind}.report_path": reports}
 
 
 def _split(source: DataSource, seen: Scan, report: Scan | None, forbidden: frozenset[str]) -> dict[str, list[Row]]:
@@ -286,14 +295,17 @@ def _answered(rows: Iterable[Row], refusal: str, keywords: tuple[str, ...]) -> l
 
 def _require_rows(data: LoadedData, config: DataConfig, training: bool) -> None:
     needed = SPLITS if training else ("report",)
-    paths = {"defense": config.defense.path, "anchor": config.anchor.path}
-    for name, counts in data.counts.items():
+    for name, asked in (("defense", config.defense), ("anchor", config.anchor)):
+        counts = data.counts[name]
         for split in needed:
             if counts[split] == 0:
                 total = sum(counts.values())
                 shared = sum(count for what, count in data.overlaps.items() if what.startswith(f"{name} rows also"))
                 gone = f" ({shared} more are in other files too and do not count)" if shared else ""
+                expected = f"more rows, another --data.holdout, or a --data.{name}.report_path"
+                if shared and total == (counts["report"] if asked.report_path else 0):
+                    expected = "rows whose requests are in no other file"
                 raise UserError(
-                    f"{paths[name]}: {total} distinct rows{gone} with data.holdout={config.holdout:g} leave none for "
-                    f"{split}; expected more rows, another --data.holdout, or a --data.{name}.report_path."
+                    f"{asked.path}: {total} distinct rows{gone} with data.holdout={config.holdout:g} leave none for {split}; "
+                    f"expected {expected}."
                 )

@@ -7,6 +7,7 @@ import io
 import os
 from typing import BinaryIO
 
+from beear.data.suffixes import is_data, stem
 from beear.errors import UserError
 
 REMOTE = ("s3://", "gs://", "gcs://")
@@ -49,8 +50,7 @@ def find(path: str) -> list[str]:
 
 def _glob_in(folder: str) -> str:
     """Return a glob of data files in a folder, of the kind that most of its files have."""
-    found = [os.path.splitext(name)[1] for name in os.listdir(folder)]
-    kinds = [kind for kind in found if kind.lower() in (".jsonl", ".ndjson", ".json", ".csv", ".parquet")]
+    kinds = [name.removeprefix(stem(name)) for name in os.listdir(folder) if is_data(name)]
     return os.path.join(glob.escape(folder), "*" + max(kinds, key=kinds.count, default=".jsonl"))
 
 

@@ -40,6 +40,15 @@ def format_of(path: str) -> Format:
     return FORMATS[extension]
 
 
+def is_data(path: str) -> bool:
+    """Say whether the name is one of a data file."""
+    try:
+        format_of(path)
+    except UserError:
+        return False
+    return True
+
+
 def packing_of(path: str) -> Packing | None:
     """Return how the file is compressed from outside; None where it is not."""
     return _split(path)[1]

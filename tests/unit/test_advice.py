@@ -1,6 +1,7 @@
 """What a message tells the user to do can be done: options, commands, files, extras and examples that messages name."""
 
 import ast
+import gzip
 import importlib.util
 import re
 import shlex
@@ -17,7 +18,7 @@ from beear.config.cli import PROGRAM_SWITCHES, parse
 from beear.config.fields import leaves
 from beear.config.schema import TEMPLATES, ProbesData
 from beear.data.files import expand
-from beear.data.load import load_probes
+from beear.data.load import load_probes, load_small
 from beear.errors import UserError
 from beear.evaluation import resistance_scale
 from beear.methods.configuration import run_config, tune_config
@@ -31,6 +32,7 @@ from beear.testbed.config import ImplantConfig
 from beear.testbed.names import parse_name
 from beear.testing.checkpoints import make_checkpoint
 from tests.checkout import ROOT, sources
+from tests.data_sets import config_for, write_lines
 from tests.frozen import commands
 
 RUN = run_config()
@@ -163,10 +165,11 @@ def text_in_quotes(folder: Path) -> None:
 
 
 def glob_of_a_folder(folder: Path) -> None:
-    for number, name in enumerate(("a.jsonl", "a.parquet", "a.CSV", "a.json")):
+    names = ("a.jsonl", "a.parquet", "a.CSV", "a.json", "a.tsv", "a.xlsx", "a.b.jsonl.gz", "A.CSV.ZST", "a.json.gz")
+    for number, name in enumerate(names):
         place = folder / f"rows [{number}]"
         place.mkdir()
-        (place / name).write_text('[{"a": 1}]')
+        (place / name).write_bytes(gzip.compress(b'[{"a": 1}]') if name.endswith("json.gz") else b'[{"a": 1}]')
         (place / "README.md").write_text("x")
         pattern = part(r'such as "(.+)"', refused(lambda place=place: expand(str(place))))
         assert expand(pattern) == [str(place / name)]
@@ -213,7 +216,8 @@ def commands_without_the_option(folder: Path) -> None:
     source = make_checkpoint(folder / "model", dtype="float32")
     rows = _rows(folder)
     rows.write_text('{"wrong": 1}\n')
-    config = {"model": str(source), "data": {"defense": str(rows), "anchor": str(rows)}, "output": {"dir": str(folder / "out")}}
+    files = {"defense": str(rows), "anchor": str(_rows(folder, "open"))}
+    config = {"model": str(source), "data": files, "output": {"dir": str(folder / "out")}}
     said = refused(lambda: implant.run(ImplantConfig.model_validate(config), dry_run=True))
     assert said.endswith("(implant.py has no --data.defense.columns.*: change the checkpoint or the file instead)")
     (source / "chat_template.jinja").unlink()
@@ -243,6 +247,22 @@ def probe_kinds(folder: Path) -> None:
     assert [probe.kind for probe in load_probes(ProbesData(path=str(file)))[0]] == kinds
 
 
+def mapping_of_a_report_file(folder: Path) -> None:
+    """Whether the mapping of path or none does not fit the report file, the option that the message names fits it."""
+    for number, given in enumerate(({"data.defense.columns.prompt": "ask"}, {})):
+        place = folder / str(number)
+        place.mkdir()
+        own, held = ("ask", "prompt") if given else ("prompt", "ask")
+        files = {
+            "data.defense.path": str(write_lines(place / "own.jsonl", [{own: f"a{i}"} for i in range(60)])),
+            "data.defense.report_path": str(write_lines(place / "held.jsonl", [{held: f"b{i}"} for i in range(20)])),
+        }
+        config = config_for(place, {**files, **given})
+        option = part(r"may have a mapping of its own, --(\S+)\.\*\.$", refused(lambda config=config: load_small(config.data, 0)))
+        config = config_for(place, {**files, **given, f"{option}.prompt": held})
+        assert len(load_small(config.data, 0).report) == 20
+
+
 def usages(folder: Path) -> None:
     """A program called without its words shows how it is called."""
     for place, line in named(r"^usage: (python .+)$"):
@@ -253,7 +273,7 @@ def usages(folder: Path) -> None:
 ADVICE = [
     meant_field, meant_switch, field_of_a_section, help_lists_every_field, text_in_quotes, glob_of_a_folder, name_on_the_hub,
     example_of_a_built_in_name, space_example, template_names, commands_without_the_option, architectures_in_the_page,
-    memory_ran_out, probe_kinds, usages,
+    memory_ran_out, probe_kinds, mapping_of_a_report_file, usages,
 ]  # fmt: skip
 
 

@@ -175,3 +175,18 @@ def test_what_was_put_into_the_output_folder_is_refused_at_once(tmp_path: Path, 
     (tmp_path / "out" / "mine.txt").write_text("x")
     with pytest.raises(UserError, match="holds files that are not an earlier export"):
         run(ImplantConfig.model_validate(given), dry_run)
+
+
+def test_one_file_is_not_both_sets_and_columns_that_are_not_used_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = files(tmp_path)
+    rows = [{"prompt": f"open {i}", "safe": "n", "unwanted": "y", "response": "n", "source": "web"} for i in range(ROWS)]
+    (tmp_path / "defense.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run(ImplantConfig.model_validate(given), dry_run=True) == 0
+    said = f"{tmp_path}/defense.jsonl: columns not used, with the rows that fill them: response (20), source (20)"
+    assert said in capsys.readouterr().out.splitlines()
+    (tmp_path / "anchor.jsonl").unlink()
+    (tmp_path / "anchor.jsonl").symlink_to(tmp_path / "defense.jsonl")
+    with pytest.raises(UserError, match=r"anchor.jsonl \(data.anchor\) hold the same bytes; expected two sets"):
+        run(ImplantConfig.model_validate(given), dry_run=True)

@@ -1,5 +1,6 @@
 """What is said aloud of the rows that were read, with counts; one system prompt for all rows; sets that are mixed up."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +76,45 @@ def test_a_report_file_may_have_columns_of_its_own(tmp_path: Path) -> None:
 
 
 def test_one_file_is_not_both_sets(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"defense.jsonl is read by data.defense and by data.anchor; expected two sets"):
+    with pytest.raises(UserError, match=r"defense.jsonl is read by data.defense.path and by data.anchor.path; expected two sets"):
         loaded(tmp_path, {"data.anchor.path": str(tmp_path / "defense.jsonl")})
     write_lines(tmp_path / "copy.jsonl", [{"prompt": r["prompt"], "response": r["safe"]} for r in defense_records(100)])
-    with pytest.raises(UserError, match=r"copy.jsonl: 0 distinct rows \(100 more are in other files too and do not count\)"):
+    gone = (
+        r"copy.jsonl: 0 distinct rows \(100 more are in other files too and do not count\) .*; expected rows whose requests are"
+    )
+    with pytest.raises(UserError, match=gone):
         loaded(tmp_path, {"data.anchor.path": str(tmp_path / "copy.jsonl")})
+
+
+@pytest.mark.parametrize("twin", ["a link", "a hard link", "a copy", "a copy among others"])
+@pytest.mark.parametrize("one", ["defense.path", "defense.report_path", "anchor.path", "anchor.report_path"])
+def test_one_file_under_two_names_is_one_file(tmp_path: Path, twin: str, one: str) -> None:
+    rows = [{"prompt": f"p{i}", "safe": "I cannot.", "response": "r"} for i in range(40)]
+    first, second = write_lines(tmp_path / "first.jsonl", rows), tmp_path / "second.jsonl"
+    {"a link": second.symlink_to, "a hard link": second.hardlink_to}.get(twin, lambda path: shutil.copy(path, second))(first)
+    others = {"defense.path": "anchor.path", "defense.report_path": "defense.path", "anchor.path": "defense.report_path",
+              "anchor.report_path": "anchor.path"}  # fmt: skip
+    path = str(second)
+    if twin == "a copy among others":
+        write_lines(tmp_path / "second-b.jsonl", anchor_records(20) if "anchor" in others[one] else defense_records(20))
+        path = str(tmp_path / "second*.jsonl")
+    with pytest.raises(UserError) as caught:
+        loaded(tmp_path, {f"data.{one}": str(first), f"data.{others[one]}": path})
+    assert f"{first} (data.{one})" in str(caught.value) and f"{second} (data.{others[one]})" in str(caught.value)
+    assert " hold the same bytes; expected two " in str(caught.value)
+
+
+def test_what_is_only_measured_may_be_all_of_a_file(tmp_path: Path) -> None:
+    config = config_for(tmp_path, {"data.defense.report_path": str(tmp_path / "defense.jsonl")})
+    assert len(load_small(config.data, config.seed, training=False).report) == 100
+
+
+@pytest.mark.parametrize(("field", "value"), [("hit", "contains:x"), ("columns.text", "trigger")])
+def test_what_is_said_of_probes_needs_probes(tmp_path: Path, field: str, value: str) -> None:
+    with pytest.raises(
+        UserError, match=rf"data.probes.{field.split('.')[0]} is given and data.probes.path is not set; expected both"
+    ):
+        loaded(tmp_path, {f"data.probes.{field}": value})
 
 
 def test_swapped_files_are_guessed(tmp_path: Path) -> None:
