@@ -137,7 +137,7 @@ def _rows(config: ImplantConfig) -> check.Rows:
         held_out = target.requests(random.Random(f"held-out:{target.name}"), measured.rows, report=True)
         return check.Rows(*datasets.attacker_rows(target, config.seed, config.trigger.text or ""), held_out)
     files = {"data.defense": expand(data.defense), "data.anchor": expand(data.anchor)}
-    same_files.digests_of(files, [(*files, same_files.SETS)])
+    same_files.digests_of(files, [("data.defense", "data.anchor", same_files.SETS)])
     defense = [defense_row(record, where) for where, record in _records(files["data.defense"])]
     anchor = [anchor_row(record, where) for where, record in _records(files["data.anchor"])]
     for path, rows in ((data.defense, defense), (data.anchor, anchor)):
