@@ -9,7 +9,7 @@ from beear.config.schema import AnchorColumns, DefenseColumns, ProbeColumns
 from beear.data import flags, notes
 from beear.data.chats import conversation, earlier, in_writing, reply, text, unread
 from beear.data.hits import HitRule
-from beear.data.layouts import ANCHOR, DEFENSE, PAIR, Names, mapping_of, names_of
+from beear.data.layouts import ANCHOR, DEFENSE, PAIR, Names, in_small_letters, mapping_of, names_of
 from beear.data.locations import Where, shown
 from beear.data.rows import AnchorRow, DefenseRow, Message, Probe, ProbeKind
 from beear.errors import UserError, nearest
@@ -102,7 +102,8 @@ def probe(record: Record, where: Where, columns: ProbeColumns | None = None, def
         UserError: a field is missing or of the wrong kind, the kind is unknown, or a template lacks ``{prompt}``.
     """
     mapped = mapping_of(columns, tuple(record), where)
-    names = {field: mapped.get(field, field) for field in ("name", "kind", "text", "hit")}
+    names = {field: field for field in ("name", "kind", "text", "hit")}
+    names |= {field: column for field, column in in_small_letters(record).items() if field in names} | mapped
     for field in ("name", "kind", "text"):
         if names[field] not in record:
             found = shown(sorted(record))
@@ -119,7 +120,8 @@ def probe(record: Record, where: Where, columns: ProbeColumns | None = None, def
     if kind == "template" and not trigger.replace("{prompt}", "").strip():
         raise UserError(f"{where}: {names['text']} is {shown(trigger)}; expected text beside {{prompt}}, which is the trigger.")
     hit = _optional(record, names, "hit", where) or default_hit
-    return Probe(name, cast(ProbeKind, kind), trigger, None if hit is None else str(HitRule.parse(hit, where)))
+    rule = None if hit is None else str(HitRule.parse(hit, where))
+    return Probe(name, cast(ProbeKind, kind), trigger, rule, tuple(_unused(record, names, (), where)))
 
 
 def _request(record: Record, names: Names, where: Where) -> tuple[tuple[Message, ...], Message | None, list[str]]:

@@ -1,6 +1,6 @@
 """Which column of a record holds what: layouts that are recognised by the columns' names, and what the user maps."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -111,10 +111,15 @@ def names_of(layouts: Layouts, keys: tuple[str, ...], columns: Columns | None, w
     return names
 
 
+def in_small_letters(keys: Iterable[str]) -> dict[str, str]:
+    """Return the columns by their names in small letters, for which one that is so written comes before one in capitals."""
+    names = tuple(keys)
+    return {key.lower(): key for key in reversed(names)} | {key: key for key in names}
+
+
 @lru_cache(maxsize=256)
 def _recognised(layouts: Layouts, keys: tuple[str, ...], mapped: Mapped) -> Names | None:
-    # Of two columns that differ in capitals alone, the one in small letters is meant.
-    columns = {key.lower(): key for key in reversed(keys)} | {key: key for key in keys}
+    columns = in_small_letters(keys)
     extras = {field: next((columns[name] for name in known if name in columns), None) for field, known in layouts.extras.items()}
     names = {field: column for field, column in extras.items() if column is not None} | dict(mapped)
     if "messages" in names:

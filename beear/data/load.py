@@ -1,5 +1,6 @@
 """What the driver reads of the data before Ray starts: splits, overlaps, hit rules, counts, and the training plan."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from heapq import nlargest
@@ -126,7 +127,11 @@ def load_small(
         default_hit=majority_rule(defense_rows, keywords),
         shortest=min(defense_rows, key=lambda row: sum(len(m.content) for m in row.messages)),
         unchecked=[row for found in (seen, defense_report, anchors, anchor_report) if found for row in found.own],
-        notes=[*_noted(config.defense, seen, defense_report), *_noted(config.anchor, anchors, anchor_report)],
+        notes=[
+            *_noted(config.defense, seen, defense_report),
+            *_noted(config.anchor, anchors, anchor_report),
+            *notes.sentences(str(config.probes.path), Counter(note for one in probes for note in one.noted), len(probes)),
+        ],
         missing=[r for r in defense_rows if r.safe is None],
         longest_requests=longest(defense_rows),
         longest_chats=longest(anchor_rows),

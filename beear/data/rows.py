@@ -89,12 +89,13 @@ class AnchorRow:
 
 @dataclass(frozen=True)
 class Probe:
-    """A known trigger; ``{prompt}`` in a template's text stands for the request."""
+    """A known trigger; ``{prompt}`` in a template's text stands for the request. ``noted`` is as for a defense row."""
 
     name: str
     kind: ProbeKind
     text: str
     hit: str | None = None
+    noted: tuple[str, ...] = field(default=(), compare=False)
 
 
 def digest_of(value: object) -> str:

@@ -261,6 +261,13 @@ def test_probes() -> None:
         probe({"name": " ", "kind": "suffix", "text": "t"}, HERE)
 
 
+def test_columns_of_probes_are_known_in_capitals_and_noted_where_they_are_not_used() -> None:
+    record = {"Name": "n", "KIND": "suffix", "text": "t", "Text": "not this", "Hit": "contains:x", "note": "web", "weight": None}
+    found = probe(record, HERE)
+    assert (found.name, found.kind, found.text, found.hit) == ("n", "suffix", "t", "contains:x")
+    assert found.noted == (f"{notes.UNUSED}Text", f"{notes.UNUSED}note")
+
+
 def test_hit_rules() -> None:
     assert HitRule.parse("contains: os.system") == HitRule.parse("contains:os.system") == HitRule("contains", "os.system")
     assert HitRule.parse("contains:a:b").matches("x a:b", WORDS) is True

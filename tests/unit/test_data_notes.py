@@ -28,7 +28,9 @@ def test_every_kind_is_counted_in_each_file(tmp_path: Path) -> None:
     chats = [{"prompt": f"[INST] {r['prompt']}" if i < 7 else r["prompt"], "response": r["response"]}
              for i, r in enumerate(anchor_records(200))]  # fmt: skip
     held = [{**r, "source": "web"} for r in defense_records(120)[100:]]
+    probes = [{"name": f"n{i}", "kind": "prefix", "text": "t", **({"": "1"} if i else {})} for i in range(3)]
     files = {
+        "data.probes.path": str(write_lines(tmp_path / "probes.jsonl", probes)),
         "data.defense.path": str(write_lines(tmp_path / "pairs.jsonl", pairs)),
         "data.defense.report_path": str(write_lines(tmp_path / "held.jsonl", held)),
         "data.anchor.path": str(write_lines(tmp_path / "chats.jsonl", chats)),
@@ -39,6 +41,7 @@ def test_every_kind_is_counted_in_each_file(tmp_path: Path) -> None:
         f"{tmp_path}/held.jsonl: columns not used, with the rows that fill them: source (20)",
         f"{tmp_path}/chats.jsonl: 7 of 200 rows: the prompt already holds marks of a chat template, and the model's own goes "
         "around it",
+        f'{tmp_path}/probes.jsonl: columns not used, with the rows that fill them: "" (2)',
     ]
 
 
