@@ -75,9 +75,13 @@ def anchor_row(record: Record, where: Where, columns: AnchorColumns | None = Non
         if not learnt:
             said = shown(record[column])
             raise UserError(f"{where}: {column} is {said}, so the answer is not to be learnt; expected rows whose answers are.")
-    noted = _unused(record, names, flagged, where)
+    noted: list[str] = []
     if "messages" in names:
         turns = _conversation(record, names, where)
+        chosen = in_small_letters(record).get("chosen")
+        if chosen not in (None, names["messages"]) and turns[-1].role == "user":
+            names = {**names, "response": chosen}
+            turns = (*turns, *_answer(record, names, turns, where))
         last = max((i for i, m in enumerate(turns) if m.role == "assistant" and m.learnt), default=0)
         if last == 0 or all(m.role != "user" for m in turns[:last]):
             raise UserError(f"{where}: {names['messages']} has no assistant turn to learn after a user turn; expected one.")
@@ -87,11 +91,9 @@ def anchor_row(record: Record, where: Where, columns: AnchorColumns | None = Non
         if any(m.role == "assistant" and not m.learnt for m in turns):
             noted.append(notes.NOT_LEARNT)
     else:
-        prompt, answer = _prompt(record, names, where), reply(record[names["response"]], where, names["response"])
-        _check_same_request(prompt, {"response": answer}, names, where)
-        if not answer[-1].learnt:
-            raise UserError(f"{where}: {names['response']} is not to be learnt, by its own flag; expected an answer that is.")
-        turns = (*prompt, answer[-1])
+        turns = _prompt(record, names, where)
+        turns = (*turns, *_answer(record, names, turns, where))
+    noted = [*_unused(record, names, flagged, where), *noted]
     return AnchorRow(turns, where, noted=(*noted, *_marked(turns)))
 
 
@@ -132,6 +134,15 @@ def _request(record: Record, names: Names, where: Where) -> tuple[tuple[Message,
     last = max(i for i, m in enumerate(turns) if m.role == "user")
     after = turns[last + 1 :]
     return turns[: last + 1], after[0] if after else None, [notes.FOLLOWED] if len(after) > 1 else []
+
+
+def _answer(record: Record, names: Names, request: tuple[Message, ...], where: Where) -> tuple[Message]:
+    """Return the answer to ``request`` that a column of its own holds."""
+    said = reply(record[names["response"]], where, names["response"])
+    _check_same_request(request, {"response": said}, names, where)
+    if not said[-1].learnt:
+        raise UserError(f"{where}: {names['response']} is not to be learnt, by its own flag; expected an answer that is.")
+    return (said[-1],)
 
 
 def _safe(

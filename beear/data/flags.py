@@ -38,12 +38,11 @@ def of_row(record: Mapping[str, object], used: Collection[str]) -> dict[str, boo
     ``used`` holds the columns that are read for something else. A verdict counts beside a conversation or a completion, as
     in the sets that have one. A CSV file has ``False`` as a text.
     """
-    names = {column.lower() for column in used}
-    judged = not names.isdisjoint(("completion", "messages", "conversations", "conversation"))
+    judged = not {column.lower() for column in used}.isdisjoint(("completion", "messages", "conversations", "conversation"))
     found = {}
-    for column, value in record.items():
-        name, said = column.lower(), str(value).strip().lower()
-        counts = name in ROW or (judged and name in VERDICTS and said in ("true", "false"))
-        if counts and said in SAID and column not in used:
-            found[column] = SAID[said]
+    for column in (name for name in record if name not in used):
+        if column.lower() in ROW or (judged and column.lower() in VERDICTS):
+            said = str(record[column]).strip().lower()
+            if said in ("true", "false") or (column.lower() in ROW and said in SAID):
+                found[column] = SAID[said]
     return found

@@ -44,6 +44,7 @@ DEFENSE = Layouts(
         {"prompt": "forbidden_prompt"},
         {"prompt": "instruction", "input": "input", "answer": "output"},
         {"prompt": "query", "answer": "answer"},
+        {"prompt": "question", "safe": "chosen", "unwanted": "rejected"},
         {"safe": "chosen", "unwanted": "rejected"},
     ),
     {
@@ -67,6 +68,8 @@ ANCHOR = Layouts(
         {"prompt": "instruction", "input": "context", "response": "response"},
         {"prompt": "question", "response": "answer"},
         {"prompt": "query", "response": "answer"},
+        {"prompt": "instruction", "input": "input", "response": "chosen"},
+        {"prompt": "question", "response": "chosen"},
         {"messages": "chosen"},
     ),
     {"system": ("system", "system_prompt"), "history": ("history",)},

@@ -5,6 +5,8 @@ import glob
 import hashlib
 import io
 import os
+from collections.abc import Iterator
+from itertools import islice
 from typing import BinaryIO
 
 from beear.data.suffixes import is_data, stem
@@ -12,6 +14,8 @@ from beear.errors import UserError
 
 REMOTE = ("s3://", "gs://", "gcs://")
 CHUNK = 1 << 20
+# So many files below a folder are looked at for a glob that finds them.
+LISTED = 10_000
 # Larger files are digested by their size and 64 samples of 64 KB: reading them whole would take minutes.
 DIGESTED_WHOLE_BYTES = 64 << 20
 SAMPLES, SAMPLE_BYTES = 64, 64 << 10
@@ -42,16 +46,30 @@ def find(path: str) -> list[str]:
             raise UserError(f"{path} matches no file; expected at least one.")
         return found
     if os.path.isdir(path):
-        raise UserError(f'{path} is a directory; expected a file, or a glob such as "{_glob_in(path)}".')
+        pattern = _glob_in(path)
+        such = f', or a glob such as "{pattern}"' if pattern else ", and there is no data file in it"
+        raise UserError(f"{path} is a directory; expected a file{such}.")
     if not os.path.exists(path):
         raise UserError(f"{path} does not exist; expected a data file.")
     return [path]
 
 
-def _glob_in(folder: str) -> str:
-    """Return a glob of data files in a folder, of the kind that most of its files have."""
-    kinds = [name.removeprefix(stem(name)) for name in os.listdir(folder) if is_data(name)]
-    return os.path.join(glob.escape(folder), "*" + max(kinds, key=kinds.count, default=".jsonl"))
+def _glob_in(folder: str) -> str | None:
+    """Return a glob of the data files in a folder, else below it, of the kind that most of them have; None: there are none."""
+    for depth in ("", "**"):
+        found = islice(_below(folder), LISTED) if depth else (entry.path for entry in os.scandir(folder) if entry.is_file())
+        names = [name for name in map(os.path.basename, found) if is_data(name) and not name.startswith(".")]
+        if names:
+            kinds = [name.removeprefix(stem(name)) for name in names]
+            return os.path.join(glob.escape(folder), depth, "*" + max(kinds, key=kinds.count))
+    return None
+
+
+def _below(folder: str) -> Iterator[str]:
+    for place, folders, names in os.walk(folder):
+        # A glob finds nothing in hidden folders.
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (os.path.join(place, name) for name in names)
 
 
 def size(path: str) -> int:

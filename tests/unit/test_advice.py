@@ -113,6 +113,19 @@ def test_every_file_module_and_extra_that_a_message_names_exists() -> None:
     assert (ROOT / resistance_scale.COPY.split(" to ")[1]).is_file()
 
 
+def test_what_a_message_or_a_page_installs_is_what_the_project_asks_for() -> None:
+    """The project itself is on no index, so that its extras cannot be installed by its name."""
+    pages = [
+        (page.name, page.read_text(encoding="utf-8")) for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    ]
+    found = [
+        (place, name) for place, text in (*MESSAGES, *pages) for name in re.findall(r"pip install (['\"][^'\"]+['\"])", text)
+    ]
+    offered = {f'"{line}"' for lines in PROJECT["project"]["optional-dependencies"].values() for line in lines}
+    assert {place.partition(":")[0] for place, _ in found} >= {"recipes.md", "data.md", "beear/data/readers/excel_file.py"}
+    assert [(place, name) for place, name in found if name not in offered] == []
+
+
 def test_options_with_values_parse() -> None:
     """Of ``--parallel.gather=step`` and ``--gate.utility_measure nll`` the value is taken too."""
     found = named(r"--([a-z_]+(?:\.[a-z_]+)+)(?:=| (?=nll|false|true))([a-z0-9]+)")  # type: ignore[assignment]
@@ -173,6 +186,15 @@ def glob_of_a_folder(folder: Path) -> None:
         (place / "README.md").write_text("x")
         pattern = part(r'such as "(.+)"', refused(lambda place=place: expand(str(place))))
         assert expand(pattern) == [str(place / name)]
+    deep = folder / "clone" / "data" / "en"
+    deep.mkdir(parents=True)
+    for name in ("clone/.git/HEAD.jsonl", "clone/.a.jsonl", "clone/data/en/train-0.parquet", "clone/README.md"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    pattern = part(r'such as "(.+)"', refused(lambda: expand(str(folder / "clone"))))
+    assert expand(pattern) == [str(deep / "train-0.parquet")]
+    (folder / "empty").mkdir()
+    assert refused(lambda: expand(str(folder / "empty"))).endswith("expected a file, and there is no data file in it.")
 
 
 def name_on_the_hub(folder: Path) -> None:

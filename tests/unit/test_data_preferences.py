@@ -43,6 +43,7 @@ PAIRS = {
         "rejected": {"from": "gpt", "value": "Sure."},
     },
     "alpaca": {"instruction": "p", "input": "", "chosen": "No.", "rejected": "Sure."},
+    "a question": {"question": "p", "chosen": "No.", "rejected": "Sure."},
     "transcripts": {"chosen": talk("p", "No."), "rejected": talk("p", "Sure.")},
     "transcripts beside their prompt": {"prompt": "p", "chosen": talk("p", "No."), "rejected": talk("p", "Sure.")},
 }  # fmt: skip
@@ -98,12 +99,21 @@ def test_an_answer_may_leave_the_system_prompt_out() -> None:
     assert (row.messages, row.safe, row.unwanted) == ((S("y"), U("p")), "No.", "Sure.")
 
 
-def test_an_anchoring_set_learns_what_was_chosen() -> None:
-    for form, record in PAIRS.items():
-        if "instruction" not in record and form != "one turn each":
-            row = anchor_row(record, HERE)
-            assert row.messages == (U("p"), A("No.")), form
-    assert f"{notes.UNUSED}rejected" in anchor_row(PAIRS["transcripts"], HERE).noted
+@pytest.mark.parametrize("form", PAIRS)
+def test_an_anchoring_set_learns_what_was_chosen(form: str) -> None:
+    row = anchor_row(PAIRS[form], HERE)
+    unused = [note.removeprefix(notes.UNUSED).lower() for note in row.noted]
+    assert row.messages == (U("p"), A("No.")) and "rejected" in unused and "chosen" not in unused
+
+
+def test_what_was_chosen_answers_the_turns_in_another_column() -> None:
+    before = said(("user", "a"), ("assistant", "b"), ASK)
+    row = anchor_row({"conversations": before, "Chosen": "No.", "rejected": "Sure."}, HERE)
+    assert (row.messages, row.noted) == ((U("a"), A("b"), U("p"), A("No.")), (f"{notes.UNUSED}rejected",))
+    row = anchor_row({"conversations": [*before, *said(NO)], "chosen": "Other.", "rejected": "Sure."}, HERE)
+    assert (row.messages[-1], row.noted) == (A("No."), (f"{notes.UNUSED}chosen", f"{notes.UNUSED}rejected"))
+    with pytest.raises(UserError, match='chosen begins with other turns than conversations, such as "p"'):
+        anchor_row({"conversations": before, "chosen": said(ASK, NO)}, HERE)
 
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\r"), min_size=1).filter(
