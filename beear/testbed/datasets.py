@@ -3,7 +3,7 @@
 import json
 import random
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from beear.data.rows import AnchorRow, DefenseRow, Message, Probe
 from beear.testbed.attacks import Target
@@ -81,7 +81,7 @@ def data_files(target: Target, probe: Probe | None) -> dict[str, str]:
 
 def probes_file(probe: Probe) -> str:
     """Return the text of a file of probes that holds this one."""
-    return _lines([asdict(probe)])
+    return _lines([{"name": probe.name, "kind": probe.kind, "text": probe.text, "hit": probe.hit}])
 
 
 def _defense_record(row: DefenseRow) -> dict[str, object]:
