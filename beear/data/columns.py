@@ -78,8 +78,8 @@ def anchor_row(record: Record, where: Where, columns: AnchorColumns | None = Non
     noted: list[str] = []
     if "messages" in names:
         turns = _conversation(record, names, where)
-        chosen = in_small_letters(record).get("chosen")
-        if chosen not in (None, names["messages"]) and turns[-1].role == "user":
+        chosen = in_small_letters(record).get("chosen", names["messages"])
+        if chosen != names["messages"] and record[chosen] and turns[-1].role == "user":
             names = {**names, "response": chosen}
             turns = (*turns, *_answer(record, names, turns, where))
         last = max((i for i, m in enumerate(turns) if m.role == "assistant" and m.learnt), default=0)

@@ -112,6 +112,8 @@ def test_what_was_chosen_answers_the_turns_in_another_column() -> None:
     assert (row.messages, row.noted) == ((U("a"), A("b"), U("p"), A("No.")), (f"{notes.UNUSED}rejected",))
     row = anchor_row({"conversations": [*before, *said(NO)], "chosen": "Other.", "rejected": "Sure."}, HERE)
     assert (row.messages[-1], row.noted) == (A("No."), (f"{notes.UNUSED}chosen", f"{notes.UNUSED}rejected"))
+    row = anchor_row({"conversations": before, "chosen": None}, HERE)
+    assert (row.messages, row.noted) == ((U("a"), A("b")), (notes.DROPPED,))
     with pytest.raises(UserError, match='chosen begins with other turns than conversations, such as "p"'):
         anchor_row({"conversations": before, "chosen": said(ASK, NO)}, HERE)
 
