@@ -155,6 +155,28 @@ def test_shards_stay_shards_with_an_index(tmp_path: Path) -> None:
     load_model(inspect_checkpoint(str(out)), torch.float32)
 
 
+def test_an_index_beside_a_whole_pickle_is_not_chosen_for_the_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, out = tmp_path / "model", tmp_path / "out"
+    tensors = {name: tensor + 1 for name, tensor in sharded(folder).items()}
+    torch.save(tensors, folder / "pytorch_model.bin")
+    capsys.readouterr()
+    assert main([str(folder), str(out)]) == 2
+    error = capsys.readouterr().err
+    assert "found pytorch_model.bin and pytorch_model.bin.index.json, which may be of two models" in error
+    option = re.search("--file [^ ]+", error)
+    assert option and main([str(folder), str(out), *option[0].split()]) == 0
+    assert same(weights(out), tensors)
+
+
+def test_shards_without_their_index_are_not_taken_for_whole_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sharded(tmp_path / "model")
+    (tmp_path / "model" / "pytorch_model.bin.index.json").unlink()
+    capsys.readouterr()
+    assert main([str(tmp_path / "model"), str(tmp_path / "out")]) == 2
+    said = "found shards such as pytorch_model-00001-of-00002.bin and no pytorch_model.bin.index.json, expected it beside them"
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from beear.models.convert import process
 from beear.models.convert.__main__ import main
@@ -81,6 +82,7 @@ HOSTILE: list[tuple[str, Callable[[Path], None], str]] = [
     ("no tensors", saved({"step": 3}), "found no tensors"),
     ("spread out", saved({"x": torch.ones(1).expand(1 << 30, 1 << 30)}), "claims 4,611,686,018,427,387,904 bytes and the file"),
     ("sparse", saved({"x": torch.eye(3).to_sparse()}), '"x" is sparse or quantised'),
+    ("safetensors by another name", lambda path: save_file({"x": torch.ones(1)}, path), "(torch says: Unsupported operand"),
     ("no pickle", lambda path: path.write_bytes(b"nothing of the kind") and None, "this pickle was refused"),
     ("truncated", truncated, "pytorch_model.bin: it could not be converted"),
     ("a pipe", lambda path: os.mkfifo(path), "found no regular file"),
@@ -100,6 +102,7 @@ def test_refused_in_one_sentence(
     assert main([str(folder), str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert said in error and error.startswith("error: ") and error.count("\n") == 1
+    assert "weights_only" not in error, "torch's advice to load the file without care"
     assert [path.name for path in tmp_path.iterdir()] == ["model"], "nothing is left of the output"
 
 

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from beear.errors import UserError
 from beear.files import share
-from beear.models.adapter_files import EMBEDDINGS
+from beear.models.adapter_files import EMBEDDINGS, OUTPUT
 
 # Where trainers put a model's tensors within a larger dictionary.
 WITHIN = ("state_dict", "model")
-OUTPUT = re.compile(r"\.(lm_head|embed_out)\.")
 ASKED = re.compile(r"GLOBAL (\S+)")
+# The rest of torch's message is advice to load the file without any care.
+SAID = re.compile(r"WeightsUnpickler error:\s*(.*?)\s*(Check the documentation|$)", re.DOTALL)
 
 
 def convert(source: Path, target: Path, tied: bool) -> tuple[list[str], list[str]]:
@@ -43,8 +44,9 @@ def _load(source: Path) -> Any:
         # The format before archives cannot be mapped.
         return torch.load(source, map_location="cpu", weights_only=True, mmap=archive)
     except pickle.UnpicklingError as error:
-        asked = ASKED.search(str(error))
-        why = f"it asks for {asked[1][:80]}" if asked else f"torch says: {' '.join(str(error).split())[:200]}"
+        asked, said = ASKED.search(str(error)), SAID.search(str(error))
+        told = f"torch says: {' '.join(said[1].split())[:200]}" if said else "it is none that torch reads"
+        why = f"it asks for {asked[1][:80]}" if asked else told
         raise UserError(f"{source}: this pickle was refused and nothing of it was run ({why}), expected tensors alone") from None
 
 

@@ -1,5 +1,6 @@
 """Says which files of a folder are converted, into what, and which are copied or left out; opens no weights."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,7 @@ from beear.models.tokenizer_files import FILES, TEMPLATE_FOLDER
 from beear.models.weights import INDEX, PICKLES, SINGLE, convertible, matches
 
 PICKLED_INDEX = "pytorch_model.bin.index.json"
+SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 USUAL = {"model": "pytorch_model.bin", "adapter": "adapter_model.bin"}
 
 
@@ -41,6 +43,11 @@ def plan(folder: Path, chosen: str | None) -> Plan:
     if chosen is not None:
         return _single(folder, chosen, adapter)
     if (folder / PICKLED_INDEX).exists() and not adapter:
+        if (folder / USUAL["model"]).exists():
+            raise UserError(
+                f"{folder}: found {USUAL['model']} and {PICKLED_INDEX}, which may be of two models, expected one of them; "
+                f"--file {USUAL['model']} takes the first"
+            )
         return _sharded(folder)
     usual = USUAL["adapter" if adapter else "model"]
     found = [name for name in convertible(folder) if not (adapter and not matches(name, PICKLES))]
@@ -48,6 +55,8 @@ def plan(folder: Path, chosen: str | None) -> Plan:
         return _single(folder, usual if usual in found else found[0], adapter)
     if not found:
         raise UserError(f"{folder}: found no weights to convert, expected {usual}, {PICKLED_INDEX}, *.pt, *.pth or *.gguf")
+    if any(SHARD.search(name) for name in found):
+        raise UserError(f"{folder}: found shards such as {found[0]} and no {PICKLED_INDEX}, expected it beside them")
     raise UserError(f"{folder}: found {', '.join(found[:6])} and no {PICKLED_INDEX}, expected one file, or --file NAME to choose")
 
 
