@@ -22,15 +22,18 @@ USED = (
 HARMLESS = {
     "peft_type", "task_type", "peft_version", "base_model_name_or_path", "revision", "inference_mode", "lora_dropout",
     "bias", "megatron_core", "qalora_group_size", "runtime_config", "auto_mapping", "ensure_weight_tying", "lora_ga_config",
+    "eva_config",
 }  # fmt: skip
 
-# Values of init_lora_weights. The first kind only draws the factors, which the file's replace. The second takes out of the base
-# what the factors start with, which peft repeats exactly when it loads. Others depend on data or chance that no file holds.
-DRAWN = (True, False, "gaussian", "eva", "orthogonal")
+# Values of init_lora_weights. The first kind only gives the factors a start, which the file's replace. The second takes out of
+# the base what the factors start with, which peft repeats exactly when it loads. Others depend on data or chance that no file
+# holds.
+DRAWN = (True, False, "gaussian", "Gaussian", "eva", "orthogonal", "mica")
 REPEATED = ("pissa", "olora")
 
 # The modules that share their weights where a model ties them, by the names that they have in the families in use.
 EMBEDDINGS = re.compile(r"\.(lm_head|embed_out|embed_tokens|embed_in|wte|word_embeddings|tok_embeddings)\.")
+OUTPUT = re.compile(r"\.(lm_head|embed_out)\.")
 
 PLAIN_NAME = re.compile(r"\^?[\w.]+\$?")
 
@@ -124,6 +127,22 @@ def check_tied(adapter: AdapterFiles) -> None:
         )
 
 
+def check_rows(adapter: AdapterFiles, rows: int) -> None:
+    """Refuse whole embeddings or output layers that are not of the base's ``rows``, as after tokens were added for training.
+
+    Raises:
+        UserError: a tensor has other rows.
+    """
+    for name, entry in adapter.tensors.items():
+        whole = EMBEDDINGS.search(f".{name}") and name.endswith(".weight") and ".lora_" not in name
+        if whole and entry.shape[:1] != (rows,):
+            raise UserError(
+                f'{adapter.weights_path}: tensor "{name[:200]}" has the shape {list(entry.shape)} and the base model a '
+                f"vocabulary of {rows:,}, expected an adapter of this base; one that was trained after tokens were added needs "
+                "the base saved with its embeddings resized alike"
+            )
+
+
 def _check_ranks(settings: dict[str, Any], tensors: dict[str, TensorEntry], config: Path, weights: Path) -> None:
     """Refuse ranks that no tensor has: peft makes matrices of a stated rank before it looks at the file."""
     held = [entry.shape[0] for name, entry in tensors.items() if re.search(r"\.lora_(embedding_)?A\b", name) and entry.shape]
@@ -142,7 +161,8 @@ def _check_names(settings: dict[str, Any], where: str) -> None:
     """Refuse what peft would run as a regular expression unless it is a plain name."""
     for key in ("exclude_modules", "modules_to_save", "layers_pattern"):
         names = settings.get(key) or []
-        names = [names] if isinstance(names, str) else names
+        # Of modules_to_save, peft takes a text for the list of its letters.
+        names = [names] if isinstance(names, str) and key != "modules_to_save" else names
         if not isinstance(names, list) or not all(isinstance(name, str) and PLAIN_NAME.fullmatch(name) for name in names):
             raise UserError(f'{where}: found "{key}": {str(names)[:60]}, expected a list of module names')
     for key in ("rank_pattern", "alpha_pattern"):

@@ -111,7 +111,7 @@ def merged_into(model: nn.Module) -> dict[str, bool]:
 
 
 def adapter_tensors(adapter: AdapterFiles) -> dict[str, Tensor]:
-    """Return the weights in a user's adapter, by name.
+    """Return the weights in a user's adapter, by name; one that stands there under two names is given once.
 
     Raises:
         UserError: the file cannot be read.
@@ -119,9 +119,13 @@ def adapter_tensors(adapter: AdapterFiles) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
-        return load_file(adapter.weights_path)
+        tensors = load_file(adapter.weights_path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{adapter.weights_path}: could not be read ({error}), expected LoRA weights") from error
+    # Of embeddings that were resized, peft writes the trained ones twice, and does not know the second name when it loads.
+    plain = {name: name.replace(".modules_to_save.", ".") for name in tensors if ".modules_to_save." in name}
+    again = {name for name, other in plain.items() if other in tensors and torch.equal(tensors[name], tensors[other])}
+    return {name: tensor for name, tensor in tensors.items() if name not in again}
 
 
 def merge_adapter(model: PreTrainedModel, adapter: AdapterFiles, tensors: dict[str, Tensor], folder: str) -> PreTrainedModel:

@@ -31,8 +31,8 @@ VOCAB = ("vocab_size",)
 # transformers makes an object for each one that is counted here, before a weight file is looked at.
 COUNT = re.compile(r"(num|n)_\w*(layer|expert|head|label|block|group)\w*|attention_types")
 MOST = 10_000
-# With another value the model returns something else than callers expect, or cannot be saved.
-FLAGS = {"return_dict": True, "output_attentions": False}
+# With another value the model returns something else than callers expect, cannot be saved, or looks at later tokens.
+FLAGS = {"return_dict": True, "output_attentions": False, "is_causal": True, "use_bidirectional_attention": False}
 WINDOWS = {"sliding_window", "attention_chunk_size"}
 TOKEN_LIMIT = 1 << 31
 

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ class Dtypes:
         """Return a dtype that loses nothing of the model's weight ``name``, which the library may make of several tensors."""
         if not self.others or {name, name.partition(".")[2]} & self.known:
             return self.stored(name)
-        return max((self.most, *self.others.values()), key=lambda dtype: torch.finfo(dtype).bits)
+        return reduce(torch.promote_types, self.others.values(), self.most)
 
 
 def torch_dtype(name: str | torch.dtype) -> torch.dtype:

@@ -7,6 +7,7 @@ to ``{dtype, shape, data_offsets}``, then the data, which the offsets cover exac
 import json
 import os
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -54,6 +55,17 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, TensorEntry]:
     entries = parse_header(raw, str(path))
     _check_cover(entries, data_bytes, str(path))
     return entries
+
+
+def read_data(path: Path, entry: TensorEntry) -> Iterator[bytes]:
+    """Yield the bytes of one tensor of a file whose header was checked, a megabyte at a time."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        file.seek(8 + length + entry.start)
+        left = entry.stop - entry.start
+        while left and (piece := file.read(min(left, 1 << 20))):
+            left -= len(piece)
+            yield piece
 
 
 def _raw_header(path: Path) -> tuple[bytes, int]:

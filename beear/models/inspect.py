@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from beear.errors import UserError
-from beear.models import adapter_files, digests, hub
+from beear.models import adapter_files, digests, hub, notes
 from beear.models.config_file import ConfigFacts, check_values, read_config, refuse_code
 from beear.models.conversion import conversion_note, read_conversion
 from beear.models.facts import ModelFacts
@@ -37,6 +37,7 @@ def inspect_checkpoint(path: str, base: str | None = None) -> ModelFacts:
 def _inspected(path: str, base: str | None) -> ModelFacts:
     folder, origin = hub.local_folder(path)
     if not adapter_files.is_adapter(folder):
+        _look_below(folder)
         if base is not None:
             raise UserError(
                 f"model.base: found {base} though {folder} holds no {adapter_files.ADAPTER_CONFIG}, expected it unset"
@@ -49,6 +50,16 @@ def _inspected(path: str, base: str | None) -> ModelFacts:
         raise UserError(f"model.base: {base_folder} is itself an adapter, expected a full model")
     origin = origin or base_origin
     return replace(_adapted(folder, _full_model(base_folder, tokenizer_folder(str(folder), str(base_folder)))), origin=origin)
+
+
+def _look_below(folder: Path) -> None:
+    """Refuse a folder that holds no checkpoint but folders of them, and name those."""
+    if (folder / "config.json").exists() or unsafe_files(folder):
+        return
+    below = sorted({*notes.adapters_below(folder), *(path.parent.name for path in folder.glob("*/config.json"))})
+    if below:
+        shown = ", ".join(below[:8]) + (" …" if len(below) > 8 else "")
+        raise UserError(f"{folder}: found no checkpoint but folders that hold one: {shown}; expected the path of one of them")
 
 
 def tokenizer_folder(path: str, base: str | None) -> Path:
@@ -65,12 +76,14 @@ def _full_model(folder: Path, tokenizer: Path | None = None) -> ModelFacts:
     refuse_unsafe(folder)
     _, config = read_config(folder)
     generation = inside(folder, "generation_config.json", str(folder))
+    settings = {}
     if generation.exists():
         settings = read_object(generation, 4 * MEGABYTE)
         refuse_code(settings, str(generation))
         check_values(settings, str(generation))
     weights = find_weights(folder)
     _fits(config, weights, folder)
+    parted = notes.parted(weights) if config.tied else None
     files = tokenizer_files(tokenizer)
     templates = chat_templates(tokenizer)
     stored = {path.name: digests.file_digest(path) for path in weights.files}
@@ -85,7 +98,7 @@ def _full_model(folder: Path, tokenizer: Path | None = None) -> ModelFacts:
         vocab_size=config.vocab_size,
         context=config.context,
         parameters=weights.parameters,
-        tied=config.tied,
+        tied=config.tied and parted is None,
         source_dtype=weights.source_dtype(),
         digests={
             "weights": digests.combined(stored),
@@ -94,13 +107,21 @@ def _full_model(folder: Path, tokenizer: Path | None = None) -> ModelFacts:
             "config": digests.manifest_digest(configs),
         },
         chat_template=templates.get("default"),
-        notes=_notes(folder, conversion) + tokenizer_notes(tokenizer),
+        notes=(
+            *map(conversion_note, _given(conversion)),
+            *notes.unread_notes(folder, weights.files),
+            *notes.precision_notes(folder, weights),
+            *([] if parted is None else [notes.parted_note(folder, parted)]),
+            *notes.generation_notes(settings, str(generation)),
+            *tokenizer_notes(tokenizer),
+        ),
         conversions=_given(conversion),
     )
 
 
 def _adapted(folder: Path, base: ModelFacts) -> ModelFacts:
     adapter = adapter_files.read_adapter(folder)
+    adapter_files.check_rows(adapter, base.vocab_size)
     if base.tied:
         adapter_files.check_tied(adapter)
     stored = {adapter.weights_path.name: digests.file_digest(adapter.weights_path)}
@@ -115,7 +136,12 @@ def _adapted(folder: Path, base: ModelFacts) -> ModelFacts:
             "weights": digests.combined({"base": base.digests["weights"], "adapter": digests.combined(stored)}),
             "config": digests.combined({"base": base.digests["config"], "adapter": settings}),
         },
-        notes=base.notes + _notes(folder, conversion),
+        notes=(
+            *base.notes,
+            *map(conversion_note, _given(conversion)),
+            *notes.unread_notes(folder, [adapter.weights_path]),
+            *(notes.tokenizer_note(folder) if tokenizer_folder(str(folder), base.path) != folder else ()),
+        ),
         conversions=base.conversions + _given(conversion),
     )
 
@@ -136,12 +162,3 @@ def _fits(config: ConfigFacts, weights: WeightFiles, folder: Path) -> None:
 
 def _given(conversion: Conversion | None) -> tuple[Conversion, ...]:
     return () if conversion is None else (conversion,)
-
-
-def _notes(folder: Path, conversion: Conversion | None) -> tuple[str, ...]:
-    notes = tuple(map(conversion_note, _given(conversion)))
-    ignored = unsafe_files(folder) + sorted(path.name for path in folder.glob("*.py"))
-    if not ignored:
-        return notes
-    shown = ", ".join(ignored[:8]) + (" …" if len(ignored) > 8 else "")
-    return (*notes, f"{folder}: never opened: {shown} (safetensors and text files only)")

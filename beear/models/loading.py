@@ -28,6 +28,7 @@ from beear.models.token_range import choose_pad, without_embedding
 from beear.models.tokenizer_copy import readable_tokenizer
 from beear.models.tokenizer_files import MAX_TEMPLATE_BYTES, template_file
 from beear.models.tokenizer_settings import SENTENCEPIECE, only_sentencepiece, tokenizer_settings
+from beear.models.weights import find_weights
 
 # Buffers that a model computes (masks, rotations) may hold this many numbers more than it has weights.
 SPARE_BUFFERS = 2**28
@@ -187,12 +188,14 @@ def check_allocation(config: Any, facts: ModelFacts) -> None:
 
 
 def _check_fit(info: dict[str, Any], folder: str) -> None:
+    held = find_weights(Path(folder))
+    computed = held.tensors.keys() - held.weights
     for kind, sentence in (
         ("missing_keys", "is in config.json's model but not in the files"),
         ("unexpected_keys", "is in the files but not in config.json's model"),
         ("mismatched_keys", "has another shape in the files than in config.json's model"),
     ):
-        names = sorted(str(key[0] if isinstance(key, tuple) else key) for key in info.get(kind) or ())
+        names = sorted({str(key[0] if isinstance(key, tuple) else key) for key in info.get(kind) or ()} - computed)
         if names:
             raise UserError(f'{folder}: tensor "{names[0]}" {sentence} ({len(names)} such), expected files that fit config.json')
     if info.get("error_msgs"):

@@ -67,7 +67,7 @@ class CheckpointSource:
             UserError: they cannot be read, or are not finite.
         """
         stored = bare_name(name)
-        path = self._places[stored]
+        path = self._files.places[stored]
         try:
             with safe_open(path, framework="pt") as file:
                 found: Tensor = file.get_slice(stored)[start:stop].to(torch.float32)
@@ -79,14 +79,6 @@ class CheckpointSource:
     @cached_property
     def _files(self) -> WeightFiles:
         return find_weights(Path(self.facts.weights_folder))
-
-    @cached_property
-    def _places(self) -> dict[str, Path]:
-        places: dict[str, Path] = {}
-        for path in self._files.files:
-            with safe_open(path, framework="pt") as file:
-                places.update(dict.fromkeys(file.keys(), path))
-        return places
 
 
 def _without_weights(config: Any, folder: str) -> PreTrainedModel:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from beear.errors import UserError
 from beear.models.folder import MEGABYTE, inside, read_object
-from beear.models.header import FLOATS, TensorEntry, read_header
+from beear.models.header import FLOATS, TensorEntry, read_data, read_header
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 # Tables that old files hold though the library computes them: rotations, positions, and masks, which have four dimensions.
-COMPUTED = re.compile(r"rotary_emb\.inv_freq$|(^|\.)position_ids$")
+COMPUTED = re.compile(r"rotary_emb\w*\.\w*(inv_freq|cos_cached|sin_cached)$|(^|\.)(position_ids|attn\.embed_positions)$")
 MASKS = re.compile(r"\.(attn|attention)\.(masked_)?bias$")
 UNSAFE_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.h5", "*.msgpack", "*.gguf", "*.ot")
 # What the conversion command reads, and files of those formats that trainers leave beside the weights.
@@ -24,15 +24,24 @@ NO_WEIGHTS = ("training_args.bin", "optimizer*", "scheduler*", "scaler*", "rng_s
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """The safetensors files that will be loaded, in name order, and every tensor in them."""
+    """The safetensors files that will be loaded, in name order, every tensor in them, and the file that holds it."""
 
     files: tuple[Path, ...]
     tensors: dict[str, TensorEntry]
+    places: dict[str, Path]
 
     @property
     def weights(self) -> dict[str, TensorEntry]:
         """The tensors that are no tables which the library computes."""
         return {name: entry for name, entry in self.tensors.items() if not is_computed(name, entry)}
+
+    def same(self, one: str, other: str) -> bool:
+        """Say whether two tensors are of one dtype and shape and hold the same bytes."""
+        first, second = self.tensors[one], self.tensors[other]
+        if (first.dtype, first.shape) != (second.dtype, second.shape):
+            return False
+        pieces = zip(read_data(self.places[one], first), read_data(self.places[other], second), strict=False)
+        return all(mine == its for mine, its in pieces)
 
     @property
     def parameters(self) -> int:
@@ -124,7 +133,8 @@ def find_weights(folder: Path) -> WeightFiles:
         raise UserError(f"{folder}: found both {SINGLE} and {INDEX}, expected one of them")
     if single:
         path = inside(folder, SINGLE, str(folder))
-        weights = WeightFiles((path,), read_header(path))
+        found = read_header(path)
+        weights = WeightFiles((path,), found, dict.fromkeys(found, path))
     elif index:
         weights = _sharded(folder)
     else:
@@ -145,6 +155,7 @@ def _sharded(folder: Path) -> WeightFiles:
         raise UserError(f'{index}: found "metadata": {str(metadata)[:40]}, expected an object (it may be empty)')
     files: list[Path] = []
     tensors: dict[str, TensorEntry] = {}
+    places: dict[str, Path] = {}
     for name in sorted(set(mapping.values())):
         path = inside(folder, name, f"{index}: weight_map")
         if not name.endswith(".safetensors"):
@@ -156,9 +167,9 @@ def _sharded(folder: Path) -> WeightFiles:
                 raise UserError(f'{path}: found tensor "{tensor[:200]}" that another shard holds too, expected it once')
             if mapping.get(tensor) != name:
                 raise UserError(f'{path}: found tensor "{tensor[:200]}" that {INDEX} does not place here')
-            tensors[tensor] = entry
+            tensors[tensor], places[tensor] = entry, path
         files.append(path)
     missing = sorted(set(mapping) - set(tensors))
     if missing:
         raise UserError(f'{index}: names tensor "{missing[0][:200]}" ({len(missing)} in all) that no shard holds')
-    return WeightFiles(tuple(files), tensors)
+    return WeightFiles(tuple(files), tensors, places)

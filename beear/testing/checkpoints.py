@@ -189,11 +189,12 @@ def make_adapter(
     targets: tuple[str, ...] = ("q_proj", "v_proj"),
     whole: tuple[str, ...] = (),
     start: bool | str = True,
+    **settings: Any,
 ) -> Path:
     """Write a PEFT LoRA adapter of ``base`` with non-zero random weights and return its folder.
 
     It replaces the modules ``whole``. ``start`` is PEFT's ``init_lora_weights``: where that begins with a part of the base,
-    the weights are changed a little from there.
+    the weights are changed a little from there. ``settings`` are further fields of its configuration.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -202,6 +203,7 @@ def make_adapter(
     config = LoraConfig(
         r=rank, lora_alpha=2 * rank, target_modules=list(targets), modules_to_save=list(whole) or None, task_type="CAUSAL_LM",
         init_lora_weights=start,  # type: ignore[arg-type]  # annotated with the names that one version knows
+        **settings,
     )  # fmt: skip
     wrapped = get_peft_model(model, config)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""LoRA: a user's adapter merged into its base, a LoRA trained and merged on export, and the refusals of both."""
+"""A user's adapter merged into its base, and the adapters that are refused."""
 
 import re
 import shutil
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -14,12 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from beear.config.schema import AdapterConfig
 from beear.errors import UserError
 from beear.models import adapter_files
-from beear.models.adapters import attach_lora, merged_state
 from beear.models.export import export_model
 from beear.models.inspect import inspect_checkpoint
 from beear.models.loading import load_model, load_tokenizer
 from beear.models.source import CheckpointSource
-from beear.testing.checkpoints import edit_json, make_adapter, make_checkpoint, make_model, make_tokenizer
+from beear.testing.checkpoints import edit_json, make_adapter, make_checkpoint, make_tokenizer
 
 WEIGHTS = "adapter_model.safetensors"
 IDS = torch.tensor([[1, 4, 77, 78, 79, 5]])
@@ -59,8 +58,12 @@ def test_an_adapter_is_merged_before_it_is_rounded(pair):
     assert {n: b.dtype for n, b in low.named_buffers()} == {n: b.dtype for n, b in plain.named_buffers()}
 
 
-def test_nothing_of_peft_stays_on_a_merged_model(pair):
-    base, adapter = pair
+@pytest.mark.parametrize("settings", [
+    {}, {"use_dora": True}, {"start": "olora"}, {"whole": ("norm", "mlp")}, {"targets": ("q_proj", "embed_tokens", "lm_head")},
+])  # fmt: skip
+def test_nothing_of_peft_stays_on_a_merged_model(tmp_path, settings):
+    base = make_checkpoint(tmp_path / "base")
+    adapter = make_adapter(tmp_path / "adapter", base, **settings)
     facts = inspect_checkpoint(str(adapter), str(base))
     torch.manual_seed(5)
     model = load_model(facts, torch.float32)
@@ -82,17 +85,45 @@ def test_an_adapter_trains_as_its_kind_says(pair, kind):
     assert trained and all((".lora_" in name) == (kind == "lora") for name in trained)
 
 
-@pytest.mark.parametrize("start", ["pissa", "olora", "gaussian", True, "eva", "orthogonal"])
+@pytest.mark.parametrize("start", ["pissa", "olora", "gaussian", "Gaussian", True, "eva", "orthogonal", "mica"])
 def test_an_adapter_that_starts_from_the_base_is_merged_as_peft_loads_it(tmp_path, start):
     base = make_checkpoint(tmp_path / "base")
     adapter = make_adapter(tmp_path / "adapter", base, start=start if start in ("pissa", "olora") else True)
-    edit_json(adapter / "adapter_config.json", init_lora_weights=start)
+    # As peft writes it beside "eva", for the data that the factors started from.
+    eva = {"eva_config": {"rho": 2.0, "tau": 0.99}} if start == "eva" else {}
+    edit_json(adapter / "adapter_config.json", init_lora_weights=start, **eva)
     model = load_model(inspect_checkpoint(str(adapter), str(base)), torch.float32)
     # Others are drawn by peft in ways that leave the base alone.
     edit_json(adapter / "adapter_config.json", init_lora_weights=start if start in ("pissa", "olora") else True)
     wrapped = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(adapter)).eval()
     with torch.no_grad():
         assert torch.allclose(model(IDS).logits, wrapped(IDS).logits, atol=1e-4)
+
+
+SETTINGS = [
+    {"use_dora": True},
+    {"use_rslora": True},
+    {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"^model.layers.1.self_attn.v_proj": 31}},
+    {"layers_to_transform": [0, 2]},
+    {"layers_to_transform": 1, "layers_pattern": "layers"},
+    {"exclude_modules": ["model.layers.0.self_attn.q_proj"]},
+    {"fan_in_fan_out": True},
+    {"use_dora": True, "init_lora_weights": "pissa"},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=["-".join(fields) for fields in SETTINGS])
+def test_settings_of_an_adapter_count_as_peft_reads_them(pair, tmp_path, settings):
+    base, _ = pair
+    start = settings.get("init_lora_weights", True)
+    others = {name: value for name, value in settings.items() if name != "init_lora_weights"}
+    adapter = make_adapter(tmp_path / "adapter", base, start=start, **others)
+    model = load_model(inspect_checkpoint(str(adapter), str(base)), torch.float32)
+    wrapped = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(adapter)).eval()
+    plain = AutoModelForCausalLM.from_pretrained(base)
+    with torch.no_grad():
+        expected, untouched, found = wrapped(IDS).logits, plain(IDS).logits, model(IDS).logits
+    assert torch.allclose(found, expected, atol=1e-4) and not torch.allclose(found, untouched, atol=1e-2)
 
 
 @pytest.mark.parametrize("start", ["corda", "loftq", "lora_ga", "pissa_niter_4", "PiSSA", 1])
@@ -133,6 +164,65 @@ def test_whole_modules_in_an_adapter(tmp_path, tied):
     wrapped = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(adapter)).eval()
     with torch.no_grad():
         assert torch.allclose(AutoModelForCausalLM.from_pretrained(out)(IDS).logits, wrapped(IDS).logits, atol=1e-4)
+
+
+def test_embeddings_that_were_resized_for_training_need_the_base_resized_alike(tmp_path):
+    base = make_checkpoint(tmp_path / "base")
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model.resize_token_embeddings(280)
+    model.save_pretrained(tmp_path / "resized")
+    make_tokenizer(tmp_path / "resized")
+    config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"], task_type="CAUSAL_LM")
+    trained = get_peft_model(model, config).eval()
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter) * parameter.requires_grad)
+    folder = tmp_path / "adapter"
+    trained.save_pretrained(str(folder), save_embedding_layers=True)
+    assert sum("embed_tokens" in name for name in load_file(folder / WEIGHTS)) == 3, "peft writes them again and again"
+    with pytest.raises(UserError, match=r"has the shape \[280, 32\] and the base model a vocabulary of 272.*resized alike"):
+        inspect_checkpoint(str(folder), str(base))
+    merged = load_model(inspect_checkpoint(str(folder), str(tmp_path / "resized")), torch.float32)
+    with torch.no_grad():
+        assert torch.allclose(merged(IDS).logits, trained(IDS).logits, atol=1e-4)
+
+
+def test_an_adapter_of_a_base_whose_tie_does_not_hold_is_taken(tmp_path):
+    base = make_checkpoint(tmp_path / "base", tied=True)
+    state = load_file(base / "model.safetensors")
+    state["lm_head.weight"] = state["model.embed_tokens.weight"] * 2
+    save_file(state, base / "model.safetensors", metadata={"format": "pt"})
+    adapter = make_adapter(tmp_path / "adapter", base, targets=("q_proj", "lm_head"))
+    model = load_model(inspect_checkpoint(str(adapter), str(base)), torch.float32)
+    wrapped = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(adapter)).eval()
+    with torch.no_grad():
+        assert torch.allclose(model(IDS).logits, wrapped(IDS).logits, atol=1e-4)
+
+
+def test_adapters_by_other_names_are_noted_or_asked_for(pair, tmp_path):
+    base, adapter = pair
+    folder = tmp_path / "several"
+    shutil.copytree(adapter, folder)
+    shutil.copytree(adapter, folder / "reference")
+    assert f"{folder}: not used: reference (each is an adapter of its own)" in inspect_checkpoint(str(folder), str(base)).notes
+    for name in (WEIGHTS, "adapter_config.json"):
+        (folder / name).unlink()
+    with pytest.raises(UserError, match="several: found no checkpoint but folders that hold one: reference; expected the path"):
+        inspect_checkpoint(str(folder), str(base))
+    assert inspect_checkpoint(str(folder / "reference"), str(base)).path == str(folder / "reference")
+
+
+def test_a_template_of_an_adapter_without_vocabulary_is_noted(pair, tmp_path):
+    base, adapter = pair
+    folder = tmp_path / "adapter"
+    shutil.copytree(adapter, folder)
+    (folder / "chat_template.jinja").write_text("{{ 'own' }}")
+    facts = inspect_checkpoint(str(folder), str(base))
+    assert load_tokenizer(facts).chat_template == load_tokenizer(inspect_checkpoint(str(base))).chat_template
+    (note,) = facts.notes
+    assert note.startswith(f"{folder}: not used: chat_template.jinja (there is no vocabulary, so tokenizer and template")
+    advised = re.search("--model.chat_template ([^ ]+)", note)
+    assert advised and load_tokenizer(facts, advised[1]).chat_template == "{{ 'own' }}"
 
 
 def test_tied_weights_that_inspection_has_no_name_for_are_not_parted(tmp_path, monkeypatch):
@@ -230,6 +320,7 @@ BAD = [
     ("a module to import", {"megatron_config": {"a": 1}}, None, '"megatron_config"'),
     ("a regular expression below", {"rank_pattern": {"(a+)+$": 3}}, None, '"rank_pattern"'),
     ("a regular expression aside", {"exclude_modules": "(a+)+$"}, None, '"exclude_modules"'),
+    ("modules as text", {"modules_to_save": "lm_head"}, None, '"modules_to_save": lm_head, expected a list of module names'),
     ("a pattern of text", {"alpha_pattern": {"q_proj": "3"}}, None, '"alpha_pattern"'),
     ("a regular expression", {"target_modules": "(a+)+$"}, None, '"target_modules": (a+)+$'),
     ("no rank", {"r": ...}, None, '"r": None'),
@@ -265,58 +356,3 @@ def test_bad_adapters_are_refused_in_one_sentence(pair, tmp_path, name, fields, 
     with pytest.raises(UserError) as caught:
         load_model(inspect_checkpoint(str(folder), str(base)), torch.float32)
     assert said in str(caught.value) and "\n" not in str(caught.value)
-
-
-def randomised(model: torch.nn.Module) -> torch.nn.Module:
-    torch.manual_seed(3)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if ".lora_" in name:
-                parameter.normal_(0, 0.3)
-    return model.eval()
-
-
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "mixtral"])
-@pytest.mark.parametrize("tied", [False, True])
-def test_merged_state_equals_peft_s_merge_and_leaves_the_model(family, tied):
-    model = randomised(attach_lora(make_model(family, tied=tied), AdapterConfig(kind="lora", rank=3, alpha=7)))
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    state = merged_state(model)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    expected = model.merge_and_unload().state_dict()
-    assert state.keys() == expected.keys()
-    assert all(torch.allclose(state[name], expected[name], atol=1e-6) for name in expected)
-
-
-@pytest.mark.parametrize("tied", [False, True])
-def test_a_trained_lora_is_exported_merged(tmp_path, tied):
-    facts = inspect_checkpoint(str(make_checkpoint(tmp_path / "source", tied=tied)))
-    model = randomised(attach_lora(load_model(facts, torch.float32), AdapterConfig(kind="lora", rank=2)))
-    with torch.no_grad():
-        expected = model(IDS).logits
-    gathered = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    for index, state in enumerate((None, gathered)):
-        out = export_model(model, facts, tmp_path / str(index), state_dict=state)
-        loaded = AutoModelForCausalLM.from_pretrained(out)
-        with torch.no_grad():
-            assert torch.allclose(loaded(IDS).logits, expected, atol=1e-4)
-        assert inspect_checkpoint(str(out)).parameters == facts.parameters
-
-
-def test_only_the_lora_trains():
-    model = attach_lora(make_model(), AdapterConfig(kind="lora", rank=2, targets="q_proj, v_proj"))
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert len(trained) == 3 * 2 * 2 and all(".lora_" in name and ("q_proj" in name or "v_proj" in name) for name in trained)
-    plain = make_model()
-    assert attach_lora(plain, AdapterConfig()) is plain
-
-
-@pytest.mark.parametrize("targets,tied,said", [
-    ("q_prok", False, 'found "q_prok" (did you mean "q_proj"?)'),
-    ("input_layernorm", False, 'found "input_layernorm"'),
-    ("lm_head", True, '"lm_head" is tied to the input embeddings'),
-])  # fmt: skip
-def test_unknown_targets_are_refused(targets, tied, said):
-    with pytest.raises(UserError) as caught:
-        attach_lora(make_model(tied=tied), AdapterConfig(kind="lora", targets=targets))
-    assert said in str(caught.value)

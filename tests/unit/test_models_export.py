@@ -95,6 +95,51 @@ def test_each_tensor_keeps_its_own_dtype(tmp_path, family, ending, size):
             assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in after.values())
 
 
+@pytest.mark.parametrize("family", ["llama", "mixtral", "phi3"])
+def test_float16_among_bfloat16_loses_nothing_where_weights_are_fused(tmp_path, family):
+    source = make_checkpoint(tmp_path / "source", family)
+    path = source / "model.safetensors"
+    both = (torch.float16, torch.bfloat16)
+    state = {name: tensor.to(both[i % 2]) for i, (name, tensor) in enumerate(sorted(load_file(path).items()))}
+    save_file(state, path, metadata={"format": "pt"})
+    facts = inspect_checkpoint(str(source))
+    after = files(export_model(load_model(facts, torch.float32), facts, tmp_path / "out"))
+    assert state.keys() == after.keys()
+    assert all(state[name].dtype == after[name].dtype and torch.equal(state[name], after[name]) for name in state)
+
+
+def test_float64_is_said_to_be_rounded(tmp_path):
+    source = make_checkpoint(tmp_path / "source")
+    assert inspect_checkpoint(str(source)).notes == ()
+    path = source / "model.safetensors"
+    state = load_file(path)
+    state["model.norm.weight"] = state["model.norm.weight"].double() + 1e-12
+    save_file(state, path, metadata={"format": "pt"})
+    facts = inspect_checkpoint(str(source))
+    assert facts.notes == (f"{source}: 1 tensors are float64 and are rounded to float32 when they are read",)
+    after = files(export_model(load_model(facts, torch.float32), facts, tmp_path / "out"))
+    assert torch.equal(after["model.norm.weight"], state["model.norm.weight"].float().double())
+
+
+@pytest.mark.parametrize("equal", [False, True])
+def test_tied_weights_that_the_files_hold_twice_are_tied_only_where_they_are_equal(tmp_path, equal):
+    source = make_checkpoint(tmp_path / "source", tied=True, dtype="bfloat16")
+    path = source / "model.safetensors"
+    state = load_file(path)
+    state["lm_head.weight"] = state["model.embed_tokens.weight"].clone() if equal else state["model.embed_tokens.weight"] * 2
+    save_file(state, path, metadata={"format": "pt"})
+    facts = inspect_checkpoint(str(source))
+    assert facts.tied == equal
+    assert [f"{source}: config.json ties lm_head.weight to model.embed_tokens.weight" in note for note in facts.notes] == (
+        [] if equal else [True]
+    )
+    model = load_model(facts, torch.float32)
+    assert (model.lm_head.weight is model.model.embed_tokens.weight) == equal
+    loaded = AutoModelForCausalLM.from_pretrained(export_model(model, facts, tmp_path / "out"))
+    assert torch.equal(loaded.lm_head.weight, state["lm_head.weight"])
+    assert torch.equal(loaded.model.embed_tokens.weight, state["model.embed_tokens.weight"])
+
+
 def test_a_full_state_dict_given_is_what_is_written(tmp_path):
     facts = inspect_checkpoint(str(make_checkpoint(tmp_path / "source", tied=True)))
     model = load_model(facts, torch.float32)

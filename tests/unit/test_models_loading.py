@@ -72,6 +72,24 @@ def test_an_unexpected_tensor_is_named(tmp_path):
     assert 'tensor "model.layers.9.hidden" is in the files but not in config.json\'s model' in refusal(folder)
 
 
+@pytest.mark.parametrize(("family", "tables"), [
+    ("gpt2", {"transformer.h.0.attn.bias": torch.ones(1, 1, 9, 9), "transformer.h.0.attn.masked_bias": torch.tensor(-1e4)}),
+    ("gpt2", {"transformer.position_ids": torch.arange(9)[None]}),
+    ("llama", {"model.layers.0.self_attn.rotary_emb.cos_cached": torch.ones(1, 1, 9, 8)}),
+    ("llama", {"model.rotary_emb.original_inv_freq": torch.ones(4)}),
+    ("gemma3", {"model.rotary_emb.inv_freq": torch.ones(4), "model.rotary_emb_local.inv_freq": torch.ones(4)}),
+])  # fmt: skip
+def test_tables_that_the_library_computes_are_no_weights(tmp_path, family, tables):
+    plain = make_checkpoint(tmp_path / "plain", family, dtype="bfloat16")
+    folder = make_checkpoint(tmp_path / "model", family, dtype="bfloat16")
+    path = folder / "model.safetensors"
+    save_file({**load_file(path), **tables}, path, metadata={"format": "pt"})
+    facts, expected = inspect_checkpoint(str(folder)), inspect_checkpoint(str(plain))
+    assert (facts.parameters, facts.source_dtype) == (expected.parameters, "bfloat16")
+    found, held = (load_model(f, torch.float32).state_dict() for f in (facts, expected))
+    assert found.keys() == held.keys() and all(torch.equal(found[name], held[name]) for name in held)
+
+
 def test_a_misshapen_tensor_is_refused(tmp_path):
     folder = make_checkpoint(tmp_path)
     edit(folder, **{DOWN: torch.zeros(64, 32)})

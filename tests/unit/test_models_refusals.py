@@ -132,6 +132,8 @@ WHOLE: list[tuple[str, Callable[[Path], None], str]] = [
     ("layers by pattern", config(attention_types=[[["global"], 10**9]]), '"attention_types[0][1]" of 1,000,000,000'),
     ("plain tuples", config(return_dict=False), '"return_dict": False, expected it left out'),
     ("attentions", config(output_attentions=True), '"output_attentions": True, expected it left out'),
+    ("later tokens", config(is_causal=False), '"is_causal": False, expected it left out'),
+    ("later tokens below", config(text_config={"use_bidirectional_attention": True}), "use_bidirectional_attention"),
     ("window of text", config(sliding_window="x"), '"sliding_window": x, expected a whole number'),
     ("end of text", config(eos_token_id="abc"), 'config.json: found "eos_token_id": abc, expected a token id'),
     ("end in a list", generation(eos_token_id=["a"]), 'generation_config.json: found "eos_token_id": [\'a\']'),
@@ -278,3 +280,32 @@ def test_pickles_beside_safetensors_are_noted_and_never_opened(whole, tmp_path, 
     assert facts.notes == (f"{folder}: never opened: pytorch_model.bin, modeling_evil.py (safetensors and text files only)",)
     assert facts.digests == inspect_checkpoint(str(whole)).digests
     assert not (tmp_path / "unpickled").exists()
+
+
+def test_weights_that_are_not_used_are_noted(whole, sharded, tmp_path):
+    for name, source, read in (("one", whole, "model.safetensors"), ("many", sharded, "model-00001-of-0000")):
+        folder = tmp_path / name
+        shutil.copytree(source, folder)
+        for extra in ("adapter_model.safetensors", "model-00009-of-00009.safetensors"):
+            save_file({"x": torch.ones(1)}, folder / extra)
+        (note,) = inspect_checkpoint(str(folder)).notes
+        expected = f"{folder}: not used: adapter_model.safetensors, model-00009-of-00009.safetensors (the weights are {read}"
+        assert note.startswith(expected)
+
+
+def test_a_folder_of_checkpoints_says_which(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run" / "checkpoint-5")
+    with pytest.raises(UserError, match="run: found no checkpoint but folders that hold one: checkpoint-5; expected the path"):
+        inspect_checkpoint(str(tmp_path / "run"))
+    assert inspect_checkpoint(str(tmp_path / "run" / "checkpoint-5")).digests == inspect_checkpoint(str(whole)).digests
+
+
+def test_settings_of_generation_that_measuring_does_not_follow_are_noted(whole, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(whole, folder)
+    neutral = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "suppress_tokens": [], "bad_words_ids": None, "num_beams": 1}
+    edit_json(folder / "generation_config.json", **neutral, do_sample=True, temperature=0.6)
+    assert inspect_checkpoint(str(folder)).notes == ()
+    edit_json(folder / "generation_config.json", repetition_penalty=1.1, suppress_tokens=[7])
+    said = "not followed when measuring, which takes the likeliest token: repetition_penalty 1.1, suppress_tokens [7]"
+    assert inspect_checkpoint(str(folder)).notes == (f"{folder}/generation_config.json: {said}",)
