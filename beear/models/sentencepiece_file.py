@@ -15,13 +15,12 @@ from transformers import PreTrainedTokenizerBase
 
 from beear.errors import UserError
 from beear.models.folder import MEGABYTE
-from beear.models.tokenizer_settings import TokenizerSettings
+from beear.models.tokenizer_settings import SPACE, TokenizerSettings
 
 MAX_BYTES = 64 * MEGABYTE
 # Kinds of pieces, as sentencepiece_model.proto numbers them.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5
 UNIGRAM, BPE = 1, 2
-SPACE = "\u2581"
 OWN_ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
 TEXTS = (
     "", " ", "a", " a", "   a", "a ", "a   b", "\n", "\n\n a\n", "a\n\n\nb\n c", "\ta\t\tb", "a\r\nb", f"{SPACE}a", "<0x0A>",

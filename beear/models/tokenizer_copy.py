@@ -10,6 +10,7 @@ from typing import Any
 
 from beear.models.tokenizer_files import FILES, TEMPLATE_FOLDER
 from beear.models.tokenizer_settings import (
+    AS_WRITTEN,
     SENTENCEPIECE,
     SPECIAL_TOKENS,
     TOKENIZER_CONFIG,
@@ -53,7 +54,7 @@ def copy_tokenizer(folder: Path, target: Path) -> None:
     settings = tokenizer_settings(folder)
     if only_sentencepiece(folder):
         _write_json(target / TOKENIZER_CONFIG, _with_tokenizer_json(settings, target))
-    elif settings.notes and (folder / TOKENIZER_CONFIG).exists():
+    elif settings.notes and settings.config:
         _write_json(target / TOKENIZER_CONFIG, settings.config)
     if settings.notes and (folder / SPECIAL_TOKENS).exists():
         _write_json(target / SPECIAL_TOKENS, settings.special)
@@ -68,7 +69,7 @@ def _with_tokenizer_json(settings: TokenizerSettings, target: Path) -> dict[str,
     (target / "tokenizer.json").write_text(source.tokenizer_json(), encoding="utf-8")
     # The one class that takes a tokenizer.json as it is, in this version of the library and in those before.
     own = {role: token for role, token in source.roles.items() if role not in settings.roles}
-    config = {**settings.config, **own, "tokenizer_class": "PreTrainedTokenizerFast"}
+    config = {**settings.config, **own, "tokenizer_class": AS_WRITTEN}
     if "added_tokens_decoder" in config:
         config["added_tokens_decoder"] = {str(i): {**token, "normalized": False} for i, token in settings.added.items()}
     return config

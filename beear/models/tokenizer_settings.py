@@ -1,6 +1,7 @@
 """What the small files beside a vocabulary say, as it is meant: classes by today's names, special and added tokens."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,13 @@ ADDED_TOKENS = "added_tokens.json"
 SENTENCEPIECE = "tokenizer.model"
 # Classes by names that the library had before its first release with them, which old checkpoints still say.
 RENAMED = {"LLaMATokenizer": "LlamaTokenizer", "LLaMATokenizerFast": "LlamaTokenizerFast", "LLaMaTokenizer": "LlamaTokenizer"}
+# Of these classes, transformers 5 takes the vocabulary alone from a tokenizer.json that marks spaces as sentencepiece does, and
+# where text gets a space before it from "legacy". Versions before took all of the file, and checkpoints were trained with those.
+BUILT_ANEW = {"LlamaTokenizer", "LlamaTokenizerFast", "CodeLlamaTokenizer", "CodeLlamaTokenizerFast"}
+# Their special tokens where no file names any.
+CLASS_ROLES = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+AS_WRITTEN = "PreTrainedTokenizerFast"
+SPACE = "\u2581"
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 
 
@@ -21,7 +29,8 @@ ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_t
 class TokenizerSettings:
     """tokenizer_config.json and special_tokens_map.json of a folder, each empty where there is none.
 
-    A class of an old name has today's, and special tokens that are empty text are left out. ``notes`` say so.
+    A class of an old name has today's, one that would not take all of the tokenizer.json is replaced by one that does, and
+    special tokens that are empty text are left out. ``notes`` say so.
     """
 
     folder: Path
@@ -91,7 +100,28 @@ def tokenizer_settings(folder: Path) -> TokenizerSettings:
             del said[role]
         if empty:
             notes.append(f"{folder}: {name} gives {', '.join(empty)} as empty text, read as not given")
-    return TokenizerSettings(folder, config, special, tuple(notes))
+    return _as_written(TokenizerSettings(folder, config, special, tuple(notes)))
+
+
+def _as_written(settings: TokenizerSettings) -> TokenizerSettings:
+    """Return settings whose class takes all of the folder's tokenizer.json; the special tokens stay those of the class named."""
+    named, folder = settings.config.get("tokenizer_class"), settings.folder
+    own = CLASS_ROLES if named in BUILT_ANEW else {}
+    roles = {**own, **settings.roles}
+    known = named in BUILT_ANEW or (named is None and "eos_token" in roles)
+    if not known or settings.config.get("add_prefix_space") is not None or not _marks_spaces(folder):
+        return settings
+    other = named or "the class of the model's family"
+    note = f"{folder}: tokenizer.json is read as it is, not by {other}, of which transformers 5 makes other tokens"
+    config = {**{role: roles[role] for role in own}, **settings.config, "tokenizer_class": AS_WRITTEN}
+    return replace(settings, config=config, notes=(*settings.notes, note))
+
+
+def _marks_spaces(folder: Path) -> bool:
+    """Say whether a folder has a tokenizer.json that marks spaces as sentencepiece does."""
+    path = folder / "tokenizer.json"
+    found = read_object(path, 512 * MEGABYTE) if path.exists() else {}
+    return SPACE in json.dumps([found.get("normalizer"), found.get("pre_tokenizer")], ensure_ascii=False)
 
 
 def _content(token: Any) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
+from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from beear.errors import UserError
@@ -248,9 +249,39 @@ def test_classes_by_all_their_names_read_a_llama_tokenizer_json(tmp_path, whole,
     out = export_model(AutoModelForCausalLM.from_pretrained(whole), inspect_checkpoint(str(whole)), tmp_path)
     (out / "tokenizer.model").unlink()
     edit_json(out / "tokenizer_config.json", tokenizer_class=named)
-    # The library's own classes drop one of the spaces that a text begins with.
-    texts = [text for text in TEXTS if not text.startswith((" ", "\u2581"))]
-    assert [ids_of(loaded(out), text) for text in texts] == [own.encode(text) for text in texts]
+    assert [ids_of(loaded(out), text) for text in TEXTS] == [own.encode(text) for text in TEXTS]
+
+
+@pytest.mark.parametrize("special", [{}, {"eos_token": "bread"}])
+def test_a_class_s_own_special_tokens_stay_where_no_file_names_any(tmp_path, whole, special):
+    out = export_model(AutoModelForCausalLM.from_pretrained(whole), inspect_checkpoint(str(whole)), tmp_path)
+    (out / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}')
+    (out / "special_tokens_map.json").write_text(json.dumps(special))
+    found = loaded(out)
+    assert (found.bos_token, found.eos_token, found.unk_token) == ("<s>", special.get("eos_token", "</s>"), "<unk>")
+
+
+@pytest.mark.parametrize("legacy", [False, True, ...])
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_a_llama_tokenizer_json_is_read_as_it_is_written(tmp_path, whole, family, legacy):
+    folder = make_checkpoint(tmp_path / "model", family, sentencepiece=True)
+    made = export_model(AutoModelForCausalLM.from_pretrained(whole), inspect_checkpoint(str(whole)), tmp_path / "made")
+    written = json.loads((made / "tokenizer.json").read_text())
+    # As Llama 2's own file has it: a space before text at the start and after each special token, whatever "legacy" says.
+    marks = [{"type": "Prepend", "prepend": "\u2581"}, {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}]
+    written |= {"normalizer": {"type": "Sequence", "normalizers": marks}, "pre_tokenizer": None}
+    (folder / "tokenizer.json").write_text(json.dumps(written))
+    edit_json(folder / "tokenizer_config.json", legacy=legacy)
+    own = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    texts = [*TEXTS, "<s>[INST] How do I [/INST] Mix flour </s><s>[INST] and yeast [/INST]"]
+    expected = [own.encode(text, add_special_tokens=False).ids for text in texts]
+    facts = inspect_checkpoint(str(folder))
+    assert [ids_of(load_tokenizer(facts), text) for text in texts] == expected
+    said = "tokenizer.json is read as it is, not by LlamaTokenizer, of which transformers 5 makes other tokens"
+    assert facts.notes == (f"{folder}: {said}",)
+    out = export_model(AutoModelForCausalLM.from_pretrained(folder), facts, tmp_path / "out")
+    assert [ids_of(AutoTokenizer.from_pretrained(out), text) for text in texts] == expected
+    assert (out / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
 
 
 @pytest.mark.parametrize(
