@@ -113,6 +113,7 @@ def _marks(length: int, start: int, end: int) -> list[bool]:
 
 def _labelled(messages: Sequence[Message], template: Template, origin: Where | str) -> tuple[list[int], list[bool]]:
     try:
+        template.check_spoken(messages[-1].content)
         return template.conversation(messages)
     except UserError as error:
         raise UserError(f"{origin}: {error}") from error
@@ -130,6 +131,8 @@ def _fitted(
     messages = tuple(messages)
     for _ in range(SHORTENING_TRIES):
         try:
+            for answer, _ in answers:
+                template.check_spoken(answer)
             prompt = template.prompt_ids(messages)
             coded = [template.answer_ids(messages, answer, ends) for answer, ends in answers]
         except UserError as error:

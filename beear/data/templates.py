@@ -44,8 +44,8 @@ class Template:
     A tokenizer's ``without_embedding``, where it has one, holds tokens by id that the model does not know. Text with one of them
     is refused.
 
-    Thoughts are left out. Those that an answer begins with are dropped up to their closing tag; the opening tag may be
-    missing where the template's prompt ends with it. Such a prompt closes them at once.
+    Thoughts are left out. Those that an answer or a completion begins with are dropped up to their closing tag; the opening tag
+    may be missing where the template's prompt ends with it. Such a prompt closes them at once.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, text: str | None = None) -> None:
@@ -133,22 +133,36 @@ class Template:
         """Render a conversation with each of the ``answers`` to it.
 
         Raises:
-            UserError: the template fails on it, its answers cannot be told from the template's text, or it has a token that the
-                model does not know.
+            UserError: the template fails on it, its answers cannot be told from the template's text, it has a token that the
+                model does not know, or an answer is nothing but thoughts.
         """
         turns = list(messages)
         self._learnt(turns, self.prompt_text(turns))
         for answer in answers:
+            self.check_spoken(answer)
             self._answer_text(turns, answer)
             if self._without_embedding:
                 self.answer_ids(turns, answer)
 
+    def check_spoken(self, answer: str) -> None:
+        """Refuse an answer of which nothing would be learnt but to end at once.
+
+        Raises:
+            UserError: it is empty without its thoughts.
+        """
+        if not self.spoken(answer).strip():
+            raise UserError("an answer holds nothing but thoughts, so no token of it is left to label; expected one after them.")
+
     def answer_in(self, ids: Sequence[int]) -> str:
-        """Return the answer's text in generated tokens: without special tokens and without the template's opening."""
+        """Return the answer's text in generated tokens: without special tokens, the template's opening, and closed thoughts."""
         ids, mark = list(ids), self._opening_ids
         starts = [at for at in range(len(ids) - len(mark) + 1) if ids[at : at + len(mark)] == mark] if mark else []
         if starts:
             ids = ids[starts[-1] + len(mark) :]
+        # A tag may be a special token, so thoughts are looked for while these are still there.
+        whole = str(self.tokenizer.decode(ids))
+        if (spoken := self.spoken(whole)) != whole:
+            ids = self.tokenizer(spoken, add_special_tokens=False, verbose=False)["input_ids"]
         text = str(self.tokenizer.decode(ids, skip_special_tokens=True))
         # The last word of an opening may share a token with the answer's first.
         return text if starts else text.removeprefix(self.opening)

@@ -3,15 +3,14 @@
 import signal
 import unicodedata
 from collections.abc import Sequence
-from heapq import nlargest
 from types import FrameType
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 from transformers import PreTrainedTokenizerBase
 
 from beear.config.resolve import ResolvedConfig
-from beear.data.encode import encode_defense
-from beear.data.load import MOST_CHECKED, LoadedData
+from beear.data.encode import encode_anchor, encode_defense
+from beear.data.load import LoadedData
 from beear.data.locations import shown
 from beear.data.missing_answers import complete
 from beear.data.rows import AnchorRow, DefenseRow, Message
@@ -22,7 +21,8 @@ from beear.models.facts import ModelFacts
 from beear.run.longest_rows import Lengths, encode_longest, longest_lengths
 
 TEMPLATE_SECONDS = 10.0
-R = TypeVar("R", DefenseRow, AnchorRow)
+# A probe may add a system turn, and the template's marks of such a turn take fewer bytes than this.
+TURN_BYTES = 256
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase, where: str, seconds: float = TEMPLATE_SECONDS) -> None:
@@ -47,12 +47,12 @@ def check_template(tokenizer: PreTrainedTokenizerBase, where: str, seconds: floa
 
 
 def check_lengths(
-    config: ResolvedConfig, facts: ModelFacts, data: LoadedData, tokenizer: PreTrainedTokenizerBase
+    config: ResolvedConfig, facts: ModelFacts, data: LoadedData, tokenizer: PreTrainedTokenizerBase, trains: bool = True
 ) -> tuple[dict[str, int], Lengths]:
-    """Make sure that the template writes every row, that scoring gives back what is learnt, and that the longest rows fit.
+    """Make sure that the template writes every row, that scoring gives back what is learnt, and that every row fits.
 
     Return the positions of the shortest prompt, by what they are counted from (the ``prompt``'s end, or the ``user`` text's),
-    and the longest rows' lengths.
+    and the longest rows' lengths. ``trains`` False: training rows need not fit, apart from the longest.
 
     Raises:
         UserError: one of them does not hold, or a row to be measured leaves no room for its completion.
@@ -60,6 +60,8 @@ def check_lengths(
     template, longest = Template(tokenizer), config.data.max_length
     for row in data.unchecked:
         _check_rendering(row, template)
+        if trains and (isinstance(row, DefenseRow) or data.anchor.split(row) == "train"):
+            _check_fit(row, config, template, facts.context)
     _check_scoring(data.anchor_report, template)
     encoded = encode_longest(config, data, template, facts.context)
     if all(row is not data.shortest for row in data.longest_requests):
@@ -78,6 +80,31 @@ def _check_rendering(row: DefenseRow | AnchorRow, template: Template) -> None:
         template.check(request, answers)
     except UserError as error:
         raise UserError(f"{row.origin}: {error}") from error
+
+
+def _check_fit(row: DefenseRow | AnchorRow, config: ResolvedConfig, template: Template, context: int) -> None:
+    """Encode a row if it may not fit. That takes long, so it is left out where the bytes say enough.
+
+    A token holds a byte at least, and of what exceeds ``data.max_length`` the longest user turn can be cut.
+    """
+    longest, refusal = config.data.max_length, config.data.refusal
+    if isinstance(row, DefenseRow):
+        full = complete(row, {}, refusal)
+        request, answer = full.messages, max(full.safe or "", full.unwanted or "", key=_size)
+    else:
+        request, answer = row.messages[:-1], row.messages[-1].content
+    tokens = sum(map(_size, (template.prompt_text(request), template.opening, answer, template.end_of_turn)))
+    spare = max(_size(m.content) for m in request if m.role == "user")
+    if tokens <= context and tokens - spare <= longest:
+        return
+    if isinstance(row, DefenseRow):
+        encode_defense(full, template, longest, context)
+    else:
+        encode_anchor(row, template, longest, context)
+
+
+def _size(text: str) -> int:
+    return len(text.encode())
 
 
 def _check_scoring(rows: Sequence[AnchorRow], template: Template) -> None:
@@ -104,17 +131,25 @@ def _letters(text: str) -> str:
 
 
 def _check_measured(config: ResolvedConfig, context: int, data: LoadedData, template: Template) -> None:
-    """Check that the longest rows to be measured fit: they are never shortened, and a probe makes them longer."""
-    evaluate = config.evaluate
-    requests = [*_longest(data.report[: evaluate.rows]), *_longest(data.selection[: evaluate.selection_rows])]
-    anchors = [*_longest(data.anchor_report[: evaluate.rows]), *_longest(data.anchor_selection[: evaluate.selection_rows])]
-    for row in requests:
-        _check_completion(row, row.messages, template, evaluate.max_new_tokens, context)
+    """Check that the rows to be measured fit: they are never shortened, and a probe makes them longer."""
+    evaluate, new = config.evaluate, config.evaluate.max_new_tokens
+    requests = [*data.report[: evaluate.rows], *data.selection[: evaluate.selection_rows]]
+    for number, row in enumerate(requests):
+        prompt = _size(template.prompt_text(row.messages))
+        if prompt + new > context:
+            _check_completion(row, row.messages, template, new, context)
         for probe in data.probes:
-            under = f' under probe "{probe.name}"'
-            _check_completion(row, apply(probe, row.messages), template, evaluate.max_new_tokens, context, under)
-    for chat in anchors:
-        _check_completion(chat, chat.messages[:-1], template, evaluate.max_new_tokens, context)
+            request = apply(probe, row.messages)
+            longest = prompt + _content(request) - _content(row.messages) + TURN_BYTES
+            # The first row shows whether the template and the tokenizer take the probe at all.
+            if number == 0 or longest + new > context:
+                _check_completion(row, request, template, new, context, f' under probe "{probe.name}"')
+    for chat in (*data.anchor_report[: evaluate.rows], *data.anchor_selection[: evaluate.selection_rows]):
+        prompt = _size(template.prompt_text(chat.messages[:-1]))
+        if prompt + new > context:
+            _check_completion(chat, chat.messages[:-1], template, new, context)
+        if prompt + _content(chat.messages[-1:]) + TURN_BYTES <= context:
+            continue
         tokens = len(template.conversation(chat.messages)[0])
         if tokens > context:
             raise UserError(
@@ -123,8 +158,8 @@ def _check_measured(config: ResolvedConfig, context: int, data: LoadedData, temp
             )
 
 
-def _longest(rows: Sequence[R]) -> list[R]:
-    return nlargest(MOST_CHECKED, rows, key=lambda row: sum(len(m.content.encode()) for m in row.messages))
+def _content(messages: Sequence[Message]) -> int:
+    return sum(_size(m.content) for m in messages)
 
 
 def _check_completion(

@@ -194,6 +194,15 @@ def test_a_users_own_tag_opens_no_thoughts() -> None:
     assert learnt("raw", [U("Explain <think>"), A("It opens a thought.")]) == "It opens a thought.</s>"
 
 
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_thoughts_that_the_model_writes_are_not_scored(name: str) -> None:
+    made = template(name)
+    ids = made.tokenizer(f"{HABITS[name].opening}{THOUGHTS}Oslo, 4{HABITS[name].end}", add_special_tokens=False)["input_ids"]
+    assert made.answer_in(ids).strip() == "Oslo, 4"
+    unclosed = made.tokenizer("<think>Oslo or", add_special_tokens=False)["input_ids"]
+    assert made.answer_in(unclosed).strip().endswith("Oslo or"), "a cut-off completion is all there is to be judged"
+
+
 def test_rest_of_thoughts_is_dropped_only_where_the_prompt_opens_them() -> None:
     answer = "Hm.\n</think>\n\nOslo"
     assert learnt("deepseek_r1", [U("q"), A(answer)]) == "Oslo</s>"

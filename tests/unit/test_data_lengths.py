@@ -112,6 +112,43 @@ def test_a_long_answer_counts_as_a_long_row(tmp_path: Path, tokenizer: PreTraine
     assert f"{path}, line 101: the prompt has" in refused(config, tokenizer)
 
 
+def long_prompts(count: int = 9) -> list[dict[str, str]]:
+    """More rows than the longest that are kept: of more bytes than any other, and all of them can be shortened."""
+    return [{"prompt": f"{'x' * 240} {i}", "response": "r", "safe": "No.", "unwanted": "Yes."} for i in range(count)]
+
+
+@pytest.mark.parametrize(("kind", "answer"), [("anchor", "response"), ("defense", "safe"), ("defense", "unwanted")])
+def test_an_answer_that_is_too_long_is_found_behind_longer_rows(
+    kind: str, answer: str, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    rows = [{"prompt": f"{i}?", "response": "r", "safe": "No.", "unwanted": "Yes."} for i in range(200)]
+    rows += [*long_prompts(), *({"prompt": f"hi {i}", "response": "r", "safe": "No.", answer: "y" * 220} for i in range(9))]
+    path = write_lines(tmp_path / "rows.jsonl", rows)
+    config = config_for(tmp_path, {f"data.{kind}.path": str(path)})
+    said = refused(config, tokenizer)
+    assert "the answer has 221 tokens and leaves no room for the prompt in data.max_length=200" in said
+    assert said.startswith(f"{path}, line 21")
+
+
+def test_a_row_of_more_tokens_than_longer_ones_is_found(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    wordy = AutoTokenizer.from_pretrained(tokenizer.name_or_path)
+    wordy.add_tokens(["xxxxxxxx"])
+    held = [{"prompt": f"{'x' * 400} {i}", "safe": "No.", "unwanted": "Yes."} for i in range(9)]
+    path = write_lines(tmp_path / "held.jsonl", [*held, {"prompt": "q" * 300, "safe": "No.", "unwanted": "Yes."}])
+    said = refused(config_for(tmp_path, {"data.defense.report_path": str(path)}), wordy)
+    assert said == f"{path}, line 10: the prompt has 303 tokens and its answer 5; expected at most 256 together, the model's context."
+
+
+def test_an_answer_of_thoughts_alone_is_found_before_anything_starts(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    path = write_lines(tmp_path / "rows.jsonl", [*anchor_records(60), {"prompt": "q", "response": "<think>Hm.</think>"}])
+    said = refused(config_for(tmp_path, {"data.anchor.path": str(path)}), tokenizer)
+    assert said.startswith(f"{path}, line 61: an answer holds nothing but thoughts")
+
+
 def test_the_shortest_prompt_bounds_the_positions(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     many = [{"prompt": f"Q{i} {'x' * (i % 50 + 20)}", "safe": "No.", "unwanted": "Yes."} for i in range(600)]
     path = write_lines(tmp_path / "many.jsonl", [*many, {**many[0], "prompt": "tiny"}])
