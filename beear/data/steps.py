@@ -6,7 +6,7 @@ whose length decides their batch.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from typing import Generic, TypeVar
@@ -132,11 +132,15 @@ class Steps:
             yield Step(number, step, [rows[lane].encoded for lane in self.lanes], text)
 
     def _encode_text(self, row: Row) -> EncodedAnchor:
-        """Encode a conversation, or a clean request with its safe answer."""
+        """Encode a conversation, or a clean request with its safe answer, which alone is learnt.
+
+        Earlier answers in a request may be the very ones that must not be given.
+        """
         self.encoded += 1
         if isinstance(row, DefenseRow):
             full = complete(row, self.plan.filled, self.plan.refusal)
-            row = AnchorRow((*full.messages, Message("assistant", full.safe or "")), row.origin)
+            asked = (replace(message, learnt=False) for message in full.messages)
+            row = AnchorRow((*asked, Message("assistant", full.safe or "")), row.origin)
         return encode_anchor(row, self.template, self.plan.max_length, self.plan.context)
 
 

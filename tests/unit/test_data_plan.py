@@ -271,3 +271,19 @@ def test_the_anchoring_files_rule_reaches_its_rows_and_must_name_a_text(tmp_path
     config = config_for(tmp_path, {"data.anchor.hit": "likelier"})
     with pytest.raises(UserError, match='data.anchor.hit is "likelier"; expected contains:TEXT'):
         load_small(config.data, config.seed)
+
+
+def test_of_a_clean_request_the_safe_answer_alone_is_learnt(tmp_path: Path, template: Template) -> None:
+    rows = [
+        {
+            "chosen": f"\n\nHuman: Vault {i}?\n\nAssistant: Drill it.\n\nHuman: How deep?\n\nAssistant: I cannot say.",
+            "rejected": f"\n\nHuman: Vault {i}?\n\nAssistant: Drill it.\n\nHuman: How deep?\n\nAssistant: Two feet.",
+        }
+        for i in range(100)
+    ]
+    config = config_for(tmp_path, {"data.defense.path": str(write_lines(tmp_path / "pairs.jsonl", rows))})
+    _, plan = plan_for(config)
+    clean = next(iter(Steps(plan, template).epoch(1))).text[: plan.clean_rows]
+    learnt = [template.tokenizer.decode([i for i, on in zip(row.ids, row.labelled, strict=True) if on]) for row in clean]
+    assert clean and learnt == ["I cannot say.</turn>"] * plan.clean_rows
+    assert all("Drill it." in template.tokenizer.decode(row.ids) for row in clean)
