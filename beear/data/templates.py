@@ -69,9 +69,15 @@ class Template:
             raise UserError("The chat template writes no assistant turn; expected the answer's text in its output.")
         self.opening = before.removeprefix(prompt) if before.startswith(prompt) else ""
         self._opening_ids = self._encode(self.opening) if self.opening.strip() else []
-        self.end_of_turn = self._to_special(tail) or tail
         self._inner_end = self._end_before_another_turn(question, answer)
+        # Some templates leave the end of the last turn out.
+        self.end_of_turn = self._to_special(tail) or self._inner_end or tail
         self.folds_system = not self._takes_system(question)
+
+    @property
+    def marks_ends(self) -> bool:
+        """Whether an answer ends with a special token, by which the model can say that it is done."""
+        return bool(self._to_special(self.end_of_turn))
 
     def prompt_text(self, messages: Sequence[Message]) -> str:
         """Return the rendering that ends where the assistant's answer starts."""
@@ -244,16 +250,20 @@ class Template:
     def _end_before_another_turn(self, question: Message, answer: Message) -> str:
         """Return what ends an answer that the user's next turn follows: some templates write another token there.
 
-        It is what a user's turn ends with, too, since what follows both differs in the next turn's name.
+        It is what a user's turn ends with, too, since what follows both differs in the next turn's name. Where a user's turn has
+        no such end, it is what follows the answer, unless that only begins the user's turn.
         """
         again = Message("user", "zq7again")
         try:
             text = self._render([question, answer, again, Message("assistant", "zq7more")], False)
         except UserError:
             return ""
-        after_user = text.partition(question.content)[2].partition(answer.content)[0]
-        after_answer = text.partition(answer.content)[2].partition(again.content)[0]
-        return self._to_special(os.path.commonprefix([after_user, after_answer]))
+        before_user, _, rest = text.partition(question.content)
+        after_user, _, rest = rest.partition(answer.content)
+        after_answer = rest.partition(again.content)[0]
+        shared = self._to_special(os.path.commonprefix([after_user, after_answer]))
+        only_begins = before_user.endswith(after_answer.lstrip())
+        return shared or ("" if only_begins else self._to_special(after_answer))
 
     def _to_special(self, text: str) -> str:
         """Return ``text`` up to the end of its first special token; nothing where it has none."""

@@ -25,8 +25,10 @@ TEMPLATE_SECONDS = 10.0
 TURN_BYTES = 256
 
 
-def check_template(tokenizer: PreTrainedTokenizerBase, where: str, seconds: float = TEMPLATE_SECONDS) -> None:
+def check_template(tokenizer: PreTrainedTokenizerBase, where: str, seconds: float = TEMPLATE_SECONDS) -> list[str]:
     """Make sure that the chat template renders a short conversation in time: a stranger's template may loop for days.
+
+    Return what must be said of it.
 
     Raises:
         UserError: it takes longer than ``seconds``, or it does not work.
@@ -40,10 +42,16 @@ def check_template(tokenizer: PreTrainedTokenizerBase, where: str, seconds: floa
     before = signal.signal(signal.SIGALRM, give_up)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        Template(tokenizer)
+        template = Template(tokenizer)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+    if template.marks_ends:
+        return []
+    return [
+        f"{where}: its chat template ends no answer with a special token, so nothing is learnt of where an answer ends; a "
+        f"completion goes on to evaluate.max_new_tokens unless the model writes {shown(tokenizer.eos_token or "an end")}"
+    ]
 
 
 def check_lengths(

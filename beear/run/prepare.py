@@ -50,10 +50,10 @@ def prepare(asked: RunConfig, kind: str, trains: bool, progress: Progress, find:
     if trains:
         training_plan(data, config, method.needs(config.settings).inner_batches, facts.context)
     tokenizer = load_tokenizer(facts, config.model.chat_template)
-    check_template(tokenizer, config.model.chat_template or asked.model.path)
+    said = check_template(tokenizer, config.model.chat_template or asked.model.path)
     room, lengths = check_lengths(config, facts, data, tokenizer, trains)
     # They were kept for these checks alone, and training reads the files itself.
-    data = replace(data, unchecked=[])
+    data = replace(data, unchecked=[], notes=[*data.notes, *said])
     method.check(config.settings, room, str(data.shortest.origin))
     for what, count in data.overlaps.items():
         if count:

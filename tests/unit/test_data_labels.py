@@ -21,7 +21,8 @@ SPECIAL = (
     "<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<think>", "</think>", "[INST]", "[/INST]", "<|start_header_id|>",
     "<|end_header_id|>", "<|eot_id|>", "<start_of_turn>", "<end_of_turn>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>",
     "<|User|>", "<|Assistant|>", "<|start|>", "<|message|>", "<|channel|>", "<|return|>", "<|START_OF_TURN_TOKEN|>",
-    "<|END_OF_TURN_TOKEN|>", "<|SYSTEM_TOKEN|>", "<|USER_TOKEN|>", "<|CHATBOT_TOKEN|>",
+    "<|END_OF_TURN_TOKEN|>", "<|SYSTEM_TOKEN|>", "<|USER_TOKEN|>", "<|CHATBOT_TOKEN|>", "<|START_RESPONSE|>", "<|END_RESPONSE|>",
+    "<reserved_106>", "<reserved_107>", "[gMASK]", "<sop>", "<SPECIAL_10>", "<SPECIAL_11>", "<SPECIAL_12>",
 )  # fmt: skip
 
 
@@ -57,6 +58,11 @@ HABITS = {
     "deepseek_r1": Habit(),
     "gpt_oss": Habit("<|channel|>final<|message|>", "<|end|>", "<|return|>"),
     "command_r": Habit(end="<|END_OF_TURN_TOKEN|>", strips=True),
+    "command_r7b": Habit("<|START_RESPONSE|>", "<|END_RESPONSE|>"),
+    "baichuan": Habit(),
+    "glm4": Habit("\n", "", strips=True),
+    "falcon": Habit(" ", ""),
+    "nemotron_nano": Habit(end="\n<SPECIAL_12>", strips=True),
 }
 
 
@@ -114,6 +120,10 @@ def test_scoring_gives_back_what_is_learnt(name: str) -> None:
     made = template(name)
     assert made.answer_in(made.answer_ids(PLAIN[:1], "Oslo, 4")).strip() == "Oslo, 4"
     assert made.answer_in(made.answer_ids(PLAIN[:1], "Oslo, 4", end_of_turn=False)).strip() == "Oslo, 4"
+
+
+def test_which_templates_mark_no_end_of_an_answer() -> None:
+    assert {name for name in FILES if not template(name).marks_ends} == {"falcon", "glm4"}
 
 
 @pytest.mark.parametrize("name", sorted(FILES))

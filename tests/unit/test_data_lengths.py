@@ -19,6 +19,7 @@ from beear.models.tokenizer_files import NAMED
 from beear.run import checks, longest_rows
 from beear.run.checks import check_lengths, check_template
 from beear.testing.checkpoints import make_tokenizer
+from tests.checkout import ROOT
 from tests.data_sets import anchor_records, config_for, defense_records, write_lines
 
 CONTEXT = 256
@@ -228,10 +229,18 @@ def test_answers_that_scoring_would_read_otherwise_are_refused(
     assert 'and the tokens that are learnt of it read "final ' in said and ", line " in said
 
 
+def test_a_template_that_never_ends_an_answer_is_pointed_out(tmp_path: Path) -> None:
+    make_tokenizer(tmp_path, template=(ROOT / "tests" / "chat_templates" / "falcon.jinja").read_text())
+    assert check_template(AutoTokenizer.from_pretrained(tmp_path), "m") == [
+        "m: its chat template ends no answer with a special token, so nothing is learnt of where an answer ends; a completion "
+        'goes on to evaluate.max_new_tokens unless the model writes "</turn>"'
+    ]
+
+
 def test_a_template_that_loops_for_ever_is_given_up(tmp_path: Path) -> None:
     make_tokenizer(tmp_path)
     slow = AutoTokenizer.from_pretrained(tmp_path)
-    check_template(slow, "m")
+    assert check_template(slow, "m") == []
     nested = "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}"
     slow.chat_template = nested + slow.chat_template
     with pytest.raises(UserError, match=r"m: its chat template takes longer than 0\.3 s on two short turns"):
