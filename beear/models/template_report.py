@@ -33,8 +33,10 @@ USUAL_METHODS = {
 }  # fmt: skip
 
 
-def template_report(facts: ModelFacts, reference: str | None = None) -> dict[str, Any]:
+def template_report(facts: ModelFacts, reference: str | None = None, given: str | None = None) -> dict[str, Any]:
     """Return the template's text, digests and findings, compared with a trusted directory where one is given.
+
+    ``given`` is the template that the user has the run use instead of the checkpoint's own.
 
     Keys: ``text``, ``digest``, ``tokenizer_digest``, ``findings`` (sentences), ``reference`` (None, or ``{path,
     same_template, same_tokenizer, diff}`` with a unified diff of the default templates).
@@ -50,7 +52,9 @@ def template_report(facts: ModelFacts, reference: str | None = None) -> dict[str
     ]
     if not templates:
         found.append("The checkpoint has no chat template.")
-    found += _against_base(templates, facts)
+    if given is not None:
+        found.append(f"The run uses the template {given}, not the checkpoint's own.")
+    found += _against_base(templates, facts, "neither" if given else "the adapter's")
     return {
         "text": facts.chat_template,
         "digest": facts.digests["template"],
@@ -60,13 +64,15 @@ def template_report(facts: ModelFacts, reference: str | None = None) -> dict[str
     }
 
 
-def _against_base(templates: dict[str, str], facts: ModelFacts) -> list[str]:
-    """Say which template is used where an adapter brings another one than its base has."""
+def _against_base(templates: dict[str, str], facts: ModelFacts, used: str) -> list[str]:
+    """Say that an adapter brings another template than its base has, or none, and which of the two is ``used``."""
     if facts.base is None or tokenizer_folder(facts.path, facts.base) == Path(facts.base):
         return []
     if digests.template_digest(chat_templates(Path(facts.base))) == digests.template_digest(templates):
         return []
-    return [f"The adapter's chat template differs from its base's ({facts.base}); the adapter's is used."]
+    if not templates:
+        return [f"The adapter's tokenizer has no chat template, and its base's ({facts.base}) has one; {used} is used."]
+    return [f"The adapter's chat template differs from its base's ({facts.base}); {used} is used."]
 
 
 def compare(facts: ModelFacts, reference: str) -> dict[str, Any]:

@@ -48,9 +48,10 @@ def check_template(tokenizer: PreTrainedTokenizerBase, where: str, seconds: floa
         signal.signal(signal.SIGALRM, before)
     if template.marks_ends:
         return []
+    end = shown(tokenizer.eos_token) if tokenizer.eos_token else "another end"
     return [
         f"{where}: its chat template ends no answer with a special token, so nothing is learnt of where an answer ends; a "
-        f"completion goes on to evaluate.max_new_tokens unless the model writes {shown(tokenizer.eos_token or "an end")}"
+        f"completion goes on to evaluate.max_new_tokens unless the model writes {end}"
     ]
 
 

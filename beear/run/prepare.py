@@ -73,7 +73,7 @@ def prepare(asked: RunConfig, kind: str, trains: bool, progress: Progress, find:
         lengths,
         room,
         tuple(choices),
-        template_report(facts, config.model.reference),
+        template_report(facts, config.model.reference, config.model.chat_template),
         identity,
     )
 

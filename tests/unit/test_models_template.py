@@ -124,6 +124,16 @@ def test_an_adapter_that_brings_another_template_than_its_base_is_pointed_out(tm
     assert template_report(inspect_checkpoint(str(adapter), str(base)))["findings"] == [
         f"The adapter's chat template differs from its base's ({base}); the adapter's is used."
     ]
+    assert template_report(inspect_checkpoint(str(adapter), str(base)), given="llama2")["findings"] == [
+        "The run uses the template llama2, not the checkpoint's own.",
+        f"The adapter's chat template differs from its base's ({base}); neither is used.",
+    ]
+    (adapter / "chat_template.jinja").unlink()
+    assert template_report(inspect_checkpoint(str(adapter), str(base)), given="llama2")["findings"] == [
+        "The checkpoint has no chat template.",
+        "The run uses the template llama2, not the checkpoint's own.",
+        f"The adapter's tokenizer has no chat template, and its base's ({base}) has one; neither is used.",
+    ]
 
 
 def test_only_the_second_template_is_named_as_such(tmp_path):
