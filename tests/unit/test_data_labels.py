@@ -179,6 +179,24 @@ def test_chatml_refuses_nothing(made: tuple[list[Message], dict[str, str]]) -> N
     assert learnt("chatml", turns) == expected(HABITS["chatml"], turns, thoughts)
 
 
+STARTS = {
+    "alpaca": "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\nHi\n\n### Response:\n",
+    "chatml": "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+    "llama2": "<s>[INST] Hi [/INST]",
+    "mistral": "<s>[INST] Hi [/INST]",
+    "raw": "Hi\n",
+    "spylab": "<s>BEGINNING OF CONVERSATION: USER: Hi ASSISTANT:",
+    "vicuna": "<s>A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
+    "and polite answers to the user's questions. USER: Hi ASSISTANT:",
+}
+
+
+def test_named_templates_write_the_prompts_that_their_checkpoints_were_trained_with() -> None:
+    named = (path.stem for path in FOLDERS[0].glob("*.jinja"))
+    assert {name: template(name).prompt_text([U("Hi")]) for name in named} == STARTS
+
+
 def test_an_assistant_that_speaks_first_is_learnt() -> None:
     turns = [A("Hello, what can I do?"), U("Capital of Norway?"), A("Oslo")]
     assert learnt("chatml", turns) == "Hello, what can I do?<|im_end|>Oslo<|im_end|>"
