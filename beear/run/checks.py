@@ -92,22 +92,29 @@ def _check_rendering(row: DefenseRow | AnchorRow, template: Template) -> None:
 
 
 def _check_fit(row: DefenseRow | AnchorRow, config: ResolvedConfig, template: Template, context: int) -> None:
-    """Encode a row if it may not fit. That takes long, so it is left out where the bytes say enough.
+    """Encode a row if it may not fit. That takes long, so it is left out where the bytes say enough, or the tokens as they are.
 
     A token holds a byte at least, and of what exceeds ``data.max_length`` the longest user turn can be cut.
     """
-    longest, refusal = config.data.max_length, config.data.refusal
+    longest = config.data.max_length
     if isinstance(row, DefenseRow):
-        full = complete(row, {}, refusal)
-        request, answer = full.messages, max(full.safe or "", full.unwanted or "", key=_size)
+        row = complete(row, {}, config.data.refusal)
+        request, answers = row.messages, (row.safe or "", row.unwanted or "")
     else:
-        request, answer = row.messages[:-1], row.messages[-1].content
-    tokens = sum(map(_size, (template.prompt_text(request), template.opening, answer, template.end_of_turn)))
+        request, answers = row.messages[:-1], (row.messages[-1].content,)
+    bytes_at_most = sum(map(_size, (template.prompt_text(request), template.opening, template.end_of_turn)))
+    bytes_at_most += max(map(_size, answers))
     spare = max(_size(m.content) for m in request if m.role == "user")
-    if tokens <= context and tokens - spare <= longest:
+    if bytes_at_most <= context and bytes_at_most - spare <= longest:
+        return
+    try:
+        tokens = len(template.prompt_ids(request)) + max(len(template.answer_ids(request, answer)) for answer in answers)
+    except UserError as error:
+        raise UserError(f"{row.origin}: {error}") from error
+    if tokens <= longest:
         return
     if isinstance(row, DefenseRow):
-        encode_defense(full, template, longest, context)
+        encode_defense(row, template, longest, context)
     else:
         encode_anchor(row, template, longest, context)
 
