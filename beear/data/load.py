@@ -186,6 +186,8 @@ def load_probes(config: ProbesData) -> tuple[list[Probe], list[str]]:
     Raises:
         UserError: a row is bad, two probes have one name, or there is no path for a hit rule or a mapping.
     """
+    if config.hit is not None:
+        HitRule.parse(config.hit, "data.probes.hit")
     if config.path is None:
         given = [name for name, value in (("hit", config.hit), *(("columns", column) for _, column in config.columns)) if value]
         if given:

@@ -45,6 +45,12 @@ def test_every_kind_is_counted_in_each_file(tmp_path: Path) -> None:
     ]
 
 
+def test_the_files_own_rule_for_probes_is_checked(tmp_path: Path) -> None:
+    path = str(write_lines(tmp_path / "p.jsonl", [{"name": "a", "kind": "suffix", "text": "t", "hit": "refusal"}]))
+    with pytest.raises(UserError, match=r'data.probes.hit: hit is "refuse"; expected no-refusal, refusal,'):
+        loaded(tmp_path, {"data.probes.path": path, "data.probes.hit": "refuse"})
+
+
 def test_one_system_prompt_goes_before_every_row_that_has_none(tmp_path: Path) -> None:
     rows = [{**r, "system": "Be kind."} if i % 2 else r for i, r in enumerate(defense_records(100))]
     path = str(write_lines(tmp_path / "some.jsonl", rows))
