@@ -131,20 +131,18 @@ def test_an_answer_that_is_too_long_is_found_behind_longer_rows(
     assert said.startswith(f"{path}, line 21")
 
 
-def test_a_row_of_more_tokens_than_longer_ones_is_found(
-    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
-) -> None:
+def test_a_row_of_more_tokens_than_longer_ones_is_found(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     wordy = AutoTokenizer.from_pretrained(tokenizer.name_or_path)
     wordy.add_tokens(["xxxxxxxx"])
     held = [{"prompt": f"{'x' * 400} {i}", "safe": "No.", "unwanted": "Yes."} for i in range(9)]
     path = write_lines(tmp_path / "held.jsonl", [*held, {"prompt": "q" * 300, "safe": "No.", "unwanted": "Yes."}])
     said = refused(config_for(tmp_path, {"data.defense.report_path": str(path)}), wordy)
-    assert said == f"{path}, line 10: the prompt has 303 tokens and its answer 5; expected at most 256 together, the model's context."
+    assert said == (
+        f"{path}, line 10: the prompt has 303 tokens and its answer 5; expected at most 256 together, the model's context."
+    )
 
 
-def test_an_answer_of_thoughts_alone_is_found_before_anything_starts(
-    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
-) -> None:
+def test_an_answer_of_thoughts_alone_is_found_before_anything_starts(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     path = write_lines(tmp_path / "rows.jsonl", [*anchor_records(60), {"prompt": "q", "response": "<think>Hm.</think>"}])
     said = refused(config_for(tmp_path, {"data.anchor.path": str(path)}), tokenizer)
     assert said.startswith(f"{path}, line 61: an answer holds nothing but thoughts")
