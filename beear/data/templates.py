@@ -168,7 +168,7 @@ class Template:
         # A tag may be a special token, so thoughts are looked for while these are still there.
         whole = str(self.tokenizer.decode(ids))
         if (spoken := self.spoken(whole)) != whole:
-            ids = self.tokenizer(spoken, add_special_tokens=False, verbose=False)["input_ids"]
+            ids = list(self.tokenizer(spoken, add_special_tokens=False, verbose=False)["input_ids"])
         text = str(self.tokenizer.decode(ids, skip_special_tokens=True))
         # The last word of an opening may share a token with the answer's first.
         return text if starts else text.removeprefix(self.opening)

@@ -97,6 +97,7 @@ def _check_fit(row: DefenseRow | AnchorRow, config: ResolvedConfig, template: Te
     A token holds a byte at least, and of what exceeds ``data.max_length`` the longest user turn can be cut.
     """
     longest = config.data.max_length
+    answers: tuple[str, ...]
     if isinstance(row, DefenseRow):
         row = complete(row, {}, config.data.refusal)
         request, answers = row.messages, (row.safe or "", row.unwanted or "")
