@@ -111,6 +111,7 @@ def start(folder: Path, environment: dict[str, str], *more: str) -> "subprocess.
 @pytest.fixture(scope="module")
 def node_died(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SearchReport]:
     """Three trials on two nodes of one slot each, one of which dies while they run."""
+    from ray._private.services import node_ip_address_from_perspective
     from ray.cluster_utils import Cluster
 
     folder = tmp_path_factory.mktemp("nodes")
@@ -118,9 +119,11 @@ def node_died(environment: dict[str, str], tmp_path_factory: pytest.TempPathFact
     with pytest.MonkeyPatch.context() as patch:
         # Said on both sides: an earlier test's cluster in this process may have asked for a token.
         patch.setenv("RAY_AUTH_MODE", "disabled")
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        # This process may be in a local Ray of its own, whose loopback address the nodes would take over.
+        here = {"num_cpus": 1, "node_ip_address": node_ip_address_from_perspective()}
+        cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **here})
         try:
-            second = cluster.add_node(num_cpus=1)
+            second = cluster.add_node(**here)
             process = start(
                 folder, environment | {"RAY_AUTH_MODE": "disabled"}, *QUIET, "--search.trials=3", "--search.concurrent=2",
                 f"--parallel.address={cluster.address}",
