@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from beear.errors import UserError
 from beear.files import share, write_text
+from beear.models.convert.write import Options, convert
 from beear.models.export import export_model
 from beear.models.inspect import inspect_checkpoint
 from beear.models.loading import load_model
@@ -53,6 +55,17 @@ def test_what_a_library_wrote_for_its_owner_is_shared(tmp_path: Path, mask: int,
     assert modes(tmp_path)["a.bin"] == mode and os.listdir(tmp_path) == ["a.bin"] and path.read_bytes() == b"x"
 
 
+def test_every_file_of_a_conversion_is_as_the_umask_says(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "source")
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with umask(0o007):
+        convert(folder, tmp_path / "out", Options(), lambda sentence: None)
+    found = modes(tmp_path / "out")
+    assert found.pop(".") == 0o770 and {"model.safetensors", "conversion.json", "config.json"} <= set(found)
+    assert set(found.values()) == {0o660}
+
+
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o007, 0o660)])
 def test_every_file_of_an_export_is_as_the_umask_says(tmp_path: Path, mask: int, mode: int) -> None:
     facts = inspect_checkpoint(str(make_checkpoint(tmp_path / "source", dtype="float32", shards=2)))
@@ -69,8 +82,9 @@ def test_files_of_a_library_that_renames_are_shared_wherever_they_are_written() 
     """safetensors writes for its owner alone; whoever calls it in this product shares the file afterwards."""
     writers = {path.name for path in sources("beear") if re.search(r"save_file\(|save_pretrained\(|mkstemp\(", path.read_text())}
     sharing = {path.name for path in sources("beear") if "import share" in path.read_text()}
-    # checkpoints.py makes what tests read.
-    assert writers - {"checkpoints.py"} == sharing == {"export.py", "zero_state.py", "build.py", "pickles.py", "gguf_file.py"}
+    # checkpoints.py makes what tests read. What the conversion's own process writes, write.py puts in its place.
+    assert writers - {"checkpoints.py", "pickles.py", "gguf_file.py"} | {"write.py"} == sharing
+    assert sharing == {"export.py", "zero_state.py", "build.py", "write.py"}
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,6 @@ from transformers.modeling_gguf_pytorch_utils import (
 )
 
 from beear.errors import UserError
-from beear.files import share
 from beear.models.loading import quiet, reason
 
 
@@ -62,8 +61,6 @@ def convert(source: Path, target: Path, dtype: str) -> tuple[list[str], list[str
             raise UserError(f'{source}: tensor "{packed[0][:200]}" was not dequantised to {dtype}, expected all of them')
         model.save_pretrained(target)
         tokenizer.save_pretrained(target)
-        for path in target.glob("*.safetensors"):
-            share(path)
     return [*notes, *_without_strangers(target / "tokenizer.json", read_field(reader, "tokenizer.ggml.tokens"))], []
 
 

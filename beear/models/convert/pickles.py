@@ -10,7 +10,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from beear.errors import UserError
-from beear.files import share
 from beear.models.adapter_files import EMBEDDINGS, OUTPUT
 
 # Where trainers put a model's tensors within a larger dictionary.
@@ -33,7 +32,6 @@ def convert(source: Path, target: Path, tied: bool) -> tuple[list[str], list[str
     tensors, notes = _tensors(loaded, source)
     left = _part(tensors, tied, notes)
     save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, target, metadata={"format": "pt"})
-    share(target)
     return notes, left
 
 

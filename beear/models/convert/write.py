@@ -15,7 +15,7 @@ import torch
 
 from beear import __version__
 from beear.errors import UserError
-from beear.files import write_text
+from beear.files import share, write_text
 from beear.models import conversion, digests
 from beear.models.adapter_files import read_adapter
 from beear.models.config_file import read_config
@@ -131,8 +131,8 @@ class _Work:
             for path in sorted(Path(made).iterdir()):
                 unpacked = path.name in (*CONFIG_FILES, *FILES, INDEX) or path.suffix == ".safetensors"
                 if path.name == target or (not target and unpacked):
-                    inside(Path(made), path.name, made).chmod(0o644)
-                    os.rename(path, self.staging / path.name)
+                    os.rename(inside(Path(made), path.name, made), self.staging / path.name)
+                    share(self.staging / path.name)
         if not target:
             read_config(self.staging)
         return outcome
@@ -183,16 +183,18 @@ def _staged(out: Path) -> Iterator[Path]:
     """Give a hidden folder beside ``out`` that takes its place at the end; nothing is left of it after an error."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        place = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        # Unlike a temporary folder, one in it has the mode that the umask gives.
+        staging = place / out.name
+        staging.mkdir()
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror}), expected a writable folder") from error
     try:
         yield staging
-        staging.chmod(0o755)
         try:
             # An empty folder is replaced; one that was filled meanwhile is not.
             os.rename(staging, out)
         except OSError as error:
             raise UserError(f"{out}: cannot be written ({error.strerror}), expected a new or empty folder") from error
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        shutil.rmtree(place, ignore_errors=True)
