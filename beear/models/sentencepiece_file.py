@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from beear.errors import UserError
 from beear.models.folder import MEGABYTE
+from beear.models.tokenizer_reading import TEXTS
 from beear.models.tokenizer_settings import SPACE, TokenizerSettings
 
 MAX_BYTES = 64 * MEGABYTE
@@ -22,11 +23,6 @@ MAX_BYTES = 64 * MEGABYTE
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5
 UNIGRAM, BPE = 1, 2
 OWN_ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
-TEXTS = (
-    "", " ", "a", " a", "   a", "a ", "a   b", "\n", "\n\n a\n", "a\n\n\nb\n c", "\ta\t\tb", "a\r\nb", f"{SPACE}a", "<0x0A>",
-    "0123 4567890", "Don't stop - it's 3.14 (or so)!", "éàü ñ ß", "e\u0301", "日本語のテキスト", "Привет, мир", "שלום مرحبا",
-    "🙂👩\u200d👩\u200d👧 ok", "\ufb01 ½ Ⅻ", "\u00a0a\u2003b\u200bc", "\x00\x01", "def f(x):\n    return x + 1\n", "http://a.b/c?d=e&f",
-)  # fmt: skip
 
 
 class SentencePieceFile:

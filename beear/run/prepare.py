@@ -12,10 +12,11 @@ from beear.data.refusals import load_keywords
 from beear.errors import UserError
 from beear.methods.configuration import resolved
 from beear.methods.table import METHODS
-from beear.models.inspect import inspect_checkpoint
+from beear.models.inspect import inspect_checkpoint, tokenizer_folder
 from beear.models.loading import load_tokenizer
 from beear.models.template_report import template_report
 from beear.models.tokenizer_files import NAMED, template_file
+from beear.models.tokenizer_reading import read_otherwise
 from beear.run.checks import check_lengths, check_template
 from beear.run.identity import run_identity
 from beear.run.progress import Progress
@@ -51,6 +52,7 @@ def prepare(asked: RunConfig, kind: str, trains: bool, progress: Progress, find:
         training_plan(data, config, method.needs(config.settings).inner_batches, facts.context)
     tokenizer = load_tokenizer(facts, config.model.chat_template)
     said = check_template(tokenizer, config.model.chat_template or asked.model.path)
+    said += read_otherwise(tokenizer, tokenizer_folder(facts.path, facts.base))
     room, lengths = check_lengths(config, facts, data, tokenizer, trains)
     # They were kept for these checks alone, and training reads the files itself.
     data = replace(data, unchecked=[], notes=[*data.notes, *said])
