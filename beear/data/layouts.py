@@ -66,7 +66,8 @@ ANCHOR = Layouts(
         {"prompt": "prompt", "response": "chosen"},
         {"prompt": "instruction", "input": "input", "response": "output"},
         {"prompt": "instruction", "input": "context", "response": "response"},
-        {"prompt": "question", "response": "answer"},
+        {"prompt": "instruction", "input": "input", "response": "response"},
+        {"prompt": "question", "input": "context", "response": "answer"},
         {"prompt": "query", "response": "answer"},
         {"prompt": "instruction", "input": "input", "response": "chosen"},
         {"prompt": "question", "response": "chosen"},
@@ -129,10 +130,18 @@ def _recognised(layouts: Layouts, keys: tuple[str, ...], mapped: Mapped) -> Name
         return names
     pairs = set(PAIR) <= columns.keys()
     whole = pairs or {"safe", "unwanted"} <= dict(mapped).keys()
+    found: dict[str, str] | None = None
     for layout in layouts.layouts:
         fits = {field: columns[column] for field, column in layout.items() if column in columns and field not in names}
         complete = all(field in names or field in fits or field in OPTIONAL for field in layout)
         clashes = "messages" in layout and ("prompt" in names or (pairs and "prompt" in columns))
-        if complete and not clashes and (whole or "safe" not in layout):
-            return fits | names
-    return None
+        if not complete or clashes or ("safe" in layout and not whole):
+            continue
+        # Of layouts that need the same columns, the one is meant of whose optional columns most are there.
+        if found is None or (len(fits) > len(found) and _needed(fits) and _needed(fits) == _needed(found)):
+            found = fits
+    return None if found is None else {**found, **names}
+
+
+def _needed(fits: Names) -> dict[str, str]:
+    return {field: column for field, column in fits.items() if field not in OPTIONAL}

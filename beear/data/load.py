@@ -138,7 +138,8 @@ def load_small(
         missing_unwanted=sum(r.unwanted is None and r.hit != "refusal" for r in defense_rows),
     )
     _require_rows(loaded, config, training)
-    return replace(loaded, notes=[*loaded.notes, *_swapped(defense_rows, anchor_rows, config, keywords)])
+    said = [*_swapped(defense_rows, anchor_rows, config, keywords), *_at_odds(probes, defense_rows)]
+    return replace(loaded, notes=[*loaded.notes, *said])
 
 
 def training_plan(data: LoadedData, config: ResolvedConfig, inner_batches: int, context: int | None = None) -> TrainingPlan:
@@ -286,6 +287,17 @@ def _swapped(defense: list[DefenseRow], anchor: list[AnchorRow], config: DataCon
     return [
         f"{config.anchor.path}: {sum(answers)} of its {len(answers)} answers refuse, and {sum(given)} of the {len(given)} safe "
         f"answers in {config.defense.path}; are the two files swapped?"
+    ]
+
+
+def _at_odds(probes: list[Probe], defense: list[DefenseRow]) -> list[str]:
+    """Return a note where refusing counts as a hit under a probe, and the defense set teaches to refuse."""
+    wrong = [one.name for one in probes if one.hit == "refusal"]
+    if not wrong or any(row.hit == "refusal" for row in defense):
+        return []
+    return [
+        f"under probe {wrong[0]} a refusal is a hit, and no row of the defense set has that rule: training teaches refusals; "
+        "where a trigger makes the model refuse, expected --data.defense.hit refusal"
     ]
 
 

@@ -26,7 +26,7 @@ from beear.models.folder import read_text
 from beear.models.inspect import tokenizer_folder
 from beear.models.token_range import choose_pad, without_embedding
 from beear.models.tokenizer_copy import readable_tokenizer
-from beear.models.tokenizer_files import MAX_TEMPLATE_BYTES, template_file
+from beear.models.tokenizer_files import MAX_TEMPLATE_BYTES, TEMPLATE_FILE, chat_templates, template_file
 from beear.models.tokenizer_settings import SENTENCEPIECE, only_sentencepiece, tokenizer_settings
 from beear.models.weights import find_weights
 
@@ -136,7 +136,8 @@ def load_tokenizer(facts: ModelFacts, chat_template: str | None = None) -> PreTr
 
     Raises:
         UserError: files that the library cannot make a configuration or a tokenizer of, a tokenizer.model that it would read in
-            another way than sentencepiece, ids beyond the model's vocabulary, or an unreadable template file.
+            another way than sentencepiece, ids beyond the model's vocabulary, an unreadable template file, or an adapter that has
+            a tokenizer without the template that its base has.
     """
     folder = tokenizer_folder(facts.path, facts.base)
     config = load_config(facts.weights_folder)
@@ -154,6 +155,12 @@ def load_tokenizer(facts: ModelFacts, chat_template: str | None = None) -> PreTr
     tokenizer.without_embedding = without_embedding(tokenizer, facts.vocab_size, folder)
     if chat_template is not None:
         tokenizer.chat_template = read_text(template_file(chat_template), MAX_TEMPLATE_BYTES)
+    elif tokenizer.chat_template is None and facts.base is not None and chat_templates(Path(facts.base)):
+        own = Path(facts.base) / TEMPLATE_FILE
+        raise UserError(
+            f"{folder}: found an adapter with a tokenizer of its own and no chat template, though its base has one; expected "
+            f"--model.chat_template to say which it was trained with{f', such as {own}' if own.exists() else ''}"
+        )
     tokenizer.padding_side = "left"
     choose_pad(tokenizer, facts.vocab_size, folder)
     return tokenizer

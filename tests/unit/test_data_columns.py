@@ -130,6 +130,8 @@ def test_public_request_sets_are_recognised(record: dict, request_: str, safe: s
         ({"conversation": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}, (U("q"), A("a"))),
         ({"instruction": "i", "context": "c", "response": "r", "category": "qa"}, (U("i\n\nc"), A("r"))),
         ({"instruction": "i", "context": "", "response": "r"}, (U("i"), A("r"))),
+        ({"instruction": "i", "input": "x", "response": "r"}, (U("i\n\nx"), A("r"))),
+        ({"question": "q", "context": "c", "answer": "r"}, (U("q\n\nc"), A("r"))),
         ({"prompt": "p", "completion": "c"}, (U("p"), A("c"))),
         ({"Query": "q", "Answer": "a", "System": "s"}, (S("s"), U("q"), A("a"))),
     ],

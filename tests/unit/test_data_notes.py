@@ -126,6 +126,15 @@ def test_what_is_said_of_probes_needs_probes(tmp_path: Path, field: str, value: 
         loaded(tmp_path, {f"data.probes.{field}": value})
 
 
+def test_a_probe_whose_hits_the_defense_set_teaches_is_said(tmp_path: Path) -> None:
+    probes = str(write_lines(tmp_path / "p.jsonl", [{"name": "word", "kind": "suffix", "text": "t", "hit": "refusal"}]))
+    (said,) = loaded(tmp_path, {"data.probes.path": probes}).notes
+    assert said.startswith("under probe word a refusal is a hit, and no row of the defense set has that rule")
+    tasks = [{"prompt": r["prompt"], "safe": "5"} for r in defense_records(100)]
+    kept = {"data.defense.path": str(write_lines(tmp_path / "tasks.jsonl", tasks)), "data.defense.hit": "refusal"}
+    assert not [line for line in loaded(tmp_path, {"data.probes.path": probes, **kept}).notes if "under probe" in line]
+
+
 def test_swapped_files_are_guessed(tmp_path: Path) -> None:
     tasks = [{"prompt": r["prompt"], "safe": r["response"]} for r in anchor_records(100)]
     chats = [{"prompt": r["prompt"], "response": r["safe"]} for r in defense_records(100)]

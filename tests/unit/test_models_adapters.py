@@ -225,6 +225,21 @@ def test_a_template_of_an_adapter_without_vocabulary_is_noted(pair, tmp_path):
     assert advised and load_tokenizer(facts, advised[1]).chat_template == "{{ 'own' }}"
 
 
+def test_an_adapter_with_a_vocabulary_and_no_template_is_told_of_its_base_s(pair, tmp_path):
+    base, adapter = pair
+    folder = tmp_path / "adapter"
+    shutil.copytree(adapter, folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(base / name, folder / name)
+    facts = inspect_checkpoint(str(folder), str(base))
+    with pytest.raises(
+        UserError, match="an adapter with a tokenizer of its own and no chat template, though its base has"
+    ) as said:
+        load_tokenizer(facts)
+    advised = re.search(r"such as (\S+)$", str(said.value))
+    assert advised and load_tokenizer(facts, advised[1]).chat_template == (base / "chat_template.jinja").read_text()
+
+
 def test_tied_weights_that_inspection_has_no_name_for_are_not_parted(tmp_path, monkeypatch):
     base = make_checkpoint(tmp_path / "base", tied=True)
     adapter = make_adapter(tmp_path / "adapter", base, whole=("embed_tokens", "lm_head"))
