@@ -4,6 +4,7 @@ from beear.data.suffixes import FORMATS, PACKED_INSIDE, PACKINGS, stem
 from beear.errors import UserError
 
 PREFIX = "hub:"
+DEFAULT = "train"
 CONVERTED = "refs/convert/parquet"
 # The best first: a repository may hold the same rows in more than one format.
 TEXTS = tuple(extension for extension, name in FORMATS.items() if name not in PACKED_INSIDE)
@@ -28,9 +29,9 @@ def fetch(path: str) -> list[str]:
         raise UserError(f'data path "{path}" is not a hub data set; expected hub:ORG/NAME or hub:ORG/NAME:SPLIT.')
     try:
         revision, files = _listing(name)
-        chosen = choose(files, split or "train")
+        chosen = choose(files, split or DEFAULT)
         if not chosen:
-            raise UserError(f'{path} has no readable file of split "{split or "train"}" among {len(files)} files.')
+            raise UserError(f'{path} has no readable file of split "{split or DEFAULT}" among {len(files)} files.')
         return [_download(name, file, revision) for file in chosen]
     except UserError:
         raise
@@ -40,7 +41,7 @@ def fetch(path: str) -> list[str]:
 
 
 def choose(files: list[str], split: str) -> list[str]:
-    """Return the readable files with ``split`` in their folder's or file's name, or the only file, whatever its name.
+    """Return the readable files with ``split`` in their folder's or file's name; for train also the only file, whatever its name.
 
     Of files that differ in format and packing alone, only the best is taken: they hold the same rows.
     """
@@ -52,7 +53,7 @@ def choose(files: list[str], split: str) -> list[str]:
     if named:
         folder = named[0].split("/")[0]
         return [f for f in named if f.split("/")[0] == folder]
-    return readable if len(readable) == 1 else []
+    return readable if len(readable) == 1 and split == DEFAULT else []
 
 
 def _rank(file: str) -> int:

@@ -177,6 +177,7 @@ def test_the_hub_is_asked_only_for_hub_names_and_says_when_it_cannot_be_reached(
     assert hub.choose(["train.JSONL.GZ", "train.xlsx", "test.tsv.zst"], "test") == ["test.tsv.zst"]
     assert hub.choose(["rows.XLSX", "README.md", "rows.csv.gz"], "train") == ["rows.csv.gz"]
     assert hub.choose(["rows.xlsx", "other.parquet.gz"], "train") == ["rows.xlsx"]
+    assert hub.choose(["rows.xlsx"], "validation") == hub.choose(["default/train/0000.parquet"], "validation") == []
     files = ["default/train/0000.parquet", "default/test/0000.parquet", "other/train/0000.parquet", "README.md"]
     assert hub.choose(files, "train") == ["default/train/0000.parquet"]
     assert hub.choose(["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"], "train") == [
