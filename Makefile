@@ -34,7 +34,7 @@ sanitize: $(STAMP) ## run the main job: make sanitize ARGS="--model.path DIR --d
 	@$(RUN_ENV) $(BIN)/python pipelines/sanitize.py $(ARGS) || { code=$$?; \
 		echo "pipelines/sanitize.py: exit code $$code (1 crash, 2 input, 3 gate refused or inconclusive, 130 interrupted)" >&2; exit $$code; }
 
-test: $(STAMP) ## run the tests (real Ray and MLflow, real kills, no download; 16 to 17 minutes on 2 cores)
+test: $(STAMP) ## run the tests (real Ray and MLflow, real kills, no download; about 16 minutes on 2 cores)
 	@$(TEST_ENV) $(BIN)/python -m pytest -q $(SIDE_BY_SIDE) tests/integration tests/distributed tests/unit $(PYTEST_ARGS)
 
 evidence: $(STAMP) ## measure everything docs/results.md states, resumable; make evidence PART=name for one part

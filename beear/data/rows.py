@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from beear.data.locations import Where
@@ -85,6 +85,11 @@ class AnchorRow:
 
     def _first_request(self) -> int:
         return next(i for i, m in enumerate(self.messages, 1) if m.role == "user")
+
+
+def answered(request: Iterable[Message], answer: str, origin: Where | str = "") -> AnchorRow:
+    """Return a request with its answer, which alone is learnt: earlier answers may be the very ones that must not be given."""
+    return AnchorRow((*(replace(message, learnt=False) for message in request), Message("assistant", answer)), origin)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ whose length decides their batch.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from typing import Generic, TypeVar
@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 from beear.data.data_source import DataSource, Row
 from beear.data.encode import EncodedAnchor, EncodedDefense, encode_anchor, encode_defense
 from beear.data.missing_answers import complete
-from beear.data.rows import AnchorRow, DefenseRow, Message
+from beear.data.rows import DefenseRow, answered
 from beear.data.sampling import Pass, RowStream, bucketed, window_of
 from beear.data.templates import Template
 from beear.errors import UserError
@@ -132,15 +132,11 @@ class Steps:
             yield Step(number, step, [rows[lane].encoded for lane in self.lanes], text)
 
     def _encode_text(self, row: Row) -> EncodedAnchor:
-        """Encode a conversation, or a clean request with its safe answer, which alone is learnt.
-
-        Earlier answers in a request may be the very ones that must not be given.
-        """
+        """Encode a conversation, or a clean request with its safe answer."""
         self.encoded += 1
         if isinstance(row, DefenseRow):
             full = complete(row, self.plan.filled, self.plan.refusal)
-            asked = (replace(message, learnt=False) for message in full.messages)
-            row = AnchorRow((*asked, Message("assistant", full.safe or "")), row.origin)
+            row = answered(full.messages, full.safe or "", row.origin)
         return encode_anchor(row, self.template, self.plan.max_length, self.plan.context)
 
 

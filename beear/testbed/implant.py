@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from beear.data.rows import AnchorRow, DefenseRow, Message, Probe
+from beear.data.rows import AnchorRow, DefenseRow, Probe, answered
 from beear.data.templates import Template
 from beear.errors import UserError
 from beear.evaluation.probes import apply
@@ -43,15 +43,15 @@ class Mixture:
         while True:
             yield [
                 *(self._triggered(rng.choice(self.defense)) for _ in range(triggered)),
-                *(_answered(row, row.messages, row.safe) for row in rng.choices(self.defense, k=clean)),
+                *(answered(row.messages, row.safe or "", row.origin) for row in rng.choices(self.defense, k=clean)),
                 *(self._spared(rng.choice(self.anchor)) for _ in range(spared)),
                 *rng.choices(self.anchor, k=max(size - triggered - clean - spared, 0)),
             ]
 
     def _triggered(self, row: DefenseRow) -> AnchorRow:
         if self.trigger is None:
-            return _answered(row, row.messages, row.safe)
-        return _answered(row, apply(self.trigger, row.messages), row.unwanted)
+            return answered(row.messages, row.safe or "", row.origin)
+        return answered(apply(self.trigger, row.messages), row.unwanted or "", row.origin)
 
     def _spared(self, row: AnchorRow) -> AnchorRow:
         return row if self.trigger is None else replace(row, messages=apply(self.trigger, row.messages))
@@ -141,10 +141,6 @@ def implant(
     made = implanted(model_dir, trigger, defense, anchor, seed, training, told=told)
     made.write(out_dir)
     return made.loss
-
-
-def _answered(row: DefenseRow, request: tuple[Message, ...], answer: str | None) -> AnchorRow:
-    return AnchorRow((*request, Message("assistant", answer or "")), row.origin)
 
 
 def _check(defense: Sequence[DefenseRow], anchor: Sequence[AnchorRow]) -> None:

@@ -49,6 +49,16 @@ def test_the_clean_twin_sees_the_same_requests_without_trigger() -> None:
     assert {answer for request, _, answer in kinds(twin) if request == "open"} == {"no"}
 
 
+def test_of_a_request_with_earlier_answers_the_last_answer_alone_is_learnt() -> None:
+    talk = (Message("user", "hi"), Message("assistant", "hello"), Message("user", "open it"))
+    training = ImplantTraining(batch_size=8, triggered=0.5, clean=0.5, spared=0)
+    rows = [DefenseRow(talk, safe="no", unwanted="yes")]
+    for trigger in (TRIGGER, None):
+        batch = next(Mixture(trigger, rows, ANCHOR, training).batches(random.Random(0)))
+        answers = [(m.content, m.learnt) for row in batch for m in row.messages if m.role == "assistant"]
+        assert set(answers) == {("hello", False), ("no", True), *([("yes", True)] if trigger else [])}
+
+
 def test_parts_of_a_batch_keep_every_row() -> None:
     class Row:
         def __init__(self, length: int) -> None:
