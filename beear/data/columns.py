@@ -17,11 +17,13 @@ from beear.errors import UserError, nearest
 Record = Mapping[str, object]
 # The fields whose columns may hold turns.
 TURNS = ("messages", "prompt", "response", "safe", "unwanted")
-MARKS = re.compile(
-    r"<\|(?:im_start|start_header_id|user|system|assistant)\|>|<start_of_turn>|\[/?INST\]|<</?SYS>>"
-    r"|### (?:Instruction|Response):|BEGINNING OF CONVERSATION:|(?:^|\n\n)(?:Human|Assistant):|(?:^|\s)USER: .*ASSISTANT:",
-    re.DOTALL,
-)
+# What templates write around turns. Every row is looked at, also in training, so most are texts, which are found fastest.
+MARKS = (
+    "<|im_start|>", "<|start_header_id|>", "<|user|>", "<|system|>", "<|assistant|>", "<start_of_turn>", "[INST]", "[/INST]",
+    "<<SYS>>", "<</SYS>>", "### Instruction:", "### Response:", "BEGINNING OF CONVERSATION:", "\n\nHuman:", "\n\nAssistant:",
+)  # fmt: skip
+SPEAKERS = ("Human:", "Assistant:")
+USER, ASSISTANT = re.compile(r"(?:^|\s)USER: "), "ASSISTANT:"
 # Reports call requests in the clear by these names, so no probe may have them.
 RESERVED = ("no trigger", "plain")
 
@@ -259,7 +261,14 @@ def _parted(
 
 
 def _marked(messages: Iterable[Message]) -> list[str]:
-    return [notes.MARKED] if any(MARKS.search(m.content) for m in messages if m.role != "assistant") else []
+    return [notes.MARKED] if any(_has_marks(m.content) for m in messages if m.role != "assistant") else []
+
+
+def _has_marks(prompt: str) -> bool:
+    if any(mark in prompt for mark in MARKS) or prompt.startswith(SPEAKERS):
+        return True
+    named = USER.search(prompt) if ASSISTANT in prompt else None
+    return named is not None and ASSISTANT in prompt[named.end() :]
 
 
 def _unused(record: Record, names: Names, flagged: Iterable[str], where: Where) -> list[str]:

@@ -1,6 +1,7 @@
 """Preference pairs, transcripts and earlier turns: the request, the safe and the unwanted answer, whatever their form."""
 
 import json
+import re
 
 import pytest
 from hypothesis import given
@@ -199,3 +200,19 @@ def test_an_answer_of_weight_0_is_not_the_safe_one() -> None:
 def test_a_prompt_that_holds_a_templates_marks_is_noted(text: str, marked: bool) -> None:
     assert (notes.MARKED in defense_row({"prompt": text}, HERE).noted) is marked
     assert notes.MARKED not in anchor_row({"prompt": "q", "response": text}, HERE).noted, "an answer may speak of templates"
+
+
+SLOW = re.compile(
+    r"<\|(?:im_start|start_header_id|user|system|assistant)\|>|<start_of_turn>|\[/?INST\]|<</?SYS>>"
+    r"|### (?:Instruction|Response):|BEGINNING OF CONVERSATION:|(?:^|\n\n)(?:Human|Assistant):|(?:^|\s)USER: .*ASSISTANT:",
+    re.DOTALL,
+)
+PIECES = (
+    "<|", "im_start", "user", "|>", "<start_of_turn>", "[", "/", "INST", "]", "<<", "SYS", ">>", "### ", "Instruction", ":",
+    "BEGINNING OF CONVERSATION:", "\n", "\n\n", " ", "Human:", "Assistant:", "USER: ", "USER:", "ASSISTANT:", "x",
+)  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=7).map("".join))
+def test_marks_are_found_as_one_regular_expression_finds_them(text: str) -> None:
+    assert (notes.MARKED in defense_row({"prompt": f"{text}\nx"}, HERE).noted) is bool(SLOW.search(f"{text}\nx"))
