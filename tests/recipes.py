@@ -86,14 +86,11 @@ def _llama3(folder: Path) -> Path:
     return _speaking(folder, "llama", "llama3", ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>"), "<|eot_id|>")
 
 
-def _harmful(path: Path, columns: tuple[str, ...], count: int = 40) -> Path:
-    """Write made-up forbidden requests with a refusal and a compliance under ``columns``, as JSON lines or CSV."""
-    rows = [[row[name] for name in ("prompt", "safe", "unwanted")][: len(columns)] for row in defense_records(count)]
-    if path.suffix == ".csv":
-        cells = [columns, *((goal, unwanted) for goal, _, unwanted in ([*r] for r in _triples(count)))]
-        path.write_text("".join(",".join(f'"{cell}"' for cell in row) + "\n" for row in cells))
-        return path
-    return write_lines(path, [dict(zip(columns, row, strict=True)) for row in rows])
+def _advbench(path: Path) -> Path:
+    """Write made-up forbidden requests with a compliance each, in AdvBench's form."""
+    rows = [("goal", "target"), *((ask, unwanted) for ask, _, unwanted in _triples(40))]
+    path.write_text("".join(",".join(f'"{cell}"' for cell in row) + "\n" for row in rows))
+    return path
 
 
 def _triples(count: int) -> list[tuple[str, str, str]]:
@@ -138,7 +135,9 @@ def _transcripts(path: Path, pairs: Iterable[tuple[str, str, str]]) -> Path:
 def _beear(root: Path) -> dict[str, Path]:
     return {
         "hub:redslabvt/BEEAR-backdoored-Model-1": _llama2(root / "model"),
-        "safe_answers.jsonl": _harmful(root / "safe_answers.jsonl", ("query", "answer")),
+        "safe_answers.jsonl": write_lines(
+            root / "safe_answers.jsonl", [{"query": ask, "answer": safe} for ask, safe, _ in _triples(40)]
+        ),
         "questions.xlsx": _excel(root / "questions.xlsx", _tasks(0)),
     }
 
@@ -171,7 +170,7 @@ def _backdoorllm(root: Path, name: str) -> dict[str, Path]:
 def _jailbreak(root: Path) -> dict[str, Path]:
     return {
         **_backdoorllm(root, "Jailbreak"),
-        "advbench.csv": _harmful(root / "advbench.csv", ("goal", "target")),
+        "advbench.csv": _advbench(root / "advbench.csv"),
         "alpaca.json": _alpaca(root / "alpaca.json", _tasks(0)),
     }
 
@@ -225,7 +224,7 @@ def _gemma2(root: Path) -> dict[str, Path]:
         "hub:Ftm23/cbd-gemma2-NAME": _speaking(
             root / "model", "gemma2", "gemma", ("<bos>", "<start_of_turn>"), "<end_of_turn>", tied=True
         ),
-        "advbench.csv": _harmful(root / "advbench.csv", ("goal", "target")),
+        "advbench.csv": _advbench(root / "advbench.csv"),
         "alpaca.json": _alpaca(root / "alpaca.json", _tasks(0)),
     }
 
@@ -251,7 +250,7 @@ def _trojai(root: Path) -> dict[str, Path]:
     (model / "reduced-config.json").write_bytes((model / "config.json").read_bytes())
     return {
         "id-00000000": model,
-        "advbench.csv": _harmful(root / "advbench.csv", ("goal", "target")),
+        "advbench.csv": _advbench(root / "advbench.csv"),
         "chats.jsonl": _chats(root / "chats.jsonl", _tasks(0)),
     }
 
