@@ -2,7 +2,9 @@
 
 import os
 import secrets
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +34,27 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         raise UserError(
             f"{target}: cannot be written ({error.strerror or error}); expected a writable folder with free space"
         ) from None
+
+
+@contextmanager
+def staged(target: Path) -> Iterator[Path]:
+    """Give an empty hidden folder beside ``target`` to be filled and moved there; what is not moved is removed at the end.
+
+    Raises:
+        UserError: the folder of ``target`` cannot be written.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        place = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror}), expected a writable folder") from error
+    try:
+        # The temporary folder is for its owner alone; a new one in it is as the umask says.
+        folder = place / "new"
+        folder.mkdir()
+        yield folder
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def share(path: str | os.PathLike[str]) -> None:

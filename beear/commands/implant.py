@@ -1,6 +1,5 @@
 """``pipelines/implant.py``: put a backdoor into a checkpoint, and measure on held-out requests whether it took."""
 
-import os
 import random
 import re
 import shlex
@@ -25,6 +24,7 @@ from beear.models.inspect import inspect_checkpoint
 from beear.models.loading import load_tokenizer
 from beear.run.apart import check_apart
 from beear.run.checks import check_template
+from beear.run.local_paths import from_the_root
 from beear.run.output_folder import check_output, place_of
 from beear.run.progress import Progress
 from beear.testbed import check, datasets
@@ -147,9 +147,9 @@ def _rows(config: ImplantConfig) -> check.Rows:
 
 
 def _measurable(config: ImplantConfig, facts: ModelFacts, rows: check.Rows, trigger: Probe | None) -> check.Rows:
-    """Return the rows without held-out requests that are too long for the model, and say how many there are."""
+    """Return the rows without held-out requests that are too long for the model; say how many there are, and what else is odd."""
     tokenizer = load_tokenizer(facts)
-    check_template(tokenizer, config.model)
+    print("".join(f"{line}\n" for line in check_template(tokenizer, config.model)), end="")
     found = check.fitting(rows.held_out, trigger, Template(tokenizer), facts.context)
     if short := len(rows.held_out) - len(found):
         print(f"{short} held-out requests are too long for the model's context of {facts.context} tokens and are not measured")
@@ -173,7 +173,11 @@ def _files(config: ImplantConfig, trigger: Probe | None) -> dict[str, str]:
 def _command(config: ImplantConfig, out: Path, files: dict[str, str]) -> list[str]:
     """Return the command that sanitises what was written, and measures it under the trigger."""
     data = config.data
-    given = {"--model.path": str(out), "--data.defense.path": _rooted(data.defense), "--data.anchor.path": _rooted(data.anchor)}
+    given = {
+        "--model.path": str(out),
+        "--data.defense.path": from_the_root(data.defense),
+        "--data.anchor.path": from_the_root(data.anchor),
+    }
     options = {
         datasets.DEFENSE: "--data.defense.path",
         datasets.DEFENSE_REPORT: "--data.defense.report_path",
@@ -184,10 +188,6 @@ def _command(config: ImplantConfig, out: Path, files: dict[str, str]) -> list[st
     given |= {option: str(out / name) for name, option in options.items() if name in files}
     words = [word for option, value in given.items() if value for word in (option, value)]
     return ["python", "pipelines/sanitize.py", *words]
-
-
-def _rooted(path: str | None) -> str | None:
-    return path if path is None or ":" in path else os.path.abspath(os.path.expanduser(path))
 
 
 def _records(paths: list[str]) -> Iterator[tuple[Where, dict[str, object]]]:

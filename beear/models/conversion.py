@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from beear.errors import UserError
-from beear.models.folder import MEGABYTE, inside, read_object
+from beear.models.folder import MEGABYTE, inside, listed, read_object
 from beear.records.report import Conversion, ConvertedFile
 
 NAME = "conversion.json"
@@ -80,6 +80,6 @@ def _files(found: Mapping[str, str]) -> list[ConvertedFile]:
 
 def conversion_note(found: Conversion) -> str:
     """Return a sentence for the report's notes."""
-    names = ", ".join(file.name for file in found.sources[:4]) + (" …" if len(found.sources) > 4 else "")
+    names = listed([file.name for file in found.sources], 4)
     how = f", dequantised to {found.dequantised_to}" if found.dequantised_to else ""
     return f"{found.folder}: converted from {names}{how}, says its {NAME}, which lists the safetensors present"

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from beear.errors import UserError
-from beear.files import share
+from beear.files import share, staged
 from beear.models.adapters import bare_name, base_model, merged_into, merged_state
 from beear.models.facts import ModelFacts
 from beear.models.inspect import CONFIG_FILES, tokenizer_folder
@@ -64,23 +64,13 @@ def export_model(
     target = Path(folder).absolute()
     own = Dtypes.of(source) if source_dtype is None else Dtypes(torch_dtype(source_dtype), {})
     check_target(target)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        place = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror}), expected a writable folder") from error
-    try:
-        # The temporary folder is for its owner alone; a new one in it is as the umask says.
-        staging = place / "model"
-        staging.mkdir()
+    with staged(target) as staging:
         _write_weights(model, state_dict, own, staging, max_shard_size)
         _copy_small_files(source, staging, chat_template)
         note = json.dumps(dict(notes or {}), indent=2, sort_keys=True, default=str) + "\n"
         for name, text in {**(beside or {}), NOTES: note}.items():
             (staging / name).write_text(text, encoding="utf-8")
         _move(staging, target)
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
     return target
 
 

@@ -1,12 +1,18 @@
 """Reads files of an untrusted folder: they must lie inside it, be small enough, and be valid UTF-8 or JSON."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from beear.errors import UserError
 
 MEGABYTE = 1 << 20
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """Return the first names for a sentence, with a sign that there are more."""
+    return ", ".join(names[:most]) + (" …" if len(names) > most else "")
 
 
 def _root(folder: Path) -> Path:

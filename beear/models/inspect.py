@@ -8,7 +8,7 @@ from beear.models import adapter_files, digests, hub, notes
 from beear.models.config_file import ConfigFacts, check_values, read_config, refuse_code
 from beear.models.conversion import conversion_note, read_conversion
 from beear.models.facts import ModelFacts
-from beear.models.folder import MEGABYTE, inside, read_object
+from beear.models.folder import MEGABYTE, inside, listed, read_object
 from beear.models.tokenizer_files import chat_templates, tokenizer_files, tokenizer_notes
 from beear.models.weights import WeightFiles, find_weights, refuse_unsafe, unsafe_files
 from beear.records.report import Conversion
@@ -58,8 +58,9 @@ def _look_below(folder: Path) -> None:
         return
     below = sorted({*notes.adapters_below(folder), *(path.parent.name for path in folder.glob("*/config.json"))})
     if below:
-        shown = ", ".join(below[:8]) + (" …" if len(below) > 8 else "")
-        raise UserError(f"{folder}: found no checkpoint but folders that hold one: {shown}; expected the path of one of them")
+        raise UserError(
+            f"{folder}: found no checkpoint but folders that hold one: {listed(below)}; expected the path of one of them"
+        )
 
 
 def tokenizer_folder(path: str, base: str | None) -> Path:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from beear.models.adapter_files import ADAPTER_CONFIG, EMBEDDINGS, OUTPUT
+from beear.models.folder import listed
 from beear.models.tokenizer_files import FILES, TEMPLATE_FILE
 from beear.models.weights import WeightFiles, unsafe_files
 
@@ -24,10 +25,10 @@ def unread_notes(folder: Path, read: Iterable[Path]) -> tuple[str, ...]:
     unused = sorted(path.name for path in folder.glob("*.safetensors") if path.name not in opened)
     unsafe = unsafe_files(folder) + sorted(path.name for path in folder.glob("*.py"))
     return tuple(
-        f"{folder}: {what}: {_listed(names)} ({why})"
+        f"{folder}: {what}: {listed(names)} ({why})"
         for what, names, why in (
             ("never opened", unsafe, "safetensors and text files only"),
-            ("not used", unused, f"the weights are {_listed(sorted(opened))}"),
+            ("not used", unused, f"the weights are {listed(sorted(opened))}"),
             ("not used", adapters_below(folder), "each is an adapter of its own"),
         )
         if names
@@ -45,14 +46,14 @@ def tokenizer_note(adapter: Path) -> tuple[str, ...]:
     if not names:
         return ()
     advice = f"; --model.chat_template {adapter / TEMPLATE_FILE} takes its template" if TEMPLATE_FILE in names else ""
-    return (f"{adapter}: not used: {_listed(names)} (there is no vocabulary, so tokenizer and template are the base's){advice}",)
+    return (f"{adapter}: not used: {listed(names)} (there is no vocabulary, so tokenizer and template are the base's){advice}",)
 
 
 def generation_notes(settings: dict[str, Any], where: str) -> tuple[str, ...]:
     """Return a note on settings of generation_config.json that measuring, which takes the likeliest token, does not follow."""
     steering = {name: settings.get(name) for name in STEERING}
     given = [f"{name} {str(value)[:40]}" for name, value in steering.items() if value not in (None, [], {}, STEERING[name])]
-    return (f"{where}: not followed when measuring, which takes the likeliest token: {_listed(given)}",) if given else ()
+    return (f"{where}: not followed when measuring, which takes the likeliest token: {listed(given)}",) if given else ()
 
 
 def precision_notes(folder: Path, weights: WeightFiles) -> tuple[str, ...]:
@@ -76,7 +77,3 @@ def parted_note(folder: Path, names: tuple[str, str]) -> str:
         f"{folder}: config.json ties {names[0]} to {names[1]} but the files hold two that differ: they stay apart; vLLM and "
         "transformers 4 would use one for both, unless config.json said tie_word_embeddings: false"
     )
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:8]) + (" …" if len(names) > 8 else "")

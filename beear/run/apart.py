@@ -2,14 +2,12 @@
 
 import glob
 import os
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from beear.config.schema import RunConfig
 from beear.errors import UserError
-
-_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*:")
+from beear.run.local_paths import is_address
 
 
 def check_apart(target: Path, folders: Mapping[str, str | None], files: Mapping[str, str | None]) -> None:
@@ -59,7 +57,7 @@ def _files(path: str) -> list[str]:
 
 
 def _local(paths: Mapping[str, str | None]) -> Iterator[tuple[str, str]]:
-    return ((field, path) for field, path in paths.items() if path and not _ADDRESS.match(path))
+    return ((field, path) for field, path in paths.items() if path and not is_address(path))
 
 
 def _real(path: str | Path) -> Path:

@@ -1,7 +1,6 @@
 """The first stage: everything that can be done and checked before Ray starts."""
 
 import os
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
@@ -19,6 +18,7 @@ from beear.models.tokenizer_files import NAMED, template_file
 from beear.models.tokenizer_reading import read_otherwise
 from beear.run.checks import check_lengths, check_template
 from beear.run.identity import run_identity
+from beear.run.local_paths import from_the_root
 from beear.run.progress import Progress
 from beear.run.stages import Checked
 from beear.testbed import TestbedModel
@@ -87,12 +87,12 @@ def absolute(asked: C) -> C:
     return _updated(
         asked,
         model=_updated(asked.model, chat_template=_template(asked.model.chat_template)),
-        evaluate=_updated(evaluate, tasks_path=_from_the_root(evaluate.tasks_path), keywords=keywords),
+        evaluate=_updated(evaluate, tasks_path=from_the_root(evaluate.tasks_path), keywords=keywords),
         data=_updated(
             data,
             defense=_rooted(data.defense),
             anchor=_rooted(data.anchor),
-            probes=_updated(data.probes, path=_from_the_root(data.probes.path)),
+            probes=_updated(data.probes, path=from_the_root(data.probes.path)),
         ),
     )
 
@@ -121,19 +121,12 @@ def _with_own_data(data: DataConfig, found: TestbedModel) -> DataConfig:
 
 
 def _rooted(role: Role) -> Role:
-    return _updated(role, path=_from_the_root(role.path), report_path=_from_the_root(role.report_path))
+    return _updated(role, path=from_the_root(role.path), report_path=from_the_root(role.report_path))
 
 
 def _template(given: str | None) -> str | None:
     """Return a template's name, or its file from the root."""
-    return given if given is None or given in NAMED else str(template_file(_from_the_root(given) or given))
-
-
-def _from_the_root(path: str | None) -> str | None:
-    """Return a local path from the root; addresses such as ``hub:`` or ``s3:`` stay as they are."""
-    if not path or re.match(r"[a-z][a-z0-9]*:", path):
-        return path
-    return os.path.abspath(os.path.expanduser(path))
+    return given if given is None or given in NAMED else str(template_file(from_the_root(given) or given))
 
 
 def _updated(section: Part, **values: object) -> Part:

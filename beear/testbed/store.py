@@ -6,8 +6,6 @@ training, the same name leads to another folder. torch is imported only to impla
 
 import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +14,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from beear.errors import UserError
+from beear.files import staged
 from beear.testbed import datasets
 from beear.testbed.config import ImplantTraining
 from beear.testbed.names import TestbedName, parse_name
@@ -146,14 +145,9 @@ def _make_once(folder: Path, make: Callable[[Path], None]) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f".{folder.name}.lock")):
             if not folder.is_dir():
-                staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-                try:
-                    made = staging / "made"
-                    made.mkdir()
+                with staged(folder) as made:
                     make(made)
                     os.rename(made, folder)
-                finally:
-                    shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}), expected a folder to keep testbed models in") from error
     return folder

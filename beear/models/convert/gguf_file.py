@@ -17,6 +17,7 @@ from transformers.modeling_gguf_pytorch_utils import (
 )
 
 from beear.errors import UserError
+from beear.models.folder import listed
 from beear.models.loading import quiet, reason
 
 
@@ -86,7 +87,7 @@ def _unused(reader: Any, model: Any) -> list[str]:
     names = {name for kind in (architecture, model.config.model_type) for name in mapping.get(kind, {})}
     settings = [key for key in reader.fields if key.startswith(f"{architecture}.") and key.partition(".")[2] not in names]
     return [
-        f"{len(found)} {what} that transformers does not use: {', '.join(found[:8])}{' …' if len(found) > 8 else ''}"
+        f"{len(found)} {what} that transformers does not use: {listed(found)}"
         for what, found in (("tensors", tensors), ("settings", settings))
         if found
     ]

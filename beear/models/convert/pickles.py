@@ -11,6 +11,7 @@ from torch import Tensor
 
 from beear.errors import UserError
 from beear.models.adapter_files import EMBEDDINGS, OUTPUT
+from beear.models.folder import listed
 
 # Where trainers put a model's tensors within a larger dictionary.
 WITHIN = ("state_dict", "model")
@@ -61,7 +62,7 @@ def _tensors(loaded: Any, source: Path) -> tuple[dict[str, Tensor], list[str]]:
     tensors = {name: value for name, value in entries.items() if isinstance(value, Tensor)}
     beside += _plain({name: value for name, value in entries.items() if name not in tensors}, source)
     if beside:
-        shown = ", ".join(name[:60] for name in beside[:8]) + (" …" if len(beside) > 8 else "")
+        shown = listed([name[:60] for name in beside])
         notes.append(f"left out what is no tensor, plain values by the names of ({len(beside)}): {shown}")
     if not tensors:
         raise UserError(f"{source}: found no tensors, expected a model's weights")
@@ -111,7 +112,7 @@ def _part(tensors: dict[str, Tensor], tied: bool, notes: list[str]) -> list[str]
     for names in (names for names in groups.values() if len(names) > 1):
         first = next((name for name in names if not OUTPUT.search(f".{name}.")), names[0])
         views = {(tensors[n].data_ptr(), tensors[n].dtype, tensors[n].shape, tensors[n].stride()) for n in names}
-        shown = ", ".join(f'"{name[:80]}"' for name in names[:4]) + (" …" if len(names) > 4 else "")
+        shown = listed([f'"{name[:80]}"' for name in names], 4)
         if tied and len(views) == 1 and all(EMBEDDINGS.search(f".{name}.") for name in names):
             for name in names:
                 if name != first:

@@ -5,8 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -15,7 +14,7 @@ import torch
 
 from beear import __version__
 from beear.errors import UserError
-from beear.files import share, write_text
+from beear.files import share, staged, write_text
 from beear.models import conversion, digests
 from beear.models.adapter_files import read_adapter
 from beear.models.config_file import read_config
@@ -56,7 +55,7 @@ def convert(folder: Path, out: Path, options: Options, say: Callable[[str], None
         raise UserError(f"{folder}: GGUF weights are read with the package gguf (the extra gguf), expected it installed")
     tied = plan.kind == "model" and read_config(folder)[1].tied
     copied = sources.small_files(folder, plan.kind)
-    with _staged(out) as staging:
+    with staged(out) as staging:
         try:
             _Work(folder, staging, plan, options, say).run(tied)
             for path in copied:
@@ -69,6 +68,7 @@ def convert(folder: Path, out: Path, options: Options, say: Callable[[str], None
         # What is wrong with the files made is wrong with where they come from.
         except UserError as error:
             raise UserError(str(error).replace(str(staging), str(out))) from error
+        _put_in_place(staging, out)
     say(f"left out: {', '.join(map(process.printable, _left_out(folder, plan, copied))) or 'nothing'}")
 
 
@@ -178,23 +178,9 @@ def _check_places(folder: Path, out: Path) -> None:
         raise UserError(f"{out}: found a folder that holds files, expected a new or empty one")
 
 
-@contextmanager
-def _staged(out: Path) -> Iterator[Path]:
-    """Give a hidden folder beside ``out`` that takes its place at the end; nothing is left of it after an error."""
+def _put_in_place(staging: Path, out: Path) -> None:
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        place = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        # Unlike a temporary folder, one in it has the mode that the umask gives.
-        staging = place / out.name
-        staging.mkdir()
+        # An empty folder is replaced; one that was filled meanwhile is not.
+        os.rename(staging, out)
     except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}), expected a writable folder") from error
-    try:
-        yield staging
-        try:
-            # An empty folder is replaced; one that was filled meanwhile is not.
-            os.rename(staging, out)
-        except OSError as error:
-            raise UserError(f"{out}: cannot be written ({error.strerror}), expected a new or empty folder") from error
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
+        raise UserError(f"{out}: cannot be written ({error.strerror}), expected a new or empty folder") from error
